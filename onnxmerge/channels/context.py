@@ -1,0 +1,53 @@
+"""What a rule may ask about the model: shapes, static values, which tensors are constants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxmerge.channels.relations import Axis, Pin, Relation
+from onnxmerge.graph import Model, Node, StaticShapes
+
+__all__ = ["Context", "pin_all"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """The model as rules see it."""
+
+    model: Model
+    shapes: StaticShapes
+
+    def dims(self, tensor: str) -> tuple[int, ...] | None:
+        """Concrete shape, None where unknown."""
+        return self.shapes.dims(tensor)
+
+    def rank(self, tensor: str) -> int:
+        """Number of axes; 0 where unknown."""
+        return len(self.dims(tensor) or ())
+
+    def value(self, tensor: str) -> NDArray[Any] | None:
+        """A known value that does not depend on free dimensions, else None."""
+        return self.shapes.value(tensor) if tensor else None
+
+    def is_constant(self, tensor: str) -> bool:
+        """Whether a tensor depends on initializers alone."""
+        return tensor in self.model.constants
+
+    def is_weight(self, tensor: str) -> bool:
+        """Whether a tensor is an initializer, so that its values can be replaced."""
+        return tensor in self.model.weights
+
+    def known(self, node: Node) -> bool:
+        """Whether the shapes of all inputs and outputs are known."""
+        return all(not name or self.dims(name) is not None for name in (*node.inputs, *node.outputs))
+
+
+def pin_all(node: Node, context: Context, reason: str) -> Relation:
+    """A relation that pins every axis of every input and output."""
+    names = dict.fromkeys(name for name in (*node.inputs, *node.captures, *node.outputs) if name)
+    return Relation(
+        pins=tuple(Pin(Axis(name, axis), reason) for name in names for axis in range(context.rank(name)))
+    )

@@ -1,0 +1,197 @@
+"""The vocabulary of channel analysis: what one operator says about the axes it touches.
+
+A *channel axis* is a (tensor, axis) pair; initializers are tensors like any other, so "row i of the weight is
+channel i of the output" and "channel i of both summands is channel i of the sum" are the same statement: a link.
+
+* `Link`: element `at_one[k]` of one axis and `at_two[k]` of another go together, for every k.
+* `Tie`: elements of one axis in the same class go together.
+* `Fork`: exactly one of several ways holds, depending on how the channels are cut. An axis of H·D elements that
+  is reshaped into (H, D) can lose blocks (whole heads) or strides (a width inside every head), never single elements.
+* `Pin`: elements that must stay, with the reason a user reads.
+
+`Passes` says which scaling matrices Z an operator lets through unchanged: f(Z a) = Z f(a).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Axis",
+    "Consumer",
+    "Edit",
+    "Fork",
+    "Indices",
+    "Kept",
+    "Link",
+    "Passes",
+    "Pin",
+    "Producer",
+    "Relation",
+    "SetAttribute",
+    "SetInput",
+    "SetLengths",
+    "Tie",
+    "Way",
+    "link",
+]
+
+Indices = NDArray[np.int64]
+
+
+class Axis(NamedTuple):
+    """One axis of one tensor, counted from 0."""
+
+    tensor: str
+    axis: int
+
+
+class Passes(IntEnum):
+    """Scaling matrices that an operator lets through, from none to any; a path passes the least along it."""
+
+    NOTHING = 0
+    SELECTION = 1
+    """Rows that copy one channel: any function that treats all channels alike."""
+    POSITIVE = 2
+    """Rows with one non-negative entry: Relu, LeakyRelu, MaxPool."""
+    LINEAR = 3
+    """Any matrix: Identity, AveragePool, a sum of two signals."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """Pairs of elements of two axes that are one channel; `None` for both index arrays means the identity."""
+
+    one: Axis
+    two: Axis
+    at_one: Indices | None = None
+    at_two: Indices | None = None
+
+
+def link(
+    one_tensor: str, one_axis: int, two_tensor: str, two_axis: int, pairs: tuple[Indices, Indices] | None = None
+) -> Link:
+    """Shorthand for a Link between two named axes."""
+    at_one, at_two = pairs if pairs is not None else (None, None)
+    return Link(Axis(one_tensor, one_axis), Axis(two_tensor, two_axis), at_one, at_two)
+
+
+@dataclass(frozen=True)
+class Tie:
+    """Elements of one axis that stand in the same class (equal integers) go together."""
+
+    axis: Axis
+    classes: Indices
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Elements of an axis that must stay; all of them where `at` is None."""
+
+    axis: Axis
+    reason: str
+    at: Indices | None = None
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of cutting at a fork."""
+
+    links: tuple[Link, ...] = ()
+    ties: tuple[Tie, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Ways that exclude each other; `reason` is what a user reads where none of them can be taken."""
+
+    ways: tuple[Way, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Producer:
+    """A weight whose slices along an axis make the channels of an output axis.
+
+    Attributes:
+        node: Index of the node.
+        output: The output axis.
+        weight: The weight and the axis along which its slices are channels.
+        bias: Name of the bias vector, "" where there is none.
+    """
+
+    node: int
+    output: Axis
+    weight: Axis
+    bias: str = ""
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A contraction over an axis: the place where removed channels are absorbed.
+
+    Attributes:
+        node: Index of the node.
+        position: Which input of the node carries the channels.
+        input: The axis contracted over.
+        weight: The weight and its contracted axis; None where both factors are signals.
+        outputs: The weight's axis of output channels, or None.
+        bias: Name of the bias vector, "" where there is none.
+    """
+
+    node: int
+    position: int
+    input: Axis
+    weight: Axis | None
+    outputs: int | None = None
+    bias: str = ""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """All that one node says about its axes."""
+
+    links: tuple[Link, ...] = ()
+    ties: tuple[Tie, ...] = ()
+    forks: tuple[Fork, ...] = ()
+    pins: tuple[Pin, ...] = ()
+    producers: tuple[Producer, ...] = ()
+    consumers: tuple[Consumer, ...] = ()
+    passes: Passes = Passes.NOTHING
+
+
+@dataclass(frozen=True)
+class SetAttribute:
+    """Give an attribute of the node a new value."""
+
+    name: str
+    value: int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SetInput:
+    """Give an input of the node a new constant."""
+
+    position: int
+    value: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SetLengths:
+    """Replace some entries of an input that holds lengths and is computed while the network runs."""
+
+    position: int
+    at: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+
+Edit = SetAttribute | SetInput | SetLengths
+
+Kept = Callable[[Axis], Indices | None]
+"""Indices of an axis that stay, ascending; None where the axis is not cut."""

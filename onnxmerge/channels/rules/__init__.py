@@ -1,0 +1,66 @@
+"""The table of all rules: one entry for each operator that is understood. What is not in it is pinned."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from onnxmerge.channels.context import Context, pin_all
+from onnxmerge.channels.relations import Axis, Pin, Relation
+from onnxmerge.channels.rules import (
+    convolution,
+    elementwise,
+    layout,
+    matrix,
+    normalization,
+    pooling,
+    quantization,
+    recurrent,
+    resampling,
+)
+from onnxmerge.channels.rules.base import Rule
+from onnxmerge.graph import Node
+
+__all__ = ["TABLE", "Rule", "relate", "rule_of"]
+
+TABLE = MappingProxyType(
+    {
+        (rule.domain, rule.op): rule
+        for rule in (
+            *convolution.RULES,
+            *elementwise.RULES,
+            *layout.RULES,
+            *matrix.RULES,
+            *normalization.RULES,
+            *pooling.RULES,
+            *quantization.RULES,
+            *recurrent.RULES,
+            *resampling.RULES,
+        )
+    }
+)
+
+_SILENT = frozenset({"Shape", "Size", "ConstantOfShape", "Constant"})
+"""They read no element of their input, so they say nothing about channels; `rewrite` keeps what Shape returns."""
+
+
+def rule_of(node: Node) -> Rule | None:
+    """The rule of a node, None where its operator or opset has none."""
+    rule = TABLE.get((node.domain, node.op))
+    return rule if rule is not None and node.version >= rule.since else None
+
+
+def relate(node: Node, context: Context) -> Relation:
+    """What a node says about its axes; everything is pinned where it is not understood."""
+    if node.domain == "" and node.op in _SILENT:
+        made = [Axis(name, axis) for name in node.outputs if name for axis in range(context.rank(name))]
+        return Relation(pins=tuple(Pin(axis, f"made by {node.op}") for axis in made))
+    rule = rule_of(node)
+    if node.captures or node.op in ("If", "Loop", "Scan"):
+        return pin_all(node, context, f"{node.op} has a subgraph")
+    if rule is None:
+        shown = f"{node.domain}.{node.op}" if node.domain else node.op
+        known = (node.domain, node.op) in TABLE
+        return pin_all(node, context, f"{shown} of opset {node.version} has no rule" if known else f"{shown} has no rule")
+    if not context.known(node):
+        return pin_all(node, context, f"the shapes around {node.op} could not be inferred")
+    return rule.relate(node, context)

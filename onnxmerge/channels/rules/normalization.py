@@ -1,0 +1,116 @@
+"""Normalisers: per channel (carried), per set of channels (whole sets), or over the channels (pinned).
+
+* BatchNormalization, InstanceNormalization: each channel by itself, with its parameters.
+* GroupNormalization: statistics of a set of channels stay what they are only while the set stays whole.
+* LayerNormalization and its kin, Softmax, LpNormalization, LRN: every channel enters the statistics of all others,
+  so removing one changes the rest; the normalised axes are pinned.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxmerge.channels.context import Context, pin_all
+from onnxmerge.channels.relations import Axis, Edit, Kept, Pin, Relation, SetAttribute, Tie, link
+from onnxmerge.channels.rules.base import MICROSOFT, Rule, broadcast_links, same_axes
+from onnxmerge.graph import Node
+
+__all__ = ["RULES"]
+
+
+def _batch(node: Node, context: Context) -> Relation:
+    x, y = node.input(0), node.outputs[0]
+    if context.rank(x) < 2:  # noqa: PLR2004
+        return pin_all(node, context, f"{node.op} of a vector")
+    parameters = [name for name in (*node.inputs[1:], *node.outputs[1:]) if name]
+    links = [*same_axes(x, y, range(context.rank(x))), *(link(name, 0, y, 1) for name in parameters)]
+    return Relation(tuple(links))
+
+
+def _instance(node: Node, context: Context) -> Relation:
+    x, y = node.input(0), node.outputs[0]
+    links = [link(x, 0, y, 0), link(x, 1, y, 1), *(link(name, 0, y, 1) for name in node.inputs[1:])]
+    pins = [Pin(Axis(x, axis), f"{node.op} over it") for axis in range(2, context.rank(x))]
+    return Relation(tuple(links), pins=tuple(pins))
+
+
+def _group(node: Node, context: Context) -> Relation:
+    x, y = node.input(0), node.outputs[0]
+    dims = context.dims(x) or ()
+    groups = int(node.attributes["num_groups"])
+    channels = np.arange(dims[1])
+    classes = channels // (dims[1] // groups)
+    links = [link(x, 0, y, 0), link(x, 1, y, 1)]
+    for name in node.inputs[1:]:
+        # Opset 18 has one scale a group, 21 and later one a channel.
+        per_group = (context.dims(name) or ())[0] == groups
+        links.append(link(y, 1, name, 0, (channels, classes)) if per_group else link(y, 1, name, 0))
+    pins = [Pin(Axis(x, axis), f"{node.op} over it") for axis in range(2, len(dims))]
+    return Relation(tuple(links), ties=(Tie(Axis(x, 1), classes),), pins=tuple(pins))
+
+
+def _resize_group(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...]:
+    left = kept(Axis(node.input(0), 1))
+    if left is None:
+        return ()
+    size = (context.dims(node.input(0)) or ())[1] // int(node.attributes["num_groups"])
+    return (SetAttribute("num_groups", len(left) // size),)
+
+
+
+
+def _layer(node: Node, context: Context) -> Relation:
+    """LayerNormalization and RMSNormalization: every axis from `axis` on is normalised over."""
+    x, y = node.input(0), node.outputs[0]
+    rank = context.rank(x)
+    axis = int(node.attributes.get("axis", -1)) % rank
+    links = list(same_axes(x, y, range(rank)))
+    if node.op.startswith("Skip"):
+        links.extend(broadcast_links(node.input(1), y, context))
+    pins = [Pin(Axis(x, a), f"{node.op} takes its statistics over all channels") for a in range(axis, rank)]
+    return Relation(tuple(links), pins=tuple(pins))
+
+
+def _along_axis(node: Node, context: Context) -> Relation:
+    """Softmax, LpNormalization and their kin: one axis is mixed, the others are carried."""
+    x, y = node.input(0), node.outputs[0]
+    rank = context.rank(x)
+    softmax = node.op in ("Softmax", "LogSoftmax", "Hardmax")
+    flattened = softmax and node.version < 13  # noqa: PLR2004 - before opset 13 all axes from `axis` on were one
+    default = 1 if flattened else -1
+    axis = int(node.attributes.get("axis", default)) % max(rank, 1)
+    mixed = range(axis, rank) if flattened else (axis,)
+    pins = [Pin(Axis(x, a), f"{node.op} mixes all channels") for a in mixed]
+    return Relation(same_axes(x, y, range(rank)), pins=tuple(pins))
+
+
+def _mean_variance(node: Node, context: Context) -> Relation:
+    x, y = node.input(0), node.outputs[0]
+    axes = [int(a) % context.rank(x) for a in node.attributes.get("axes", [0, 2, 3])]
+    pins = [Pin(Axis(x, a), f"{node.op} takes its statistics over it") for a in axes]
+    return Relation(same_axes(x, y, range(context.rank(x))), pins=tuple(pins))
+
+
+def _local_response(node: Node, context: Context) -> Relation:
+    x, y = node.input(0), node.outputs[0]
+    return Relation(
+        same_axes(x, y, range(context.rank(x))), pins=(Pin(Axis(x, 1), "LRN mixes neighbouring channels"),)
+    )
+
+
+RULES = (
+    Rule("BatchNormalization", _batch),
+    Rule("InstanceNormalization", _instance, since=1),
+    Rule("GroupNormalization", _group, _resize_group, since=18),
+    Rule("LayerNormalization", _layer, since=17),
+    Rule("RMSNormalization", _layer, since=23),
+    *(Rule(op, _layer, domain="", since=1) for op in ("SimplifiedLayerNormalization",)),
+    *(
+        Rule(op, _layer, domain=MICROSOFT, since=1)
+        for op in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "LayerNormalization")
+    ),
+    *(Rule(op, _along_axis, since=1) for op in ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization")),
+    Rule("CumSum", _along_axis, since=11),
+    Rule("MeanVarianceNormalization", _mean_variance, since=9),
+    Rule("LRN", _local_response, since=1),
+)

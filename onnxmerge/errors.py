@@ -1,0 +1,60 @@
+"""Every error onnxmerge raises on purpose, and the exit status that each one means.
+
+::
+
+    OnnxMergeError                70  our own bug, unless a subclass says otherwise
+    ├── UsageError                 2  options, samples or paths that cannot be used
+    ├── ModelError                 3  the model is bad: unreadable, invalid, not finite
+    │   └── NothingToCutError      3  the model is fine, but no channel of it can go
+    ├── GateError                  1  the result is below what was asked; nothing was written
+    └── RuntimeMissingError        4  ONNX Runtime or a provider that was asked for is missing
+
+A message says what is wrong, where (file, node, tensor), what was expected and got, and what to try.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "GateError",
+    "ModelError",
+    "NothingToCutError",
+    "OnnxMergeError",
+    "RuntimeMissingError",
+    "UsageError",
+]
+
+
+class OnnxMergeError(Exception):
+    """Base of the tree; raised itself only where a postcondition of our own is broken."""
+
+    exit_status: ClassVar[int] = 70
+
+
+class UsageError(OnnxMergeError):
+    """Options, samples or paths that cannot be used as given."""
+
+    exit_status = 2
+
+
+class ModelError(OnnxMergeError):
+    """The model cannot be read, or is not a valid ONNX model."""
+
+    exit_status = 3
+
+
+class NothingToCutError(ModelError):
+    """No channel group of the model can lose a channel; the message names what pins them."""
+
+
+class GateError(OnnxMergeError):
+    """Fidelity or accuracy of the result is below the gate; nothing was written."""
+
+    exit_status = 1
+
+
+class RuntimeMissingError(OnnxMergeError):
+    """ONNX Runtime, or the provider that was asked for, is not available."""
+
+    exit_status = 4

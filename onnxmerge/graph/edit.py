@@ -1,0 +1,208 @@
+"""Make a changed model out of a model: new weights, attributes, inputs and small nodes; the original is untouched.
+
+New weights are `Lazy`, so a draft costs no memory until it is written. `finish` removes what nobody reads any
+more, drops value_info that no longer holds, and joins copies of shared vectors that stayed equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from onnxmerge.graph.model import Lazy, Model, Node
+
+__all__ = ["Draft", "fill", "joined", "to_proto"]
+
+
+class Draft:
+    """A model under change."""
+
+    def __init__(self, model: Model) -> None:
+        """Start from `model`."""
+        self._model = model
+        self._changed: dict[str, Lazy] = dict(model.changed)
+        self._tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}
+        self._nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.proto.graph.node]
+        self._before: dict[int, list[onnx.NodeProto]] = {}
+        self._after: dict[int, list[onnx.NodeProto]] = {}
+        self._stale: set[str] = set()
+        self._metadata: dict[str, str] = {}
+        self._names = set(self._tensors) | {name for node in model.nodes for name in (*node.inputs, *node.outputs)}
+        self._names.update(spec.name for spec in model.inputs)
+
+    def fresh(self, hint: str) -> str:
+        """A tensor name that is not taken."""
+        name, number = hint, 1
+        while name in self._names:
+            name, number = f"{hint}_{number}", number + 1
+        self._names.add(name)
+        return name
+
+    def set_weight(self, name: str, value: Lazy | NDArray[Any]) -> None:
+        """Replace the values of an initializer, or add one; its type stays what it was."""
+        old = self._tensors.get(name)
+        if not isinstance(value, Lazy):
+            array = value
+            kind = old.data_type if old is not None else onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+            value = Lazy(tuple(array.shape), int(kind), lambda: array)
+        self._tensors[name] = onnx.TensorProto(name=name, data_type=value.element_type, dims=value.shape)
+        self._changed[name] = value
+        self._names.add(name)
+
+    def set_attribute(self, node: Node, name: str, value: int | tuple[int, ...]) -> None:
+        """Give an attribute a new value; an empty tuple removes it."""
+        proto = self._nodes[node.index]
+        kept = [attribute for attribute in proto.attribute if attribute.name != name]
+        del proto.attribute[:]
+        proto.attribute.extend(kept)
+        if value != ():
+            proto.attribute.append(onnx.helper.make_attribute(name, value))
+
+    def set_input(self, node: Node, position: int, tensor: str) -> None:
+        """Let a node read another tensor; inputs between are left empty."""
+        proto = self._nodes[node.index]
+        while len(proto.input) <= position:
+            proto.input.append("")
+        proto.input[position] = tensor
+
+    def set_constant(self, node: Node, position: int, value: NDArray[Any], hint: str) -> None:
+        """Let a node read a constant: in place where it alone reads the old one, else under a new name."""
+        old = node.input(position)
+        alone = old in self._tensors and len(self._model.readers.get(old, ())) == 1 and old not in self._model.captured
+        name = old if alone else self.fresh(hint)
+        self.set_weight(name, value)
+        self.set_input(node, position, name)
+
+    def insert_before(
+        self, node: Node, op: str, inputs: Sequence[str], output: str, **attributes: int | float | str
+    ) -> None:
+        """Put a new node in front of another."""
+        made = onnx.helper.make_node(op, list(inputs), [output], name=output, **attributes)
+        self._before.setdefault(node.index, []).append(made)
+
+    def rename_output(self, node: Node, position: int, name: str) -> None:
+        """Give a node's output another name; what reads the old name must be made by an inserted node."""
+        self._nodes[node.index].output[position] = name
+
+    def insert_after(
+        self, node: Node, op: str, inputs: Sequence[str], output: str, **attributes: int | float | str
+    ) -> None:
+        """Put a new node behind another."""
+        made = onnx.helper.make_node(op, list(inputs), [output], name=self.fresh(f"{output}_by_{op}"), **attributes)
+        self._after.setdefault(node.index, []).append(made)
+
+    def forget_shape(self, tensor: str) -> None:
+        """Drop the declared shape of an intermediate tensor."""
+        self._stale.add(tensor)
+
+    def set_metadata(self, key: str, value: str) -> None:
+        """Set an entry of metadata_props."""
+        self._metadata[key] = value
+
+    def finish(self) -> Model:
+        """The changed model."""
+        source = self._model.proto
+        proto = onnx.ModelProto()
+        for field, value in source.ListFields():
+            if field.name == "graph":
+                continue
+            if field.is_repeated:
+                getattr(proto, field.name).extend(value)
+            elif field.message_type is not None:
+                getattr(proto, field.name).CopyFrom(value)
+            else:
+                setattr(proto, field.name, value)
+        for key, text in self._metadata.items():
+            kept = [entry for entry in proto.metadata_props if entry.key != key]
+            del proto.metadata_props[:]
+            proto.metadata_props.extend(kept)
+            proto.metadata_props.add(key=key, value=text)
+        graph = proto.graph
+        graph.name, graph.doc_string = source.graph.name, source.graph.doc_string
+        graph.metadata_props.extend(source.graph.metadata_props)
+        graph.sparse_initializer.extend(source.graph.sparse_initializer)
+        graph.quantization_annotation.extend(source.graph.quantization_annotation)
+        for index, node in enumerate(self._nodes):
+            graph.node.extend(self._before.get(index, ()))
+            graph.node.append(node)
+            graph.node.extend(self._after.get(index, ()))
+        graph.output.extend(source.graph.output)
+        self._finish_tensors(graph)
+        return Model(proto, self._model.folder, self._model.source, self._remaining, self._changed)
+
+    def _finish_tensors(self, graph: onnx.GraphProto) -> None:
+        source = self._model.proto.graph
+        read = {value.name for value in source.output} | {name for node in graph.node for name in node.input}
+        read |= self._model.captured | {value.name for value in source.input}
+        self._remaining = {copy: name for copy, name in self._model.copies.items() if copy in read}
+        for name, tensor in self._tensors.items():
+            if name in read:
+                graph.initializer.append(tensor)
+            else:
+                self._changed.pop(name, None)
+        for value in source.input:
+            kept = graph.input.add()
+            kept.CopyFrom(value)
+            if value.name in self._tensors:
+                tensor = self._tensors[value.name]
+                kept.CopyFrom(onnx.helper.make_tensor_value_info(value.name, tensor.data_type, list(tensor.dims)))
+        graph.value_info.extend(
+            value for value in source.value_info if value.name not in self._stale and value.name not in self._changed
+        )
+
+
+def to_proto(model: Model) -> onnx.ModelProto:
+    """The model as one ModelProto that holds all its weights.
+
+    Raises:
+        ValueError: From protobuf, when it is serialised, if the whole is above 2 GB.
+    """
+    proto = joined(model)
+    for tensor in proto.graph.initializer:
+        name = tensor.name
+        if name in model.changed or tensor.HasField("data_location"):
+            fill(tensor, model.weights[name])
+    return proto
+
+
+def joined(model: Model) -> onnx.ModelProto:
+    """The proto of a model with equal copies of shared vectors joined again; weights are not filled in."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    renamed: dict[str, str] = {}
+    for copy, name in model.copies.items():
+        if copy in tensors and name in tensors and _equal(model, copy, name):
+            renamed[copy] = name
+    if not renamed:
+        return proto
+    for node in proto.graph.node:
+        for position, name in enumerate(node.input):
+            if name in renamed:
+                node.input[position] = renamed[name]
+    kept = [onnx.TensorProto.FromString(t.SerializeToString()) for n, t in tensors.items() if n not in renamed]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    return proto
+
+
+def _equal(model: Model, one: str, two: str) -> bool:
+    if model.weights.shape(one) != model.weights.shape(two):
+        return False
+    first, second = model.weights[one], model.weights[two]
+    return first.dtype == second.dtype and first.tobytes() == second.tobytes()
+
+
+def fill(tensor: onnx.TensorProto, array: NDArray[Any]) -> None:
+    """Put an array into a tensor, in the tensor's own element type."""
+    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    filled = numpy_helper.from_array(np.ascontiguousarray(np.asarray(array, dtype=kind)), tensor.name)
+    tensor.Clear()
+    tensor.CopyFrom(filled)
+
+

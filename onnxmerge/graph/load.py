@@ -1,0 +1,136 @@
+"""Read and check a model: from a file, from bytes or from a ModelProto; nothing later needs to doubt it.
+
+Every way a file can be bad is one ModelError of one line:
+
+1. missing, a folder, not readable; 2. not a protobuf, truncated, a text file, empty; 3. refused by ONNX's
+checker; 4. external data that are missing, too short, or outside the model's folder; 5. a weight that is NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import external_data_helper
+
+from onnxmerge.errors import ModelError, UsageError
+from onnxmerge.graph.model import Model, external_entries, onnx_bits
+from onnxmerge.graph.normalise import normalise
+
+__all__ = ["load"]
+
+_FLOATS = {"FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16"}
+_CHUNK = 1 << 24
+
+
+def load(source: str | Path | bytes | onnx.ModelProto) -> Model:
+    """A checked, normalised view of a model; the source itself is never changed.
+
+    Args:
+        source: A path, the bytes of a file without external data, or a ModelProto.
+
+    Raises:
+        UsageError: The path names no file.
+        ModelError: The model is unreadable or not valid.
+    """
+    if isinstance(source, onnx.ModelProto):
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source)
+        name, folder = "<ModelProto>", None
+    elif isinstance(source, bytes):
+        proto, name, folder = _parse(source, "<bytes>"), "<bytes>", None
+    else:
+        path = Path(source)
+        proto, name, folder = _parse(_read(path), str(path)), str(path), path.resolve().parent
+    _check_external(proto, name, folder)
+    _check_valid(proto, name, source)
+    model = normalise(Model(proto, folder, name))
+    _check_finite(model)
+    return model
+
+
+def _read(path: Path) -> bytes:
+    if not path.exists():
+        raise UsageError(f"no such file: {path}")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; give the .onnx file in it")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _parse(data: bytes, name: str) -> onnx.ModelProto:
+    try:
+        proto = onnx.ModelProto.FromString(data)
+    except DecodeError as error:
+        raise ModelError(
+            f"{name} is not an ONNX model ({len(data)} bytes that are no protobuf): truncated, or another format?"
+        ) from error
+    if not proto.ir_version or not proto.HasField("graph"):
+        raise ModelError(f"{name} holds no ONNX graph ({len(data)} bytes): empty, truncated, or another format?")
+    return proto
+
+
+def _check_valid(proto: onnx.ModelProto, name: str, source: object) -> None:
+    try:
+        if isinstance(source, (str, Path)) and any(True for _ in _external(proto)):
+            onnx.checker.check_model(str(source))
+        else:
+            onnx.checker.check_model(proto)
+    except (onnx.checker.ValidationError, ValueError, RuntimeError, MemoryError, OSError) as error:
+        first = str(error).strip().splitlines() or ["no reason given"]
+        raise ModelError(f"{name} is not a valid ONNX model: {first[0]}") from error
+    for tensor in proto.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.STRING and any(dim < 0 for dim in tensor.dims):
+            raise ModelError(f"{name}: initializer {tensor.name!r} has a negative dimension {tuple(tensor.dims)}")
+
+
+def _external(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Tensors of the main graph and of its constants that live in other files."""
+    for tensor in proto.graph.initializer:
+        if external_data_helper.uses_external_data(tensor):
+            yield tensor
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t") and external_data_helper.uses_external_data(attribute.t):
+                yield attribute.t
+
+
+def _check_external(proto: onnx.ModelProto, name: str, folder: Path | None) -> None:
+    for tensor in _external(proto):
+        try:
+            location, offset, length = external_entries(tensor)
+        except ValueError as error:
+            raise ModelError(f"{name}: external data of {tensor.name!r} have a malformed entry: {error}") from error
+        what = f"{name}: external data of {tensor.name!r} in {location!r}"
+        if folder is None:
+            raise ModelError(f"{what}, but a model given as an object has no folder; give its path instead")
+        if not location or Path(location).is_absolute() or not (folder / location).resolve().is_relative_to(folder):
+            raise ModelError(f"{what} lie outside the model's folder; refused")
+        file = folder / location
+        if not file.is_file():
+            raise ModelError(f"{what} are missing; the file must lie beside the model")
+        bits = onnx_bits(tensor.data_type) * int(np.prod(tensor.dims, dtype=np.int64))
+        need = (bits + 7) // 8
+        if offset < 0 or (length is not None and length < need) or file.stat().st_size < offset + need:
+            raise ModelError(
+                f"{what} are too short: {need} bytes from {offset} expected, the file has {file.stat().st_size}"
+            )
+
+
+def _check_finite(model: Model) -> None:
+    for name in model.weights:
+        kind = onnx.TensorProto.DataType.Name(model.weights.element_type(name))
+        if kind not in _FLOATS:
+            continue
+        try:
+            flat = model.weights[name].reshape(-1)
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"{model.source}: initializer {name!r} cannot be read: {error}") from error
+        for start in range(0, flat.size, _CHUNK):
+            if np.isnan(flat[start : start + _CHUNK]).any():
+                raise ModelError(f"{model.source}: initializer {name!r} holds NaN; nothing sound can be made of it")

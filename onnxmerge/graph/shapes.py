@@ -1,0 +1,292 @@
+"""Concrete shapes of every tensor for given input shapes, through shape arithmetic of any form.
+
+Exporters emit `Shape → Gather → Concat → Reshape` chains, so a shape depends on *values*. One walk in
+topological order does both: ONNX's own inference for one node at a time, fed with the small values known so
+far, and the reference evaluator for a node all of whose inputs are known.
+
+1. A value is known if it is a small initializer, the shape of a tensor, or computed from known values.
+2. A node whose inference fails leaves its outputs unknown; rules pin what is unknown.
+3. `static` compares two walks under different free dimensions: what is equal in both does not depend on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper, shape_inference
+
+from onnxmerge.errors import UsageError
+from onnxmerge.graph.evaluate import NotEvaluableError, evaluate_node
+from onnxmerge.graph.model import Model, Node
+from onnxmerge.graph.values import TensorSpec
+
+__all__ = ["Shapes", "StaticShapes", "infer_shapes", "input_dims", "probe_shapes"]
+
+_LARGEST_VALUE = 4096
+"""Elements; shape arithmetic is far smaller, and anything larger is data."""
+
+_LIKE_FIRST_INPUT = frozenset(
+    {"BiasGelu", "FastGelu", "Gelu", "QuickGelu", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearAdd", "QLinearMul",
+     "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "SimplifiedLayerNormalization",
+     "LayerNormalization", "FusedAdd", "BiasAdd", "RotaryEmbedding"}
+)  # fmt: skip
+"""Operators outside ONNX's domain whose first output is shaped like their first input."""
+
+_STANDARD_FORM = {"FusedConv": "Conv", "FusedGemm": "Gemm"}
+"""ONNX Runtime's fused forms that are shaped like a standard operator."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What one walk learnt.
+
+    Attributes:
+        dims: Concrete shape by tensor, initializers included; unknown tensors are absent.
+        values: Small known values by tensor.
+        failed: Nodes whose outputs stayed unknown.
+    """
+
+    dims: Mapping[str, tuple[int, ...]]
+    values: Mapping[str, NDArray[Any]]
+    failed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StaticShapes:
+    """Two walks under different free dimensions; an axis or value that is equal in both is static."""
+
+    first: Shapes
+    second: Shapes
+
+    def dims(self, tensor: str) -> tuple[int, ...] | None:
+        """Shape under the first walk, None where unknown."""
+        return self.first.dims.get(tensor)
+
+    def is_static(self, tensor: str, axis: int) -> bool:
+        """Whether an axis has the same length whatever the free dimensions are."""
+        one, two = self.first.dims.get(tensor), self.second.dims.get(tensor)
+        return one is not None and two is not None and len(one) == len(two) and one[axis] == two[axis]
+
+    def value(self, tensor: str) -> NDArray[Any] | None:
+        """A known value that does not depend on free dimensions."""
+        one, two = self.first.values.get(tensor), self.second.values.get(tensor)
+        if one is None or two is None or one.shape != two.shape or not np.array_equal(one, two):
+            return None
+        return one
+
+
+def infer_shapes(model: Model, dims: Mapping[str, tuple[int, ...]]) -> Shapes:
+    """Walk the graph once under concrete input shapes.
+
+    Args:
+        model: The model.
+        dims: Concrete shape of every graph input that is a tensor; others may be absent.
+    """
+    types: dict[str, onnx.TypeProto] = {}
+    known: dict[str, tuple[int, ...]] = {}
+    values: dict[str, NDArray[Any]] = {}
+    for name in model.weights:
+        shape = model.weights.shape(name)
+        types[name] = onnx.helper.make_tensor_type_proto(model.weights.element_type(name), shape)
+        known[name] = shape
+        if np.prod(shape, dtype=np.int64) <= _LARGEST_VALUE and name in model.constants:
+            values[name] = model.weights[name]
+    for value in model.proto.graph.input:
+        if value.name in model.weights:
+            continue
+        types[value.name] = value.type
+        if value.name in dims and value.type.WhichOneof("value") == "tensor_type":
+            known[value.name] = tuple(dims[value.name])
+            types[value.name] = onnx.helper.make_tensor_type_proto(value.type.tensor_type.elem_type, dims[value.name])
+    failed = []
+    for node, proto in zip(model.nodes, model.proto.graph.node, strict=True):
+        if not _walk_node(model, node, proto, types, known, values):
+            failed.append(node.name)
+    return Shapes(known, values, tuple(failed))
+
+
+def _walk_node(
+    model: Model,
+    node: Node,
+    proto: onnx.NodeProto,
+    types: dict[str, onnx.TypeProto],
+    known: dict[str, tuple[int, ...]],
+    values: dict[str, NDArray[Any]],
+) -> bool:
+    for name, kind in _infer_node(model, node, proto, types, values).items():
+        types[name] = kind
+        shape = _concrete(kind)
+        if shape is not None:
+            known[name] = shape
+    if node.op in ("Shape", "Size") and node.domain == "" and node.inputs[0] in known:
+        values.update(_shape_value(node, known[node.inputs[0]]))
+    elif node.domain == "" and not node.captures and all(not name or name in values for name in node.inputs):
+        _evaluate(model, node, proto, known, values)
+    for name in node.outputs:
+        if name in values and name not in known:
+            known[name] = values[name].shape
+    return all(not name or name in known for name in node.outputs)
+
+
+def _infer_node(
+    model: Model,
+    node: Node,
+    proto: onnx.NodeProto,
+    types: Mapping[str, onnx.TypeProto],
+    values: Mapping[str, NDArray[Any]],
+) -> dict[str, onnx.TypeProto]:
+    first = node.input(0)
+    if node.op in _LIKE_FIRST_INPUT and node.domain not in ("", "ai.onnx.ml"):
+        return {node.outputs[0]: types[first]} if first in types else {}
+    domain, op = node.domain, node.op
+    if op in _STANDARD_FORM and domain == "com.microsoft":
+        proto = onnx.helper.make_node(
+            _STANDARD_FORM[op], proto.input[:3], proto.output[:1],
+            **{k: v for k, v in node.attributes.items() if not k.startswith("activation")},
+        )  # fmt: skip
+        domain, op = "", _STANDARD_FORM[op]
+    needed = {name for name in (*node.inputs, *node.captures) if name}
+    if not needed <= types.keys():
+        return {}
+    data = {
+        name: numpy_helper.from_array(np.ascontiguousarray(values[name]), name)
+        for name in node.inputs
+        if name in values and values[name].dtype.kind in "iuf"
+    }
+    try:
+        schema = onnx.defs.get_schema(op, model.opsets.get(domain, 1), domain)
+        inferred = shape_inference.infer_node_outputs(
+            schema, proto, {name: types[name] for name in needed}, data,
+            opset_imports=list(model.proto.opset_import), ir_version=model.proto.ir_version,
+        )  # fmt: skip
+    # No schema, or a shape that contradicts itself under these free dimensions: unknown, hence pinned.
+    except (onnx.defs.SchemaError, shape_inference.InferenceError, RuntimeError, KeyError, IndexError, ValueError):
+        return {}
+    return {name: kind for name, kind in inferred.items() if name in node.outputs}
+
+
+def _concrete(kind: onnx.TypeProto) -> tuple[int, ...] | None:
+    if kind.WhichOneof("value") != "tensor_type" or not kind.tensor_type.HasField("shape"):
+        return None
+    dims = kind.tensor_type.shape.dim
+    if any(not dim.HasField("dim_value") or dim.dim_value < 0 for dim in dims):
+        return None
+    return tuple(int(dim.dim_value) for dim in dims)
+
+
+def _shape_value(node: Node, dims: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+    if node.op == "Size":
+        return {node.outputs[0]: np.array(np.prod(dims, dtype=np.int64), dtype=np.int64)}
+    start, end = node.attributes.get("start", 0), node.attributes.get("end", len(dims))
+    return {node.outputs[0]: np.array(dims[slice(start, end)], dtype=np.int64)}
+
+
+_RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+                     "RandomUniformLike", "Dropout"})  # fmt: skip
+
+
+def _evaluate(
+    model: Model,
+    node: Node,
+    proto: onnx.NodeProto,
+    known: Mapping[str, tuple[int, ...]],
+    values: dict[str, NDArray[Any]],
+) -> None:
+    sizes = [np.prod(known[name], dtype=np.int64) for name in node.outputs if name in known]
+    if node.op in _RANDOM or any(size > _LARGEST_VALUE for size in sizes) or len(sizes) < 1:
+        return
+    try:
+        results = evaluate_node(proto, {name: values[name] for name in node.inputs if name}, model.opsets)
+    except NotEvaluableError:
+        return
+    for name, result in zip((name for name in node.outputs if name), results, strict=False):
+        if result.size <= _LARGEST_VALUE and result.dtype.kind in "biuf":
+            values[name] = result
+
+
+def input_dims(
+    specs: Sequence[TensorSpec], overrides: Mapping[str, tuple[int, ...]], batch: int, other: int
+) -> dict[str, tuple[int, ...]]:
+    """A concrete shape for every input.
+
+    Args:
+        specs: The graph inputs.
+        overrides: Shapes the user fixed, by input name; they must agree with static dimensions.
+        batch: Length for a free first axis.
+        other: Length for any other free axis.
+
+    Raises:
+        UsageError: An override names no input, or contradicts the declared shape.
+    """
+    names = [spec.name for spec in specs]
+    for name in overrides:
+        if name not in names:
+            raise UsageError(f"--shape names {name!r}, but the inputs are: {', '.join(names)}")
+    by_symbol: dict[str, int] = {}
+    result = {}
+    for spec in specs:
+        if spec.dims is None:
+            if spec.name in overrides:
+                result[spec.name] = overrides[spec.name]
+            continue
+        if spec.name in overrides:
+            _check_override(spec, overrides[spec.name])
+            result[spec.name] = overrides[spec.name]
+            by_symbol.update(
+                (dim, length) for dim, length in zip(spec.dims, overrides[spec.name], strict=True)
+                if isinstance(dim, str)
+            )  # fmt: skip
+    for spec in specs:
+        if spec.dims is None or spec.name in result:
+            continue
+        dims = []
+        for axis, dim in enumerate(spec.dims):
+            length = dim if isinstance(dim, int) else (batch if axis == 0 else other)
+            if isinstance(dim, str) and dim != "?":
+                length = by_symbol.setdefault(dim, length)
+            dims.append(length)
+        result[spec.name] = tuple(dims)
+    return result
+
+
+def _check_override(spec: TensorSpec, dims: tuple[int, ...]) -> None:
+    declared = spec.dims or ()
+    if len(declared) != len(dims) or any(isinstance(d, int) and d != n for d, n in zip(declared, dims, strict=False)):
+        shown = ",".join("?" if dim is None else str(dim) for dim in declared)
+        raise UsageError(f"--shape {spec.name}:{','.join(map(str, dims))} contradicts the model's {spec.name}:{shown}")
+
+
+_PROBES = (
+    (2, 64), (3, 96), (2, 224), (3, 320), (2, 48), (3, 80), (2, 16), (3, 24), (1, 64), (1, 96), (1, 320), (1, 224),
+    (1, 512), (1, 640), (2, 512), (1, 16000), (1, 1), (2, 1), (1, 7),
+)  # fmt: skip
+"""(batch, other free axis) tried in turn: multiples of 32 suit strided networks, batch 1 those exported with it."""
+
+
+def probe_shapes(model: Model, overrides: Mapping[str, tuple[int, ...]]) -> StaticShapes:
+    """Two walks whose free dimensions differ, chosen so that as few nodes as possible stay unknown.
+
+    Args:
+        model: The model.
+        overrides: Shapes the user fixed; they hold in both walks.
+    """
+    walks: dict[tuple[tuple[str, tuple[int, ...]], ...], Shapes] = {}
+    for batch, other in _PROBES:
+        dims = input_dims(model.inputs, overrides, batch, other)
+        key = tuple(sorted(dims.items()))
+        if key in walks:
+            continue
+        walks[key] = infer_shapes(model, dims)
+        ranked = sorted(walks.values(), key=lambda walk: len(walk.failed))
+        if len(ranked) > 1 and not ranked[1].failed:
+            break
+        # The same nodes unknown under four different shapes: no shape will help, an operator is not understood.
+        if len(ranked) > 3 and ranked[0].failed == ranked[3].failed:  # noqa: PLR2004
+            break
+    # Where only one set of shapes fits the graph, the next best one still shows what depends on free dimensions.
+    return StaticShapes(ranked[0], ranked[1] if len(ranked) > 1 else ranked[0])

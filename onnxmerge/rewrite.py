@@ -1,0 +1,173 @@
+"""Cut channels out of a model: slice every initializer, follow every size, leave the rest as it is.
+
+What is cut is given by the channels that each group keeps. An element of an axis goes if it belongs to a removed
+channel of any group. Then, node by node:
+
+1. Initializers are sliced along their cut axes. 2. The node's rule says which attributes and size inputs follow.
+3. `Shape` of a cut tensor keeps saying what it said, because arithmetic on it may be meant as a scale; the
+operators that use it as a shape get the new lengths for their cut axes alone.
+
+The input model is not touched. The result is checked: its inferred shapes are those predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.groups import ChannelGroup
+from onnxmerge.channels.relations import Axis, Edit, Indices, Kept, SetAttribute, SetInput, SetLengths
+from onnxmerge.channels.rules import rule_of
+from onnxmerge.errors import OnnxMergeError
+from onnxmerge.graph import Draft, Lazy, Model, Node, infer_shapes
+
+__all__ = ["cut", "kept_elements"]
+
+
+def kept_elements(groups: Sequence[ChannelGroup], kept: Mapping[int, Indices]) -> dict[Axis, Indices]:
+    """Indices that stay, for every axis that loses some.
+
+    Args:
+        groups: All groups.
+        kept: For groups that lose channels, by position in `groups`: the channels that stay.
+    """
+    masks: dict[Axis, np.ndarray] = {}
+    for position, channels in kept.items():
+        group = groups[position]
+        stays = np.zeros(group.size + 1, dtype=bool)
+        stays[channels] = True
+        stays[-1] = True  # label -1: elements of other groups
+        for axis, labels in group.members.items():
+            mask = masks.setdefault(axis, np.ones(len(labels), dtype=bool))
+            mask &= stays[labels]
+    return {axis: np.flatnonzero(mask) for axis, mask in masks.items() if not mask.all()}
+
+
+def cut(context: Context, model: Model, groups: Sequence[ChannelGroup], kept: Mapping[int, Indices]) -> Model:
+    """The model without the removed channels.
+
+    Args:
+        context: The analysed model.
+        model: The model to cut: the analysed one, or one that differs from it in weights alone.
+        groups: Groups of the analysed model.
+        kept: For groups that lose channels, by position: the channels that stay, ascending, at least one.
+
+    Raises:
+        OnnxMergeError: The result does not have the shapes that the plan predicts; nothing of it may be used.
+    """
+    left = kept_elements(groups, kept)
+    draft = Draft(model)
+    for axis in left:
+        draft.forget_shape(axis.tensor)
+    for name in dict.fromkeys(axis.tensor for axis in left):
+        if name in model.weights:
+            draft.set_weight(name, _sliced(model, name, left))
+    for node in context.model.nodes:
+        rule = rule_of(node)
+        if node.op == "Shape" and node.domain == "":
+            _keep_shape(context, draft, node, left)
+        elif rule is not None and context.known(node):
+            for edit in rule.resize(node, context, _kept(left)):
+                _apply(context, draft, node, edit)
+    result = draft.finish()
+    _check_shapes(context, result, left)
+    return result
+
+
+def _kept(left: Mapping[Axis, Indices]) -> Kept:
+    return lambda axis: left.get(axis)
+
+
+def _sliced(model: Model, name: str, left: Mapping[Axis, Indices]) -> Lazy:
+    shape = list(model.weights.shape(name))
+    cuts = {axis: left[Axis(name, axis)] for axis in range(len(shape)) if Axis(name, axis) in left}
+    for axis, indices in cuts.items():
+        shape[axis] = len(indices)
+
+    def load() -> np.ndarray:
+        array = model.weights[name]
+        for axis, indices in cuts.items():
+            array = np.take(array, indices, axis=axis)
+        return array
+
+    return Lazy(tuple(shape), model.weights.element_type(name), load)
+
+
+def _apply(context: Context, draft: Draft, node: Node, edit: Edit) -> None:
+    if isinstance(edit, SetAttribute):
+        draft.set_attribute(node, edit.name, edit.value)
+    elif isinstance(edit, SetInput):
+        draft.set_constant(node, edit.position, edit.value, f"{node.outputs[0]}_sizes")
+    else:
+        _override(context, draft, node, edit)
+
+
+def _override(context: Context, draft: Draft, node: Node, edit: SetLengths) -> None:
+    """Let the node read `Where(at, lengths, computed)` instead of the computed lengths."""
+    computed = node.input(edit.position)
+    total = (context.dims(computed) or (0,))[0]
+    chosen, lengths = np.zeros(total, dtype=bool), np.zeros(total, dtype=np.int64)
+    chosen[list(edit.at)] = True
+    lengths[list(edit.at)] = edit.lengths
+    at, values, result = (draft.fresh(f"{computed}_{what}") for what in ("cut_at", "cut_to", "cut"))
+    draft.set_weight(at, chosen)
+    draft.set_weight(values, lengths)
+    draft.insert_before(node, "Where", (at, values, computed), result)
+    draft.set_input(node, edit.position, result)
+
+
+def _keep_shape(context: Context, draft: Draft, node: Node, left: Mapping[Axis, Indices]) -> None:
+    """Let `Shape` of a cut tensor return the lengths it returned before, unless nobody looks at the cut ones."""
+    dims = context.dims(node.inputs[0])
+    if dims is None:
+        return
+    window = range(len(dims))[slice(node.attributes.get("start", 0), node.attributes.get("end", len(dims)))]
+    at = [place for place, axis in enumerate(window) if Axis(node.inputs[0], axis) in left]
+    output = node.outputs[0]
+    if not at or not _looked_at(context, output, at):
+        return
+    chosen, lengths = np.zeros(len(window), dtype=bool), np.zeros(len(window), dtype=np.int64)
+    chosen[at] = True
+    lengths[at] = [dims[window[place]] for place in at]
+    raw, where, values = (draft.fresh(f"{output}_{what}") for what in ("after_cut", "cut_at", "before_cut"))
+    draft.set_weight(where, chosen)
+    draft.set_weight(values, lengths)
+    draft.rename_output(node, 0, raw)
+    draft.insert_after(node, "Where", (where, values, raw), output)
+
+
+def _looked_at(context: Context, shape: str, at: Sequence[int]) -> bool:
+    """Whether any reader of a shape can see one of the entries `at`."""
+    if shape in context.model.captured or shape in {spec.name for spec in context.model.outputs}:
+        return True
+    length = (context.dims(shape) or (0,))[0]
+    for node, position in context.model.readers.get(shape, ()):
+        if node.op == "Gather" and position == 0:
+            value = context.value(node.input(1))
+            if value is None or any(int(entry) % length in at for entry in value.reshape(-1)):
+                return True
+        elif node.op == "Slice" and position == 0 and "starts" not in node.attributes:
+            starts, ends = context.value(node.input(1)), context.value(node.input(2))
+            if starts is None or ends is None or len(starts) != 1:
+                return True
+            if any(place in at for place in range(length)[slice(int(starts[0]), int(ends[0]))]):
+                return True
+        else:
+            return True
+    return False
+
+
+def _check_shapes(context: Context, result: Model, left: Mapping[Axis, Indices]) -> None:
+    """Postcondition: every tensor of the analysed model has exactly the predicted shape."""
+    before = context.shapes.first
+    inputs = {spec.name: before.dims[spec.name] for spec in context.model.inputs if spec.name in before.dims}
+    after = infer_shapes(result, inputs)
+    for name, dims in before.dims.items():
+        predicted = tuple(len(left[Axis(name, a)]) if Axis(name, a) in left else n for a, n in enumerate(dims))
+        got = after.dims.get(name)
+        if got is not None and got != predicted:
+            raise OnnxMergeError(f"the cut model gives {name!r} the shape {got} where {predicted} was planned")
+        if got is None and any(name in node.outputs for node in result.nodes):
+            raise OnnxMergeError(f"the shape of {name!r} can no longer be inferred in the cut model")
