@@ -39,7 +39,7 @@ TABLE = MappingProxyType(
     }
 )
 
-_SILENT = frozenset({"Shape", "Size", "ConstantOfShape", "Constant"})
+_SILENT = frozenset({"Shape", "ConstantOfShape", "Constant"})
 """They read no element of their input, so they say nothing about channels; `rewrite` keeps what Shape returns."""
 
 

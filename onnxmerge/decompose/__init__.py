@@ -1,0 +1,17 @@
+"""Selection and compensation on plain arrays: NumPy and SciPy alone, nothing of ONNX."""
+
+from onnxmerge.decompose.compensation import COMPENSATIONS, Expression, express
+from onnxmerge.decompose.rows import ProducerRows, Rows, least_first
+from onnxmerge.decompose.selection import SCORES, SELECTIONS, select
+
+__all__ = [
+    "COMPENSATIONS",
+    "SCORES",
+    "SELECTIONS",
+    "Expression",
+    "ProducerRows",
+    "Rows",
+    "express",
+    "least_first",
+    "select",
+]

@@ -1,0 +1,84 @@
+"""Selection: which channels of a group stay, from the weights that make them.
+
+| name | keeps the channels with | source |
+|---|---|---|
+| `l1`, `l2` | the largest norm of the weight row (bias and BatchNormalization left out) | Li et al. 1608.08710 |
+| `gm` | the largest total distance to the other rows: those near the geometric median go | FPGM 1811.00250 |
+| `bn` | the largest BatchNormalization scale | Network Slimming 1708.06519, 2204.06404 |
+| `cluster` | one medoid for each of k Ward clusters of the rows | REPrune 2007.06932 |
+
+The first four are scores: a channel's score does not depend on how many stay, so that channels of different groups
+can be ranked in one list. `cluster` depends on k. Of equals the lowest index stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import cdist
+
+from onnxmerge.decompose.rows import Floats, Indices, Rows, least_first
+
+__all__ = ["SCORES", "SELECTIONS", "select"]
+
+
+def l1(rows: Rows) -> Floats:
+    """(n,) sums of absolute weights."""
+    return np.abs(rows.weights).sum(axis=1)
+
+
+def l2(rows: Rows) -> Floats:
+    """(n,) Euclidean norms of the weight rows."""
+    return np.sqrt(np.square(rows.weights).sum(axis=1))
+
+
+def gm(rows: Rows) -> Floats:
+    """(n,) total Euclidean distances to the other rows; n² distances, in blocks of rows."""
+    totals = np.empty(rows.size)
+    for start in range(0, rows.size, 256):
+        totals[start : start + 256] = cdist(rows.weights[start : start + 256], rows.weights).sum(axis=1)
+    return totals
+
+
+def bn(rows: Rows) -> Floats:
+    """(n,) BatchNormalization scales, or what stands in for them where they were folded away."""
+    return rows.importance if rows.importance is not None else l2(rows)
+
+
+SCORES: MappingProxyType[str, Callable[[Rows], Floats]] = MappingProxyType({"l1": l1, "l2": l2, "gm": gm, "bn": bn})
+
+SELECTIONS = (*SCORES, "cluster")
+
+
+def cluster(rows: Rows, count: int) -> Indices:
+    """Medoids of `count` Ward clusters of the weight rows, ascending; O(n²) memory within the group."""
+    if count >= rows.size:
+        return np.arange(rows.size, dtype=np.int64)
+    tree = linkage(rows.weights, method="ward")
+    numbers = fcluster(tree, t=count, criterion="maxclust")
+    medoids = []
+    for number in np.unique(numbers):
+        inside = np.flatnonzero(numbers == number)
+        totals = cdist(rows.weights[inside], rows.weights[inside]).sum(axis=1)
+        medoids.append(int(inside[np.argmin(totals)]))
+    # Equal merge heights can leave fewer clusters than asked for; the largest remaining rows fill up.
+    order = least_first(l2(rows))[::-1]
+    rest = [int(i) for i in order if int(i) not in set(medoids)]
+    return np.sort(np.array((medoids + rest)[:count], dtype=np.int64))
+
+
+def select(rows: Rows, count: int, method: str) -> Indices:
+    """The channels that stay, ascending.
+
+    Args:
+        rows: The group's weights.
+        count: How many stay, 1 ≤ count ≤ n.
+        method: One of `SELECTIONS`.
+    """
+    if method == "cluster":
+        return cluster(rows, count)
+    order = least_first(SCORES[method](rows))
+    return np.sort(order[rows.size - count :])

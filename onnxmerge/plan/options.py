@@ -1,0 +1,107 @@
+"""What a user can ask of a compression, with every preset spelled out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+from onnxmerge.decompose import COMPENSATIONS, SELECTIONS
+from onnxmerge.errors import UsageError
+
+__all__ = ["ALLOCATIONS", "BUDGETS", "METHODS", "Method", "Options"]
+
+BUDGETS = ("macs", "params", "channels")
+ALLOCATIONS = ("auto", "uniform", "global")
+
+
+class Method(NamedTuple):
+    """A preset: selection, compensation, allocation, and whether known means go into the consumers' biases."""
+
+    select: str
+    compensate: str
+    allocate: str
+    fold_mean: bool
+
+
+METHODS = MappingProxyType(
+    {
+        "auto": Method("l2", "merge", "uniform", True),
+        "prune": Method("l2", "none", "uniform", True),
+        "neuron-merging": Method("l2", "merge", "uniform", True),
+        "reprune": Method("cluster", "none", "uniform", True),
+        "receding": Method("bn", "none", "global", True),
+        "fold": Method("cluster", "fold", "uniform", True),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """All choices of a compression.
+
+    Attributes:
+        ratio: Fraction of `of` to remove, 0 ≤ ratio < 1.
+        of: What the ratio counts: macs, params or channels.
+        allocate: How the budget is spread over groups; auto takes the method's own.
+        method: A preset of selection, compensation and allocation.
+        select: Overrides the preset's selection.
+        compensate: Overrides the preset's compensation.
+        threshold: Least cosine of a merge.
+        balance: λ of a merge, 0..1.
+        fold_mean: Put known means of removed channels into consumers' biases; None takes the method's own.
+        coupled: Also cut groups with several producers.
+        only: Globs of producer node names; only groups with a match are cut.
+        skip: Globs of producer node names; groups with a match are left alone.
+        round_to: Channel counts that are cut to are multiples of this.
+        seed: For synthetic inputs and bootstrap intervals.
+    """
+
+    ratio: float = 0.5
+    of: str = "macs"
+    allocate: str = "auto"
+    method: str = "auto"
+    select: str | None = None
+    compensate: str | None = None
+    threshold: float = 0.1
+    balance: float = 0.85
+    fold_mean: bool | None = None
+    coupled: bool = True
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    round_to: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            UsageError: A value is out of range or unknown.
+        """
+        if not 0 <= self.ratio < 1:
+            raise UsageError(f"ratio is {self.ratio:g}; it is the fraction to remove, at least 0 and below 1")
+        for name, value, known in (
+            ("of", self.of, BUDGETS),
+            ("allocate", self.allocate, ALLOCATIONS),
+            ("method", self.method, tuple(METHODS)),
+            ("select", self.select, (None, *SELECTIONS)),
+            ("compensate", self.compensate, (None, *COMPENSATIONS)),
+        ):
+            if value not in known:
+                raise UsageError(f"{name} is {value!r}; known are {', '.join(str(k) for k in known if k)}")
+        if not -1 <= self.threshold <= 1:
+            raise UsageError(f"threshold is {self.threshold:g}; a cosine lies between -1 and 1")
+        if not 0 <= self.balance <= 1:
+            raise UsageError(f"balance is {self.balance:g}; it lies between 0 and 1")
+        if self.round_to < 1:
+            raise UsageError(f"round-to is {self.round_to}; channel counts are multiples of at least 1")
+
+    def resolved(self) -> Method:
+        """The preset with overrides applied."""
+        preset = METHODS[self.method]
+        return Method(
+            self.select or preset.select,
+            self.compensate or preset.compensate,
+            preset.allocate if self.allocate == "auto" else self.allocate,
+            preset.fold_mean if self.fold_mean is None else self.fold_mean,
+        )

@@ -1,0 +1,151 @@
+"""The account of a run: every figure a person is shown, whatever shows it (terminal, JSON, page)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from onnxmerge.runtime.fidelity import Fidelity
+from onnxmerge.runtime.latency import Comparison
+
+__all__ = ["Account", "GroupEntry", "Inspection", "PinnedEntry", "SideBySide", "Sizes"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large a model is.
+
+    Attributes:
+        parameters: Elements of all initializers.
+        macs: Multiply-accumulates of one run at `shapes` of the account.
+        channels: Channels of all groups that can be cut.
+        file_bytes: The file and its external data; None where no file was written.
+    """
+
+    parameters: int
+    macs: int
+    channels: int
+    file_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class GroupEntry:
+    """One channel group.
+
+    Attributes:
+        name: Name of its first producer's node.
+        size: Channels before.
+        kept: Channels after; equal to `size` where nothing was cut or, in an inspection, before any cut.
+        producers: Names of the nodes that make the channels.
+        consumers: Names of the nodes that contract over them.
+        macs_share: Fraction of the model's MACs that lies in nodes whose cost falls with this group.
+        select: Selection used, "" where nothing was cut.
+        compensate: Compensation used, "" where nothing was cut.
+        note: What a reader should know: why a compensation could not be used, why the group was left alone.
+    """
+
+    name: str
+    size: int
+    kept: int
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    macs_share: float
+    select: str = ""
+    compensate: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class PinnedEntry:
+    """Channels that must stay.
+
+    Attributes:
+        name: Name of the producer's node.
+        size: Pinned channels.
+        total: Channels of that producer.
+        reasons: Why, each naming the node that pins.
+    """
+
+    name: str
+    size: int
+    total: int
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What could go from a model, and why the rest cannot."""
+
+    source: str
+    opset: int
+    producer: str
+    nodes: int
+    sizes: Sizes
+    cuttable_macs_share: float
+    shapes: Mapping[str, tuple[int, ...]]
+    groups: tuple[GroupEntry, ...]
+    pinned: tuple[PinnedEntry, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a compression did and what it cost.
+
+    Attributes:
+        source: The model that was read.
+        target: The file that was written, None where none was (dry run, API).
+        version: onnxmerge's version.
+        options: Every option as used.
+        of: What the ratio counts.
+        asked: The ratio that was asked for.
+        reached: The fraction of `of` that went.
+        before: Sizes of the input.
+        after: Sizes of the output.
+        shapes: Input shapes at which MACs and latency were taken.
+        groups: All groups that can be cut.
+        pinned: What cannot.
+        fidelity: Output against output; None without verification.
+        samples: Words for the inputs that fidelity was measured on.
+        accuracy_before: Top-1 accuracy in percent, None without labels.
+        accuracy_after: Likewise for the output.
+        latency: Interleaved timing of both; None without verification.
+        notes: Everything else a person should read.
+        seconds: Wall time by stage.
+    """
+
+    source: str
+    target: str | None
+    version: str
+    options: Mapping[str, object]
+    of: str
+    asked: float
+    reached: float
+    before: Sizes
+    after: Sizes
+    shapes: Mapping[str, tuple[int, ...]]
+    groups: tuple[GroupEntry, ...]
+    pinned: tuple[PinnedEntry, ...]
+    fidelity: Fidelity | None = None
+    samples: str = ""
+    accuracy_before: float | None = None
+    accuracy_after: float | None = None
+    latency: Comparison | None = None
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Two models compared: fidelity of the second to the first, and the timing of both."""
+
+    first: str
+    second: str
+    samples: str
+    before: Sizes
+    after: Sizes
+    fidelity: Fidelity | None
+    accuracy_before: float | None
+    accuracy_after: float | None
+    latency: Comparison | None
+    notes: tuple[str, ...] = ()

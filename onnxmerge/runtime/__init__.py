@@ -1,0 +1,22 @@
+"""Models that run: sessions on the provider that is really live, fidelity and latency of one against another."""
+
+from __future__ import annotations
+
+from onnxmerge.runtime.fidelity import AccuracyMeter, Fidelity, FidelityMeter, OutputFidelity, accuracy, compare_outputs
+from onnxmerge.runtime.latency import Comparison, Latency, compare_latency, measure
+from onnxmerge.runtime.session import Provider, Session
+
+__all__ = [
+    "AccuracyMeter",
+    "Comparison",
+    "Fidelity",
+    "FidelityMeter",
+    "Latency",
+    "OutputFidelity",
+    "Provider",
+    "Session",
+    "accuracy",
+    "compare_latency",
+    "compare_outputs",
+    "measure",
+]

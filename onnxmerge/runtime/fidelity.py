@@ -1,0 +1,260 @@
+"""How near the outputs of the compressed model are to those of the dense one, and how often each hits the label.
+
+For each floating output, with a the dense and b the compressed values in float64:
+1. cosine: the mean over samples of  a·b / (|a||b|), each sample flattened; 1 where both are zero, 0 where one is;
+2. relative L2: |a - b| / |a| over all samples together; 0 where the two are equal, infinite where only a is zero,
+   or where the squares are beyond float64;
+3. largest absolute difference;
+4. top-1 agreement, where the output looks like class scores (rank 2, (N, C), C >= 2): the part of samples whose largest
+   score is at the same class; ties go to the lowest class on both sides.
+
+For integers, booleans and strings: the part of entries that are equal, and nothing else.
+
+Axis 0 counts samples; an output of rank 0 is one sample.
+
+Values that are not finite: where a and b hold the same one, the entry is left out, as agreeing. Where they differ, the
+sample's cosine counts as 0, and relative L2 and the largest difference are infinite: a NaN never looks like a success.
+
+Everything is a sum or a maximum over samples, so outputs are taken batch by batch and never kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.errors import ModelError, UsageError
+
+__all__ = ["AccuracyMeter", "Fidelity", "FidelityMeter", "OutputFidelity", "accuracy", "compare_outputs"]
+
+
+@dataclass(frozen=True)
+class OutputFidelity:
+    """Fidelity of one output.
+
+    Attributes:
+        name: Name of the graph output.
+        cosine: Mean over samples, in -1..1; None for outputs that are not floating.
+        relative_l2: At least 0, may be infinite; None likewise.
+        max_abs: At least 0, may be infinite; None likewise.
+        top1_agreement: In 0..1; None unless the output looks like class scores.
+        equal_fraction: In 0..1; None for floating outputs.
+        samples: Length of axis 0 summed over all batches.
+    """
+
+    name: str
+    cosine: float | None
+    relative_l2: float | None
+    max_abs: float | None
+    top1_agreement: float | None
+    equal_fraction: float | None
+    samples: int
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Fidelity of every output, in graph order."""
+
+    outputs: tuple[OutputFidelity, ...]
+
+    @property
+    def cosine(self) -> float | None:
+        """The lowest cosine of any output; None where none is floating."""
+        return min((output.cosine for output in self.outputs if output.cosine is not None), default=None)
+
+    @property
+    def relative_l2(self) -> float | None:
+        """The highest relative error of any output; None where none is floating."""
+        return max((output.relative_l2 for output in self.outputs if output.relative_l2 is not None), default=None)
+
+
+@dataclass
+class _Sums:
+    """Running sums of one output."""
+
+    samples: int = 0
+    floating: bool = True
+    cosine: float = 0.0
+    squared_error: float = 0.0
+    squared_dense: float = 0.0
+    max_abs: float = 0.0
+    scores: bool = True
+    top1: int = 0
+    equal: int = 0
+    entries: int = 0
+
+
+@dataclass
+class FidelityMeter:
+    """Takes outputs batch by batch; ``result`` may be asked for at any time."""
+
+    _sums: dict[str, _Sums] = field(default_factory=dict)
+
+    def add(self, dense: Mapping[str, NDArray[Any]], compressed: Mapping[str, NDArray[Any]]) -> None:
+        """Adds the outputs of both models for the same feed.
+
+        Raises:
+            ModelError: Names, shapes or element types of the outputs differ.
+        """
+        if list(dense) != list(compressed):
+            raise ModelError(f"outputs differ: expected {', '.join(dense)}, got {', '.join(compressed)}")
+        for name, a in dense.items():
+            b = compressed[name]
+            if a.shape != b.shape:
+                raise ModelError(f"output '{name}': expected shape {a.shape} as in the dense model, got {b.shape}")
+            if a.dtype != b.dtype:
+                raise ModelError(f"output '{name}': expected {a.dtype} as in the dense model, got {b.dtype}")
+            sums = self._sums.setdefault(name, _Sums())
+            sums.samples += a.shape[0] if a.ndim else 1
+            sums.floating = a.dtype.kind == "f" or a.dtype == ml_dtypes.bfloat16
+            if sums.floating:
+                _add_floats(sums, a.astype(np.float64), b.astype(np.float64))
+            else:
+                sums.equal += int(np.count_nonzero(a == b))
+                sums.entries += a.size
+
+    def result(self) -> Fidelity:
+        """Fidelity of all that was added.
+
+        Raises:
+            UsageError: Nothing was added; fidelity of nothing would look perfect.
+        """
+        if not self._sums:
+            raise UsageError("fidelity needs at least one sample and one output, got none")
+        return Fidelity(tuple(_output(name, sums) for name, sums in self._sums.items()))
+
+
+@dataclass
+class AccuracyMeter:
+    """Counts how often the largest score of the first class-score-like output is at the label."""
+
+    labels: NDArray[np.int64]
+    _seen: int = 0
+    _right: int = 0
+
+    def add(self, outputs: Mapping[str, NDArray[Any]]) -> None:
+        """Adds the outputs for the next samples in label order; does nothing where no output looks like class scores.
+
+        Raises:
+            UsageError: There are more samples than labels, or a label is no class of the output.
+        """
+        scores = next((array for array in outputs.values() if _is_scores(array)), None)
+        if scores is None:
+            return
+        wanted = self.labels[self._seen : self._seen + len(scores)]
+        if len(wanted) < len(scores):
+            raise UsageError(f"expected a label for every sample, got {len(self.labels)} labels and more samples")
+        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < scores.shape[1]):
+            worst = int(wanted.max() if wanted.max() >= scores.shape[1] else wanted.min())
+            raise UsageError(f"expected labels in 0..{scores.shape[1] - 1}, the classes of the output, got {worst}")
+        ranked = scores.astype(np.float64)
+        hit = (ranked.argmax(axis=1) == wanted) & ~np.isnan(ranked).any(axis=1)
+        self._right += int(np.count_nonzero(hit))
+        self._seen += len(scores)
+
+    def result(self) -> float | None:
+        """Part of the samples that were right, in 0..1; None where no output looks like class scores.
+
+        Raises:
+            UsageError: There are fewer samples than labels.
+        """
+        if not self._seen:
+            return None
+        if self._seen != len(self.labels):
+            raise UsageError(f"expected a sample for every label, got {self._seen} samples, {len(self.labels)} labels")
+        return self._right / self._seen
+
+
+def compare_outputs(
+    dense: Iterable[Mapping[str, NDArray[Any]]], compressed: Iterable[Mapping[str, NDArray[Any]]]
+) -> Fidelity:
+    """Compares two streams of outputs, batch by batch.
+
+    Raises:
+        ModelError: Outputs differ in name, shape, type or number of batches.
+        UsageError: The streams are empty.
+    """
+    meter = FidelityMeter()
+    others = iter(compressed)
+    for a in dense:
+        b = next(others, None)
+        if b is None:
+            raise ModelError("the compressed model gave fewer batches than the dense one")
+        meter.add(a, b)
+    if next(others, None) is not None:
+        raise ModelError("the compressed model gave more batches than the dense one")
+    return meter.result()
+
+
+def accuracy(outputs: Iterable[Mapping[str, NDArray[Any]]], labels: NDArray[np.int64]) -> float | None:
+    """Top-1 accuracy on the first output that looks like class scores.
+
+    Args:
+        outputs: Batches in the order of the labels.
+        labels: Class numbers, shape ``(samples,)``.
+
+    Returns:
+        In 0..1; None where no output looks like class scores. A row with a NaN is never right.
+
+    Raises:
+        UsageError: Numbers of samples and labels differ, or a label is no class of the output.
+    """
+    meter = AccuracyMeter(labels)
+    for batch in outputs:
+        meter.add(batch)
+    return meter.result()
+
+
+def _is_scores(array: NDArray[Any]) -> bool:
+    floating = array.dtype.kind == "f" or array.dtype == ml_dtypes.bfloat16
+    return floating and array.ndim == 2 and array.shape[1] >= 2
+
+
+def _add_floats(sums: _Sums, a: NDArray[np.float64], b: NDArray[np.float64]) -> None:
+    scores = _is_scores(a)
+    sums.scores &= scores
+    if scores:
+        sums.top1 += int(np.count_nonzero(a.argmax(axis=1) == b.argmax(axis=1)))
+    rows = a.shape[0] if a.ndim else 1
+    # Not reshape(rows, -1): that cannot tell the width of an empty array.
+    a, b = (x.reshape(rows, math.prod(x.shape[1:])) for x in (a, b))
+    finite = np.isfinite(a) & np.isfinite(b)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    broken = (~finite & ~same).any(axis=1)
+    a, b = np.where(finite, a, 0.0), np.where(finite, b, 0.0)
+    # Each row is divided by its largest value first, so that squares neither overflow nor vanish.
+    scale_a, scale_b = (np.maximum(np.abs(x).max(axis=1, initial=0.0), np.finfo(np.float64).tiny) for x in (a, b))
+    unit_a, unit_b = a / scale_a[:, None], b / scale_b[:, None]
+    norms = np.sqrt((unit_a**2).sum(axis=1) * (unit_b**2).sum(axis=1))
+    both_zero = np.asarray(~a.any(axis=1) & ~b.any(axis=1), dtype=np.float64)
+    cosine = np.divide((unit_a * unit_b).sum(axis=1), norms, out=both_zero, where=norms > 0)
+    sums.cosine += float(np.where(broken, 0.0, np.clip(cosine, -1.0, 1.0)).sum())
+    with np.errstate(over="ignore"):
+        sums.squared_dense += float((a**2).sum())
+        sums.squared_error += math.inf if broken.any() else float(((a - b) ** 2).sum())
+        sums.max_abs = max(sums.max_abs, math.inf if broken.any() else float(np.abs(a - b).max(initial=0.0)))
+
+
+def _output(name: str, sums: _Sums) -> OutputFidelity:
+    if not sums.floating:
+        equal = sums.equal / sums.entries if sums.entries else 1.0
+        return OutputFidelity(name, None, None, None, None, equal, sums.samples)
+    relative = 0.0
+    if sums.squared_error > 0.0:
+        measurable = 0.0 < sums.squared_dense < math.inf
+        relative = math.sqrt(sums.squared_error / sums.squared_dense) if measurable else math.inf
+    return OutputFidelity(
+        name=name,
+        cosine=sums.cosine / sums.samples if sums.samples else 1.0,
+        relative_l2=relative,
+        max_abs=sums.max_abs,
+        top1_agreement=sums.top1 / sums.samples if sums.scores and sums.samples else None,
+        equal_fraction=None,
+        samples=sums.samples,
+    )

@@ -1,0 +1,225 @@
+"""A model loaded into ONNX Runtime, with the provider that it really got.
+
+ONNX Runtime lists CUDA as available when its library was built with it, and falls back to the CPU in silence where the
+driver, cuDNN or a GPU is missing. So availability is not believed: a session is made, and asked what it runs on.
+
+1. ``cpu``: the CPU provider alone.
+2. ``auto``: CUDA where a live session has it, else the CPU, with a note that says why.
+3. ``cuda``: CUDA where a live session has it, else ``RuntimeMissingError``.
+
+A provider also runs only the operators that it knows, so a live CUDA session may still run some nodes on the CPU.
+
+ONNX Runtime's own log is silenced; what it raises becomes one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.errors import ModelError, RuntimeMissingError, UsageError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+__all__ = ["Provider", "Session"]
+
+Provider = Literal["auto", "cpu", "cuda"]
+
+_CPU = "CPUExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
+_FATAL = 4
+_INSTALL_CUDA = "try: pip install 'onnxruntime-gpu[cuda,cudnn]', and check that nvidia-smi lists a GPU"
+
+# What the binding has no NumPy type for goes in and out as raw 16-bit values; 16 is TensorProto.BFLOAT16.
+_BFLOAT16 = "tensor(bfloat16)"
+_BFLOAT16_NUMBER = 16
+
+
+class Session:
+    """A loaded model; ``close`` it, or use it as a context manager.
+
+    Attributes:
+        input_names: Of the inputs that have to be fed, in graph order.
+        output_names: In graph order.
+        provider: First provider of the live session, for example "CPUExecutionProvider".
+        threads: Threads inside one operator that were asked for; None for ONNX Runtime's own choice.
+        note: Why CUDA was not used although ``auto`` would have; empty where there is nothing to say.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, threads: int | None, note: str) -> None:
+        self._session: onnxruntime.InferenceSession | None = session
+        self._types = {value.name: str(value.type) for value in (*session.get_inputs(), *session.get_outputs())}
+        self.input_names: tuple[str, ...] = tuple(value.name for value in session.get_inputs())
+        self.output_names: tuple[str, ...] = tuple(value.name for value in session.get_outputs())
+        self.provider: str = session.get_providers()[0]
+        self.threads = threads
+        self.note = note
+
+    @classmethod
+    def open(
+        cls, model: bytes | Path, provider: Provider = "auto", threads: int | None = None, *, optimize: bool = True
+    ) -> Session:
+        """Loads a model.
+
+        Args:
+            model: A serialised ``ModelProto``, or the file; only the file may keep weights beside it.
+            provider: What may run it; see the module's docstring.
+            threads: Threads inside one operator, at least 1; None leaves it to ONNX Runtime.
+            optimize: Whether ONNX Runtime may rewrite the graph (fuse, fold constants) before it runs it.
+
+        Raises:
+            ModelError: ONNX Runtime refuses the model.
+            RuntimeMissingError: ONNX Runtime cannot be imported, or CUDA was asked for and is not live.
+            UsageError: ``threads`` is below 1, or the provider is unknown.
+        """
+        if threads is not None and threads < 1:
+            raise UsageError(f"expected at least 1 thread, got {threads}")
+        if provider not in {"auto", "cpu", "cuda"}:
+            raise UsageError(f"expected provider auto, cpu or cuda, got {provider!r}")
+        ort = _import()
+        listed = _CUDA in ort.get_available_providers()
+        note = "" if listed else "CUDA is not used: this build of ONNX Runtime has no CUDA provider"
+        failure: Exception | None = None
+        if provider != "cpu" and listed:
+            try:
+                with _quiet(ort):
+                    session = _load(ort, model, [_CUDA, _CPU], threads, optimize)
+                if session.get_providers()[0] == _CUDA:
+                    return cls(session, threads, "")
+            except Exception as error:  # whatever CUDA fails with, the CPU decides whether the model is bad
+                failure = error
+            note = f"CUDA is not used: {_line(failure) if failure else 'no live session has it'}; {_INSTALL_CUDA}"
+        if provider == "cuda":
+            raise RuntimeMissingError(
+                f"--provider cuda: {note if not listed else note.removeprefix('CUDA is not used: ')}"
+            )
+        try:
+            with _quiet(ort):
+                session = _load(ort, model, [_CPU], threads, optimize)
+        except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
+            raise ModelError(f"{_name(model)}: ONNX Runtime cannot load it: {_line(error)}") from error
+        return cls(session, threads, note if provider == "auto" else "")
+
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Runs the model once.
+
+        Args:
+            feed: One array an input, in the input's element type.
+
+        Returns:
+            Every output by name, in graph order; bfloat16 as ``ml_dtypes.bfloat16``.
+
+        Raises:
+            ModelError: ONNX Runtime fails on it, or an output is no tensor.
+        """
+        session = self._live()
+        arrays: list[Any]
+        try:
+            if _BFLOAT16 in self._types.values():
+                arrays = self._run_values(session, feed)
+            else:
+                arrays = session.run(None, dict(feed))
+        except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
+            shapes = ", ".join(f"'{name}' {array.dtype} {array.shape}" for name, array in feed.items())
+            raise ModelError(
+                f"ONNX Runtime cannot run the model on {shapes or 'an empty feed'}: {_line(error)}"
+            ) from error
+        for name, array in zip(self.output_names, arrays, strict=True):
+            if not isinstance(array, np.ndarray):
+                kind = self._types[name]
+                raise ModelError(f"output '{name}': expected a tensor, got {kind}, which cannot be compared")
+        return dict(zip(self.output_names, arrays, strict=True))
+
+    def close(self) -> None:
+        """Gives the memory back; a second call does nothing."""
+        self._session = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _live(self) -> onnxruntime.InferenceSession:
+        if self._session is None:
+            raise ModelError("the session is closed; open the model again")
+        return self._session
+
+    def _run_values(
+        self, session: onnxruntime.InferenceSession, feed: Mapping[str, NDArray[Any]]
+    ) -> list[NDArray[Any]]:
+        ort = _import()
+        values = {}
+        for name, array in feed.items():
+            if array.dtype == ml_dtypes.bfloat16:
+                raw = np.ascontiguousarray(array).view(np.uint16).reshape(array.shape)
+                values[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(raw, _BFLOAT16_NUMBER)
+            else:
+                values[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+        return [_array(value) for value in session.run_with_ort_values(None, values)]
+
+
+def _array(value: onnxruntime.OrtValue) -> NDArray[Any]:
+    if value.data_type() != _BFLOAT16:
+        return np.asarray(value.numpy())
+    # numpy() and NumPy's own reading of DLPack both refuse bfloat16, so the bytes are copied out. Outputs that nobody
+    # bound to a device lie in host memory, whatever provider ran.
+    raw = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    return np.frombuffer(raw, ml_dtypes.bfloat16).reshape(value.shape())
+
+
+def _import() -> Any:  # noqa: ANN401 - the module has no types
+    try:
+        import onnxruntime  # noqa: PLC0415 - so that the package imports, and says what is missing, without it
+    except ImportError as error:
+        raise RuntimeMissingError(
+            f"ONNX Runtime cannot be imported ({_line(error)}); try: pip install onnxruntime"
+        ) from error
+    return onnxruntime
+
+
+def _load(
+    ort: Any,  # noqa: ANN401
+    model: bytes | Path,
+    providers: list[str],
+    threads: int | None,
+    optimize: bool,
+) -> onnxruntime.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if providers[0] == _CUDA and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    source = model if isinstance(model, bytes) else str(model)
+    return ort.InferenceSession(source, sess_options=options, providers=providers)
+
+
+@contextlib.contextmanager
+def _quiet(ort: Any) -> Iterator[None]:  # noqa: ANN401
+    """Silences the log that is not a session's, and what ONNX Runtime prints from Python."""
+    ort.set_default_logger_severity(_FATAL)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def _name(model: bytes | Path) -> str:
+    return f"model of {len(model)} bytes" if isinstance(model, bytes) else str(model)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,131 @@
+"""Samples as the model takes them: a sequence of complete feeds, with labels where they are known.
+
+A *feed* holds one array for every graph input, batch axis included. A *sample* is one row of the batch axis. Most
+feeds hold one sample; a model whose batch axis is fixed to B takes B at a time, so its feeds hold B.
+
+Feeds may be joined along axis 0 into larger ones only where that axis is the batch axis of every input and free:
+1. every input has rank >= 1 and a first dimension that is not a static length;
+2. all named first dimensions carry the same name ("N" and "sequence" are two different things).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.errors import UsageError
+from onnxmerge.graph.values import TensorSpec
+
+__all__ = ["Samples", "batch_axis_is_free", "fixed_batch"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Feeds in a fixed order.
+
+    Attributes:
+        feeds: Complete feeds, each mapping every input name to an array, batch axis included.
+        labels: Class number of each sample, shape ``(count,)``, int64; None where they are not known.
+        source: Where the samples come from, in words for the report.
+        synthetic: Whether they were made up rather than measured.
+        rows: Samples a feed holds along axis 0.
+        batchable: Whether feeds may be joined along axis 0; see ``batch_axis_is_free``.
+        notes: What was done to the values on the way in and the user should know ("float64 cast to float32").
+    """
+
+    feeds: tuple[Mapping[str, NDArray[Any]], ...]
+    labels: NDArray[np.int64] | None
+    source: str
+    synthetic: bool
+    rows: int = 1
+    batchable: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Holds the class to its own contract: at least one feed, and one label a sample.
+
+        Raises:
+            UsageError: There is no feed, or the number of labels is not that of samples.
+        """
+        if not self.feeds:
+            raise UsageError(f"{self.source}: expected at least one sample, got none")
+        if self.labels is not None and self.labels.shape != (self.count,):
+            raise UsageError(f"{self.source}: expected {self.count} labels, got shape {self.labels.shape}")
+
+    @property
+    def count(self) -> int:
+        """Number of samples: feeds times the rows that each holds."""
+        return len(self.feeds) * self.rows
+
+    def batches(self, size: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """Joins neighbouring feeds along axis 0, in order, into feeds of at most ``size`` samples.
+
+        Args:
+            size: Samples a batch, at least 1. A feed is never cut, so a feed of more rows stays whole.
+
+        Yields:
+            Feeds. Each is one of ``feeds`` itself where the batch axis is not free; neighbours whose other axes or
+            element types differ are not joined either.
+        """
+        limit = max(1, size // self.rows) if self.batchable else 1
+        waiting: list[Mapping[str, NDArray[Any]]] = []
+        for feed in self.feeds:
+            if waiting and (len(waiting) == limit or _layout(feed) != _layout(waiting[0])):
+                yield _join(waiting)
+                waiting = []
+            waiting.append(feed)
+        yield _join(waiting)
+
+    def part(self, start: int, stop: int) -> Samples:
+        """The feeds ``start`` up to, not including, ``stop``, with their labels."""
+        labels = None if self.labels is None else self.labels[start * self.rows : stop * self.rows]
+        return replace(self, feeds=self.feeds[start:stop], labels=labels)
+
+    def split(self, n: int) -> tuple[Samples, Samples]:
+        """Two disjoint parts: the first ``n`` samples, and all others.
+
+        Args:
+            n: Samples of the first part, rounded down to whole feeds; both parts have to get at least one feed.
+
+        Raises:
+            UsageError: One part would be empty.
+        """
+        cut = n // self.rows
+        if not 0 < cut < len(self.feeds):
+            raise UsageError(
+                f"{self.source}: cannot split {self.count} samples into {n} and the rest "
+                f"(feeds of {self.rows} each): both parts need at least one feed"
+            )
+        return self.part(0, cut), self.part(cut, len(self.feeds))
+
+
+def batch_axis_is_free(inputs: Sequence[TensorSpec]) -> bool:
+    """Whether feeds of these inputs may be joined along axis 0; the cases are in the module's docstring."""
+    named: set[str] = set()
+    for spec in inputs:
+        if not spec.dims or isinstance(spec.dims[0], int):
+            return False
+        if spec.dims[0] is not None:
+            named.add(spec.dims[0])
+    return bool(inputs) and len(named) <= 1
+
+
+def fixed_batch(inputs: Sequence[TensorSpec]) -> int:
+    """The length that all inputs fix their first axis to; 1 where it is free, or they differ."""
+    lengths = {spec.dims[0] if spec.dims else None for spec in inputs}
+    length = lengths.pop() if len(lengths) == 1 else None
+    return length if isinstance(length, int) and length > 1 else 1
+
+
+def _layout(feed: Mapping[str, NDArray[Any]]) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    return {name: (array.dtype, array.shape[1:]) for name, array in feed.items()}
+
+
+def _join(feeds: Sequence[Mapping[str, NDArray[Any]]]) -> Mapping[str, NDArray[Any]]:
+    if len(feeds) == 1:
+        return feeds[0]
+    return {name: np.concatenate([feed[name] for feed in feeds], axis=0) for name in feeds[0]}

@@ -1,0 +1,115 @@
+"""Finds out in which form samples come, takes at most as many as asked for, and builds feeds of them.
+
+The forms, tried in this order:
+1. a ``.npz`` or ``.npy`` file: see ``arrays``;
+2. a folder with ``input_0.pb`` or with ``test_data_set_*``: see ``test_data``;
+3. a folder of ``.npz`` and ``.npy`` files: all of them, one after another in natural order;
+4. a folder of images, or of subfolders of images: see ``images``.
+
+Where there are more samples than the limit, the ones taken are evenly spaced, not the first: files are often sorted by
+class, and the first few hundred would all be of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.errors import UsageError
+from onnxmerge.graph.values import TensorSpec
+from onnxmerge.samples.arrays import open_array_file
+from onnxmerge.samples.feeds import Samples, batch_axis_is_free, fixed_batch
+from onnxmerge.samples.images import ImageOptions, open_images
+from onnxmerge.samples.source import FeedSource, Joined, natural_order
+from onnxmerge.samples.test_data import open_data_sets
+
+__all__ = ["load_samples"]
+
+FORMS = ".npz, .npy, a folder of either, a folder with test_data_set_*, or a folder of images"
+
+
+def load_samples(
+    path: Path, inputs: Sequence[TensorSpec], limit: int | None = None, *, images: ImageOptions | None = None
+) -> Samples:
+    """Loads samples for a model.
+
+    Args:
+        path: File or folder; the module's docstring lists the forms.
+        inputs: The model's inputs, without those that initializers give a default.
+        limit: At most so many samples, at least 1; None for all. A feed of a fixed batch is never cut, so one feed is
+            taken even where it holds more than the limit.
+        images: How pixels become values, for folders of images; None for the defaults.
+
+    Returns:
+        Samples in the order of the files. What does not fill a fixed batch is left out, with a note.
+
+    Raises:
+        UsageError: Something about the samples is not as the inputs need it; one line says what.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"expected a number of samples of at least 1, got {limit}")
+    if not inputs:
+        raise UsageError(f"{path}: the model has no inputs, so it takes no samples; leave the option out")
+    source = _open(path, inputs, images or ImageOptions())
+    batch = 1 if source.whole else fixed_batch(inputs)
+    usable = source.count // batch * batch
+    if not usable:
+        raise UsageError(f"{path}: the model's batch axis is fixed to {batch}, got only {source.count} samples")
+    taken = usable if limit is None else min(usable, max(batch, limit // batch * batch))
+    chosen = np.arange(taken, dtype=np.intp) * usable // taken
+    feeds, notes = source.read(chosen)
+    if usable < source.count and taken == usable:
+        notes = (*notes, f"the last {source.count - usable} samples do not fill a batch of {batch} and were left out")
+    labels = None if source.labels is None else source.labels[chosen]
+    spaced = ", evenly spaced" if taken < usable else ""
+    what = "feeds" if source.whole else "samples"
+    return Samples(
+        feeds=_grouped(feeds, batch, path),
+        labels=None if labels is None else labels.reshape(-1),
+        source=f"{path}: {taken} of {source.count} {what}{spaced}",
+        synthetic=False,
+        rows=batch * (1 if labels is None else labels.shape[1]),
+        batchable=batch_axis_is_free(inputs),
+        notes=notes,
+    )
+
+
+def _open(path: Path, inputs: Sequence[TensorSpec], images: ImageOptions) -> FeedSource:
+    if path.is_file():
+        if path.suffix.lower() in {".npz", ".npy"}:
+            return open_array_file(path, inputs)
+        raise UsageError(f"{path}: expected {FORMS}; got a {path.suffix or 'nameless'} file")
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such file or folder; expected {FORMS}")
+    data_sets = open_data_sets(path, inputs)
+    if data_sets is not None:
+        return data_sets
+    visible = (each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
+    files = sorted((each for each in visible if each.suffix.lower() in {".npz", ".npy"}), key=natural_order)
+    if files:
+        parts: list[FeedSource] = [open_array_file(each, inputs, in_folder=True) for each in files]
+        return Joined(tuple(parts))
+    found = open_images(path, inputs, images)
+    if found is None:
+        raise UsageError(f"{path}: nothing in this folder can be read as samples; expected {FORMS}")
+    return found
+
+
+def _grouped(
+    feeds: Sequence[Mapping[str, NDArray[Any]]], batch: int, path: Path
+) -> tuple[Mapping[str, NDArray[Any]], ...]:
+    if batch == 1:
+        return tuple(feeds)
+    grouped: list[Mapping[str, NDArray[Any]]] = []
+    for start in range(0, len(feeds), batch):
+        group = feeds[start : start + batch]
+        for name in group[0]:
+            if len({feed[name].shape for feed in group}) > 1:
+                shapes = " and ".join(sorted({str(feed[name].shape[1:]) for feed in group}))
+                raise UsageError(f"{path}: a batch of {batch} for input '{name}' needs equal shapes, got {shapes}")
+        grouped.append({name: np.concatenate([feed[name] for feed in group], axis=0) for name in group[0]})
+    return tuple(grouped)
