@@ -1,7 +1,5 @@
-"""Compress exported ONNX networks by removing and merging channels, without training."""
+"""onnxmerge: make exported neural networks smaller and faster without training them."""
 
 from __future__ import annotations
-
-__all__ = ["__version__"]
 
 __version__ = "0.1.0"

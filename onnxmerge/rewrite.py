@@ -13,86 +13,70 @@ The input model is not touched. The result is checked: its inferred shapes are t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import ChannelGroup
-from onnxmerge.channels.relations import Axis, Edit, Indices, Kept, SetAttribute, SetInput, SetLengths
+from onnxmerge.channels.relations import Axis, Edit, Indices, SetAttribute, SetInput, SetLengths
 from onnxmerge.channels.rules import rule_of
 from onnxmerge.errors import OnnxMergeError
 from onnxmerge.graph import Draft, Lazy, Model, Node, infer_shapes
 
-__all__ = ["cut", "kept_elements"]
+__all__ = ["cut"]
 
 
-def kept_elements(groups: Sequence[ChannelGroup], kept: Mapping[int, Indices]) -> dict[Axis, Indices]:
-    """Indices that stay, for every axis that loses some.
-
-    Args:
-        groups: All groups.
-        kept: For groups that lose channels, by position in `groups`: the channels that stay.
-    """
-    masks: dict[Axis, np.ndarray] = {}
-    for position, channels in kept.items():
-        group = groups[position]
-        stays = np.zeros(group.size + 1, dtype=bool)
-        stays[channels] = True
-        stays[-1] = True  # label -1: elements of other groups
-        for axis, labels in group.members.items():
-            mask = masks.setdefault(axis, np.ones(len(labels), dtype=bool))
-            mask &= stays[labels]
-    return {axis: np.flatnonzero(mask) for axis, mask in masks.items() if not mask.all()}
-
-
-def cut(context: Context, model: Model, groups: Sequence[ChannelGroup], kept: Mapping[int, Indices]) -> Model:
+def cut(
+    context: Context,
+    draft: Draft,
+    left: Mapping[Axis, Indices],
+    added: Mapping[str, Axis] = MappingProxyType({}),
+) -> Model:
     """The model without the removed channels.
 
     Args:
         context: The analysed model.
-        model: The model to cut: the analysed one, or one that differs from it in weights alone.
-        groups: Groups of the analysed model.
-        kept: For groups that lose channels, by position: the channels that stay, ascending, at least one.
+        draft: A draft of that model, in which weights may have changed, but not their shapes.
+        left: Indices that stay, for every axis that loses some: see `kept_elements`.
+        added: Vectors that the draft added to the model, with the axis along which each lies.
 
     Raises:
         OnnxMergeError: The result does not have the shapes that the plan predicts; nothing of it may be used.
     """
-    left = kept_elements(groups, kept)
-    draft = Draft(model)
     for axis in left:
         draft.forget_shape(axis.tensor)
     for name in dict.fromkeys(axis.tensor for axis in left):
-        if name in model.weights:
-            draft.set_weight(name, _sliced(model, name, left))
+        if name in context.model.weights:
+            rank = len(context.model.weights.shape(name))
+            cuts = {axis: left[Axis(name, axis)] for axis in range(rank) if Axis(name, axis) in left}
+            draft.set_weight(name, _sliced(draft.weight(name), cuts))
+    for name, along in added.items():
+        if along in left:
+            draft.set_weight(name, _sliced(draft.weight(name), {0: left[along]}))
     for node in context.model.nodes:
         rule = rule_of(node)
         if node.op == "Shape" and node.domain == "":
             _keep_shape(context, draft, node, left)
         elif rule is not None and context.known(node):
-            for edit in rule.resize(node, context, _kept(left)):
+            for edit in rule.resize(node, context, left.get):
                 _apply(context, draft, node, edit)
     result = draft.finish()
     _check_shapes(context, result, left)
     return result
 
 
-def _kept(left: Mapping[Axis, Indices]) -> Kept:
-    return lambda axis: left.get(axis)
+def _sliced(weight: Lazy, cuts: Mapping[int, Indices]) -> Lazy:
+    shape = tuple(len(cuts[axis]) if axis in cuts else length for axis, length in enumerate(weight.shape))
 
-
-def _sliced(model: Model, name: str, left: Mapping[Axis, Indices]) -> Lazy:
-    shape = list(model.weights.shape(name))
-    cuts = {axis: left[Axis(name, axis)] for axis in range(len(shape)) if Axis(name, axis) in left}
-    for axis, indices in cuts.items():
-        shape[axis] = len(indices)
-
-    def load() -> np.ndarray:
-        array = model.weights[name]
+    def load() -> NDArray[Any]:
+        array = weight.load()
         for axis, indices in cuts.items():
             array = np.take(array, indices, axis=axis)
         return array
 
-    return Lazy(tuple(shape), model.weights.element_type(name), load)
+    return Lazy(shape, weight.element_type, load)
 
 
 def _apply(context: Context, draft: Draft, node: Node, edit: Edit) -> None:

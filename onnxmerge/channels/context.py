@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxmerge.channels.relations import Axis, Pin, Relation
-from onnxmerge.graph import Model, Node, StaticShapes
+from onnxmerge.graph import Model, Node, NotEvaluableError, StaticShapes, evaluate
 
 __all__ = ["Context", "pin_all"]
 
@@ -39,6 +39,22 @@ class Context:
     def is_weight(self, tensor: str) -> bool:
         """Whether a tensor is an initializer, so that its values can be replaced."""
         return tensor in self.model.weights
+
+    def array(self, tensor: str) -> NDArray[Any] | None:
+        """Values of a constant: an initializer, or what one node makes of constants (a dequantized weight)."""
+        if self.is_weight(tensor):
+            return self.model.weights[tensor]
+        if not self.is_constant(tensor):
+            return None
+        node = self.model.writer[tensor]
+        inputs = {name: self.array(name) for name in node.inputs if name}
+        if any(value is None for value in inputs.values()):
+            return None
+        try:
+            results = evaluate(self.model, node, {name: value for name, value in inputs.items() if value is not None})
+        except NotEvaluableError:
+            return None
+        return results[[name for name in node.outputs if name].index(tensor)]
 
     def known(self, node: Node) -> bool:
         """Whether the shapes of all inputs and outputs are known."""

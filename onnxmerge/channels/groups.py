@@ -17,7 +17,7 @@ Walks are ordered by the file's node order and labels by index, so groups are th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -29,7 +29,7 @@ from onnxmerge.channels.context import Context
 from onnxmerge.channels.relations import Axis, Consumer, Fork, Indices, Link, Pin, Producer, Relation, Tie, Way
 from onnxmerge.channels.rules import relate
 
-__all__ = ["Analysis", "ChannelGroup", "Pinned", "find_groups"]
+__all__ = ["Analysis", "ChannelGroup", "Pinned", "find_groups", "kept_elements"]
 
 _DEEPEST = 4
 """Forks passed in a row by coarser and coarser labels; attention with grouped queries needs three."""
@@ -126,6 +126,25 @@ def find_groups(context: Context) -> Analysis:
 def _key(members: Mapping[Axis, Indices]) -> bytes:
     parts = (f"{axis.tensor}\0{axis.axis}\0".encode() + labels.tobytes() for axis, labels in sorted(members.items()))
     return b"".join(parts)
+
+
+def kept_elements(groups: Sequence[ChannelGroup], kept: Mapping[int, Indices]) -> dict[Axis, Indices]:
+    """Indices that stay, for every axis that loses some.
+
+    Args:
+        groups: All groups.
+        kept: For groups that lose channels, by position in `groups`: the channels that stay.
+    """
+    masks: dict[Axis, np.ndarray] = {}
+    for position, channels in kept.items():
+        group = groups[position]
+        stays = np.zeros(group.size + 1, dtype=bool)
+        stays[channels] = True
+        stays[-1] = True  # label -1: elements of other groups
+        for axis, labels in group.members.items():
+            mask = masks.setdefault(axis, np.ones(len(labels), dtype=bool))
+            mask &= stays[labels]
+    return {axis: np.flatnonzero(mask) for axis, mask in masks.items() if not mask.all()}
 
 
 class _Atlas:

@@ -1,7 +1,8 @@
 """The only place that knows ONNX files: read, check, infer shapes, view, edit, write."""
 
 from onnxmerge.graph.edit import Draft, to_proto
-from onnxmerge.graph.load import load
+from onnxmerge.graph.evaluate import NotEvaluableError, evaluate
+from onnxmerge.graph.load import external_files, load
 from onnxmerge.graph.model import Lazy, Model, Node
 from onnxmerge.graph.save import Staged, check_target, staged
 from onnxmerge.graph.shapes import Shapes, StaticShapes, infer_shapes, input_dims, probe_shapes
@@ -13,11 +14,14 @@ __all__ = [
     "Lazy",
     "Model",
     "Node",
+    "NotEvaluableError",
     "Shapes",
     "Staged",
     "StaticShapes",
     "TensorSpec",
     "check_target",
+    "evaluate",
+    "external_files",
     "infer_shapes",
     "input_dims",
     "load",

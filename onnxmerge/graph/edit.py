@@ -43,6 +43,13 @@ class Draft:
         self._names.add(name)
         return name
 
+    def weight(self, name: str) -> Lazy:
+        """An initializer as it stands in the draft."""
+        if name in self._changed:
+            return self._changed[name]
+        tensor, weights = self._tensors[name], self._model.weights
+        return Lazy(tuple(tensor.dims), int(tensor.data_type), lambda: weights[name])
+
     def set_weight(self, name: str, value: Lazy | NDArray[Any]) -> None:
         """Replace the values of an initializer, or add one; its type stays what it was."""
         old = self._tensors.get(name)

@@ -14,7 +14,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-__all__ = ["NotEvaluableError", "evaluate_node"]
+from onnxmerge.graph.model import Model, Node
+
+__all__ = ["NotEvaluableError", "evaluate", "evaluate_node"]
 
 
 class NotEvaluableError(Exception):
@@ -54,3 +56,12 @@ def evaluate_node(
     except Exception as error:
         raise NotEvaluableError(f"{proto.op_type} cannot be evaluated: {error}") from error
     return [np.asarray(result) for result in results]
+
+
+def evaluate(model: Model, node: Node, inputs: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+    """Outputs of one node of a model.
+
+    Raises:
+        NotEvaluableError: For any reason that the reference implementation refuses.
+    """
+    return evaluate_node(model.proto.graph.node[node.index], inputs, model.opsets)

@@ -20,7 +20,7 @@ from onnxmerge.errors import ModelError, UsageError
 from onnxmerge.graph.model import Model, external_entries, onnx_bits
 from onnxmerge.graph.normalise import normalise
 
-__all__ = ["load"]
+__all__ = ["external_files", "load"]
 
 _FLOATS = {"FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16"}
 _CHUNK = 1 << 24
@@ -134,3 +134,12 @@ def _check_finite(model: Model) -> None:
         for start in range(0, flat.size, _CHUNK):
             if np.isnan(flat[start : start + _CHUNK]).any():
                 raise ModelError(f"{model.source}: initializer {name!r} holds NaN; nothing sound can be made of it")
+
+
+def external_files(path: Path) -> tuple[Path, ...]:
+    """The files beside a model that hold its external data."""
+    try:
+        proto = _parse(_read(path), str(path))
+    except (ModelError, UsageError):
+        return ()
+    return tuple(path.parent / name for name in dict.fromkeys(external_entries(t)[0] for t in _external(proto)))

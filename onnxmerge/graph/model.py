@@ -185,6 +185,7 @@ class Model:
         self.proto = proto
         self.folder = folder
         self.source = source
+        self.producer = (proto.producer_name, proto.producer_version)
         self.copies = copies
         self.changed = changed
         self.opsets: dict[str, int] = {entry.domain: int(entry.version) for entry in proto.opset_import}

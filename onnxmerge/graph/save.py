@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from onnxmerge.errors import UsageError
+from onnxmerge.errors import OnnxMergeError, UsageError
 from onnxmerge.graph.edit import fill, joined, to_proto
 from onnxmerge.graph.model import Model, onnx_bits
 
@@ -94,9 +94,18 @@ def staged(model: Model, target: Path, external: bool = False) -> Iterator[Stage
                 path.write_bytes(to_proto(model).SerializeToString(deterministic=True))
         except OSError as error:
             raise UsageError(f"{target} cannot be written: {error.strerror or error}") from error
+        _check(path, target)
         yield Staged(path, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check(path: Path, target: Path) -> None:
+    """Postcondition: ONNX's checker accepts what was written."""
+    try:
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        raise OnnxMergeError(f"the model for {target} is not valid: {str(error).splitlines()[0]}") from error
 
 
 def _write_external(model: Model, path: Path) -> None:

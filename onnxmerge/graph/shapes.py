@@ -48,11 +48,13 @@ class Shapes:
     Attributes:
         dims: Concrete shape by tensor, initializers included; unknown tensors are absent.
         values: Small known values by tensor.
+        kinds: ONNX's number of the element type by tensor.
         failed: Nodes whose outputs stayed unknown.
     """
 
     dims: Mapping[str, tuple[int, ...]]
     values: Mapping[str, NDArray[Any]]
+    kinds: Mapping[str, int]
     failed: tuple[str, ...]
 
 
@@ -107,7 +109,10 @@ def infer_shapes(model: Model, dims: Mapping[str, tuple[int, ...]]) -> Shapes:
     for node, proto in zip(model.nodes, model.proto.graph.node, strict=True):
         if not _walk_node(model, node, proto, types, known, values):
             failed.append(node.name)
-    return Shapes(known, values, tuple(failed))
+    kinds = {
+        name: int(kind.tensor_type.elem_type) for name, kind in types.items() if kind.WhichOneof("value") == "tensor_type"
+    }
+    return Shapes(known, values, kinds, tuple(failed))
 
 
 def _walk_node(

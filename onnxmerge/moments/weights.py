@@ -118,15 +118,16 @@ def _by_channel(values: NDArray[np.generic], labels: Indices, size: int) -> Floa
 
 
 def producer_rows(context: Context, group: ChannelGroup) -> Rows | None:
-    """The rows that make the channels of a group; None where a producer's weight is not a plain initializer.
+    """The rows that make the channels of a group; None where a producer's weight is not a constant that can be read.
 
     A producer that makes only some channels of the group contributes zeros to the others.
     """
     parts, importances = [], []
     for producer in group.producers:
-        if not context.is_weight(producer.weight.tensor):
+        array = context.array(producer.weight.tensor)
+        if array is None:
             return None
-        weight = np.moveaxis(context.model.weights[producer.weight.tensor], producer.weight.axis, 0)
+        weight = np.moveaxis(array, producer.weight.axis, 0)
         labels = group.members[producer.weight]
         rows = _by_channel(weight, labels, group.size)
         on_output = group.members[producer.output]

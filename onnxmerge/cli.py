@@ -1,0 +1,562 @@
+"""The command line: reads options, calls the pipeline, prints the result, says by the exit status what became of it.
+
+| exit status | meaning |
+|---|---|
+| 0 | done; for ``compress``: written and verified |
+| 1 to 4, 70 | that of the error, see ``errors`` |
+| 70 | also any other exception: our own bug, with a line that asks to report it |
+| 130 | interrupted |
+
+Results go to standard output, errors and progress to standard error, an error as one line. A reader that stops
+reading (``| head``) is no error. Choices and defaults come from the tables that check them, so no list is kept twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import click
+from click_default_group import DefaultGroup
+from rich.console import Console
+
+from onnxmerge import __version__, pipeline
+from onnxmerge.decompose import COMPENSATIONS, SELECTIONS
+from onnxmerge.errors import OnnxMergeError, UsageError
+from onnxmerge.plan.options import ALLOCATIONS, BUDGETS, METHODS, Options
+from onnxmerge.report.account import Account, Inspection, SideBySide
+from onnxmerge.report.data import check_writable, to_json, write_text
+from onnxmerge.report.progress import StageDisplay
+from onnxmerge.report.terminal import show_account, show_inspection, show_side_by_side
+from onnxmerge.runtime import Provider
+from onnxmerge.samples import ImageOptions
+
+__all__ = ["main"]
+
+PROGRAM = "onnxmerge"
+INTERRUPTED = 130
+VERBOSE = "verbose"
+STDOUT = "-"
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+Decorator = Callable[[Decorated], Decorated]
+
+
+class _Option(click.Option):
+    """An option that knows the section of the help that it belongs to."""
+
+    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:  # noqa: ANN401 - click's own signature
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class _Command(click.Command):
+    """A command whose help lists options by section."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the sections in the order in which they first appear."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "section", "Other"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class _Console(Console):
+    """A console that leaves a broken pipe to ``main``."""
+
+    def on_broken_pipe(self) -> None:
+        """Raises instead of ending the program with the exit status of a failed gate."""
+        raise BrokenPipeError
+
+
+class _Shape(click.ParamType):
+    """``NAME:1,3,224,224``; a name may hold colons itself."""
+
+    name = "NAME:D,D,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, ...]]:
+        """Splits name and dimensions."""
+        if isinstance(value, tuple):
+            return value
+        name, _, dims = str(value).rpartition(":")
+        lengths = tuple(int(each) for each in dims.split(",") if each.strip().isdecimal())
+        if not name or len(lengths) != len(dims.split(",")) or 0 in lengths:
+            self.fail(f"expected NAME:1,3,224,224 with positive lengths, got {value!r}.", param, ctx)
+        return name, lengths
+
+
+class _Numbers(click.ParamType):
+    """One finite number, or several with commas between."""
+
+    name = "X[,X…]"
+
+    def __init__(self, *, positive: bool = False) -> None:
+        self.positive = positive
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Splits at commas."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(float(each) for each in str(value).split(","))
+        except ValueError:
+            self.fail(f"expected numbers such as 0.485,0.456,0.406, got {value!r}.", param, ctx)
+        if not all(math.isfinite(each) and (each > 0 or not self.positive) for each in numbers):
+            self.fail(f"expected finite{' positive' * self.positive} numbers, got {value!r}.", param, ctx)
+        return numbers
+
+
+class _Size(click.ParamType):
+    """``256`` for the short side, ``224x224`` for height and width."""
+
+    name = "N|HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, int]:
+        """Splits at the x."""
+        if isinstance(value, (int, tuple)):
+            return value
+        sides = str(value).lower().split("x")
+        if len(sides) > 2 or not all(each.isdecimal() and int(each) > 0 for each in sides):
+            self.fail(f"expected 256 (the short side) or 224x224 (height x width), got {value!r}.", param, ctx)
+        return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+class _Within(click.ParamType):
+    """A number from low to high; NaN is in no range."""
+
+    name = "X"
+
+    def __init__(self, low: float, high: float, what: str) -> None:
+        self.low, self.high, self.what = low, high, what
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Checks the range."""
+        with contextlib.suppress(ValueError):
+            if self.low <= float(value) <= self.high:
+                return float(value)
+        self.fail(f"{value!r} is not {self.what} from {self.low:g} to {self.high:g}.", param, ctx)
+
+
+def _remember(context: click.Context, _: click.Parameter, value: bool) -> bool:
+    context.find_root().meta[VERBOSE] = value
+    return value
+
+
+def _in_section(title: str) -> Callable[..., Decorator[Any]]:
+    def option(*names: str, **settings: Any) -> Decorator[Any]:  # noqa: ANN401 - click's own signature
+        return click.option(*names, cls=_Option, section=title, **settings)
+
+    return option
+
+
+def _all(*decorators: Decorator[Any]) -> Decorator[Any]:
+    """Several decorators as one, the first outermost."""
+
+    def decorate(function: Decorated) -> Decorated:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+_of_budget = _in_section("How much goes")
+_of_method = _in_section("What goes, and what stands in for it")
+_of_groups = _in_section("Where")
+_of_samples = _in_section("Samples")
+_of_verification = _in_section("Verification")
+_of_output = _in_section("Output")
+
+_IMAGES = _all(
+    _of_samples("--mean", type=_Numbers(), help="Images: subtracted after scaling, one number or one a channel."),
+    _of_samples("--std", type=_Numbers(positive=True), help="Images: divided by after that."),
+    _of_samples("--scale", type=float, help="Images: factor of a pixel 0..255; 1/255 for models that take floats."),
+    _of_samples("--resize", type=_Size(), help="Images: short side, then centre crop; or height x width."),
+)
+_DATA = _of_samples(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Held-out samples to verify on, in the forms of --calib; an array `labels`, or a subfolder for each class, "
+    "gives accuracy.",
+)
+_SHAPES = _of_samples(
+    "--shape", "shapes", type=_Shape(), multiple=True, help="Shape of an input with free dimensions; repeatable."
+)
+_PROVIDER = _of_verification(
+    "--provider", type=click.Choice(get_args(Provider)), default="auto", show_default=True, help="What runs the models."
+)
+_SEED = _of_output(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=Options.seed,
+    show_default=True,
+    help="Of synthetic samples and of intervals.",
+)
+_EVERYWHERE = _all(
+    _of_output(
+        "--json",
+        "json_path",
+        metavar="F",
+        type=click.Path(path_type=Path, allow_dash=True),
+        help="Also write the account as JSON; - is standard output, and the tables go to standard error.",
+    ),
+    _of_output("-v", "--verbose", is_flag=True, callback=_remember, help="All groups, stage times; traces of bugs."),
+    _of_output("-q", "--quiet", is_flag=True, help="No tables and no progress, only errors."),
+    click.version_option(__version__, prog_name=PROGRAM, cls=_Option, section="Output"),
+)
+
+
+def _presets() -> str:
+    rows = (f"{name}: {m.select} + {m.compensate}, {m.allocate}" for name, m in METHODS.items())
+    return "Preset of selection + compensation, allocation. " + "; ".join(rows) + "."
+
+
+@click.group(
+    cls=DefaultGroup,
+    default="compress",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name=PROGRAM)
+def cli() -> None:
+    """Make an exported ONNX network smaller and faster by removing and merging channels, without training.
+
+    \b
+    Examples:
+      onnxmerge model.onnx smaller.onnx --ratio 0.5
+      onnxmerge inspect model.onnx
+      onnxmerge compare model.onnx smaller.onnx --data held_out.npz
+
+    Without a command, compress is meant; `onnxmerge compress --help` lists its options.
+    """
+
+
+@cli.command(cls=_Command)
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("target", metavar="OUT", type=click.Path(path_type=Path), required=False)
+@_of_budget(
+    "--ratio", type=float, default=Options.ratio, show_default=True, metavar="R", help="Fraction to remove, 0 <= R < 1."
+)
+@_of_budget("--of", type=click.Choice(BUDGETS), default=Options.of, show_default=True, help="What the ratio counts.")
+@_of_budget(
+    "--allocate",
+    type=click.Choice(ALLOCATIONS),
+    default=Options.allocate,
+    show_default=True,
+    help="Spread over groups: uniform, the same share of each; global, the least important of all; auto, the method's.",
+)
+@_of_budget(
+    "--round-to",
+    type=click.IntRange(min=1),
+    default=Options.round_to,
+    show_default=True,
+    metavar="N",
+    help="Cut to multiples of N channels.",
+)
+@_of_method("--method", type=click.Choice(tuple(METHODS)), default=Options.method, show_default=True, help=_presets())
+@_of_method("--select", type=click.Choice(SELECTIONS), help="Which channels stay; overrides the preset's.")
+@_of_method(
+    "--compensate", type=click.Choice(COMPENSATIONS), help="What stands in for the others; overrides the preset's."
+)
+@_of_method("--threshold", type=float, default=Options.threshold, show_default=True, help="Merge: least cosine, -1..1.")
+@_of_method(
+    "--balance",
+    type=float,
+    default=Options.balance,
+    show_default=True,
+    help="Merge: weight of direction against offset, 0..1.",
+)
+@_of_method(
+    "--fold-mean/--no-fold-mean",
+    default=None,
+    help="Put known means of removed channels into the biases of what read them; the method's own without.",
+)
+@_of_groups(
+    "--coupled/--no-coupled",
+    default=Options.coupled,
+    show_default=True,
+    help="Also cut groups with several producers, such as residual streams.",
+)
+@_of_groups("--only", multiple=True, metavar="GLOB", help="Cut only groups of nodes with such names; repeatable.")
+@_of_groups("--skip", multiple=True, metavar="GLOB", help="Leave groups of nodes with such names alone; repeatable.")
+@_of_samples(
+    "--calib",
+    type=click.Path(path_type=Path),
+    help="Calibration samples: .npz (keys are input names), .npy, a folder of either, of test_data_set_*, or of images.",
+)
+@_of_samples(
+    "--calib-size", type=click.IntRange(min=1), default=512, show_default=True, metavar="N", help="At most N of them."
+)
+@_DATA
+@_IMAGES
+@_SHAPES
+@_of_verification(
+    "--verify/--no-verify", default=True, show_default=True, help="Run both models before OUT is written."
+)
+@_of_verification(
+    "--min-cosine",
+    type=_Within(-1, 1, "a cosine"),
+    help="Gate: with a lower cosine of any output nothing is written.",
+)
+@_of_verification(
+    "--max-drop",
+    type=_Within(0, 100, "a number of percentage points"),
+    help="Gate: with more points of accuracy lost (of top-1 agreement, without labels) nothing is written.",
+)
+@_PROVIDER
+@_of_output("--dry-run", is_flag=True, help="Do everything, write nothing; OUT may be left out.")
+@_of_output("--overwrite", is_flag=True, help="Let OUT replace IN.")
+@_of_output("--external-data", is_flag=True, help="Weights into a file beside OUT; always so above 2 GB.")
+@_SEED
+@_EVERYWHERE
+def compress(
+    source: Path,
+    target: Path | None,
+    *,
+    json_path: Path | None,
+    verbose: bool,
+    quiet: bool,
+    **given: Any,  # noqa: ANN401 - click names them, `_options` and the like read them
+) -> None:
+    """Write a smaller, faster model OUT made of IN, and say what it cost.
+
+    \b
+    Examples:
+      onnxmerge model.onnx smaller.onnx --ratio 0.5
+      onnxmerge model.onnx smaller.onnx --calib samples.npz --data held_out.npz --max-drop 1
+      onnxmerge model.onnx --dry-run --of params --skip 'head*'
+
+    Verified on --data, else on calibration samples, else on synthetic ones. IN is never touched; OUT appears whole,
+    after verification, or not at all.
+    """
+    _check_command(source)
+    if target is None and not given["dry_run"]:
+        raise UsageError(f"OUT is missing, the file to write; or try --dry-run: {PROGRAM} {source} OUT.onnx")
+    if not given["verify"] and (given["min_cosine"] is not None or given["max_drop"] is not None):
+        raise UsageError("--min-cosine and --max-drop are gates of the verification; leave out --no-verify or them")
+    options = Options(**{name: given[name] for name in Options.__dataclass_fields__})
+    _check_json(json_path, source, target)
+    with _stages(quiet) as progress:
+        account = pipeline.compress_file(
+            source,
+            target,
+            options,
+            calibration=given["calib"],
+            calib_size=given["calib_size"],
+            data=given["data"],
+            images=_images(given),
+            shapes=_shapes(given["shapes"]),
+            verification=pipeline.Verification(
+                enabled=given["verify"],
+                provider=given["provider"],
+                min_cosine=given["min_cosine"],
+                max_drop=given["max_drop"],
+            ),
+            progress=progress,
+            overwrite=given["overwrite"],
+            external_data=given["external_data"],
+            dry_run=given["dry_run"],
+        )
+    _show(account, show_account, json_path, verbose=verbose, quiet=quiet)
+
+
+@cli.command(cls=_Command)
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@_SHAPES
+@_EVERYWHERE
+def inspect(
+    source: Path,
+    *,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    json_path: Path | None,
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """List the channel groups of IN: what could go, what is pinned, and why.
+
+    \b
+    Examples:
+      onnxmerge inspect model.onnx
+      onnxmerge inspect model.onnx --shape input:1,3,224,224 --json groups.json
+    """
+    _check_json(json_path, source)
+    with _stages(quiet) as progress:
+        progress("inspect", None)
+        inspection = pipeline.inspect(source, shapes=_shapes(shapes))
+    _show(inspection, show_inspection, json_path, verbose=verbose, quiet=quiet)
+
+
+@cli.command(cls=_Command)
+@click.argument("first", metavar="A", type=click.Path(path_type=Path))
+@click.argument("second", metavar="B", type=click.Path(path_type=Path))
+@_DATA
+@_IMAGES
+@_SHAPES
+@_PROVIDER
+@_SEED
+@_EVERYWHERE
+def compare(
+    first: Path,
+    second: Path,
+    *,
+    json_path: Path | None,
+    verbose: bool,
+    quiet: bool,
+    **given: Any,  # noqa: ANN401
+) -> None:
+    """Set two models with the same inputs and outputs side by side: size, fidelity of B to A, accuracy, latency.
+
+    \b
+    Examples:
+      onnxmerge compare model.onnx smaller.onnx --data held_out.npz
+      onnxmerge compare model.onnx smaller.onnx --provider cpu --json -
+    """
+    _check_json(json_path, first, second)
+    with _stages(quiet) as progress:
+        result = pipeline.compare(
+            first,
+            second,
+            data=given["data"],
+            images=_images(given),
+            shapes=_shapes(given["shapes"]),
+            provider=given["provider"],
+            seed=given["seed"],
+            progress=progress,
+        )
+    _show(result, show_side_by_side, json_path, verbose=verbose, quiet=quiet)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: Without the program's name; None for those of the process.
+
+    Returns:
+        The exit status; the table is in the module's docstring.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # "…" and "→" are no reason to fail where the terminal is not UTF-8
+    meta: dict[str, Any] = {}
+    try:
+        # Not cli.main(): it takes an EOFError of ours for an interrupt, and globs for itself on Windows.
+        with cli.make_context(PROGRAM, list(sys.argv[1:] if arguments is None else arguments)) as context:
+            meta = context.meta
+            cli.invoke(context)
+            sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        return _fail(error.format_message(), UsageError.exit_status, prefix="")
+    except click.ClickException as error:
+        return _fail(_one_line(_explained(error)), UsageError.exit_status)
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was not finished is not there", INTERRUPTED, prefix=f"{PROGRAM}: ")
+    except BrokenPipeError:
+        _forget_output()
+    except OnnxMergeError as error:
+        if error.exit_status == OnnxMergeError.exit_status:
+            return _internal(error, verbose=meta.get(VERBOSE, False))
+        return _fail(_one_line(str(error)), error.exit_status)
+    except Exception as error:  # whatever is not on purpose is a bug, and says so in one line
+        return _internal(error, verbose=meta.get(VERBOSE, False))
+    return 0
+
+
+def _internal(error: Exception, *, verbose: bool) -> int:
+    if verbose:
+        _write_error(traceback.format_exc())
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    hint = "" if verbose else ", the trace that -v prints"
+    asked = f"please report it with the command{hint}, the model if you can share it, and version {__version__}"
+    return _fail(f"{_one_line(what)}; {asked}", OnnxMergeError.exit_status, prefix=f"{PROGRAM}: internal error: ")
+
+
+def _explained(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    words = error.format_message().rstrip(".")
+    return f"{words}; see {context.command_path} --help" if context is not None else words
+
+
+def _one_line(words: str) -> str:
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in " ".join(words.split()))
+
+
+def _fail(words: str, status: int, prefix: str = f"{PROGRAM}: error: ") -> int:
+    _write_error(f"{prefix}{words}\n")
+    return status
+
+
+def _write_error(text: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def _forget_output() -> None:
+    """Points standard output to nowhere, so that the interpreter's last flush does not fail once more."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_command(source: Path) -> None:
+    """Where no such file exists, the first word may have been meant as a command."""
+    near = difflib.get_close_matches(str(source), list(cli.commands), n=1)
+    if near and not source.exists():
+        raise UsageError(
+            f"no command and no file is named '{source}'; did you mean '{near[0]}'? (a command comes before options)"
+        )
+
+
+def _check_json(path: Path | None, *models: Path | None) -> None:
+    if path is None or str(path) == STDOUT:
+        return
+    if any(model is not None and model.resolve() == path.resolve() for model in models):
+        raise UsageError(f"--json {path} is one of the models; give another name")
+    check_writable(path)
+
+
+def _shapes(given: Sequence[tuple[str, tuple[int, ...]]]) -> Mapping[str, tuple[int, ...]]:
+    shapes = dict(given)
+    if len(shapes) < len(given):
+        raise UsageError("--shape names the same input twice")
+    return shapes
+
+
+def _images(given: Mapping[str, Any]) -> ImageOptions | None:
+    named = {name: given[name] for name in ("mean", "std", "scale", "resize") if given[name] is not None}
+    if not math.isfinite(named.get("scale", 1.0)):
+        raise UsageError(f"--scale is {named['scale']}; expected a finite number")
+    return ImageOptions(**named) if named else None
+
+
+def _stages(quiet: bool) -> StageDisplay:
+    return StageDisplay(_Console(file=sys.stderr, highlight=False), enabled=not quiet)
+
+
+Result = TypeVar("Result", Account, Inspection, SideBySide)
+
+
+def _show(result: Result, show: Callable[..., None], json_path: Path | None, *, verbose: bool, quiet: bool) -> None:
+    on_stdout = json_path is not None and str(json_path) == STDOUT
+    if on_stdout:
+        click.echo(to_json(result), nl=False)
+    elif json_path is not None:
+        write_text(json_path, to_json(result))
+    if not quiet:
+        show(_Console(file=sys.stderr if on_stdout else sys.stdout, highlight=False), result, verbose=verbose)

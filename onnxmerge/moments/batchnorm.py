@@ -1,0 +1,204 @@
+"""Means of signals without data: what BatchNormalization says of its output, followed through the network.
+
+Behind a BatchNormalization, channel i is taken to be N(β_i, γ_i²), as it was on the training data. Such a channel
+is held as `QUANTILES` equally likely values, and a function of it is that function of the values. So the mean of
+any activation comes out: for relu it is the known β·Φ(β/γ) + γ·φ(β/γ), and SiLU or hard-swish written out in nodes
+are no different, because both factors are functions of the same values.
+
+A sum of signals from different sources is taken to be normal, with their means and variances added; that counts
+them as uncorrelated. Averages keep the mean. What mixes anything else (MaxPool, products of different signals) is
+unknown: not a number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.relations import Axis, Link, Relation
+from onnxmerge.channels.rules import elementwise
+from onnxmerge.graph import Node, NotEvaluableError, evaluate
+
+__all__ = ["QUANTILES", "BatchNormMeans"]
+
+Floats = NDArray[np.float64]
+
+QUANTILES = 256
+"""The mean of relu(N(0, 1)) from so many values is off by 2e-4; twice as many change nothing that can be measured."""
+
+_POINTWISE = frozenset(rule.op for rule in elementwise.RULES)
+_AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
+_LAYOUT = frozenset(
+    {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Split", "Slice", "Gather", "Pad", "Resize",
+     "Upsample"}
+)  # fmt: skip
+
+
+def _normal_values() -> Floats:
+    values = norm.ppf((np.arange(QUANTILES) + 0.5) / QUANTILES)
+    return np.asarray(values / np.sqrt(np.mean(np.square(values))))
+
+
+@dataclass(frozen=True)
+class _Signal:
+    """Equally likely values of every element of an axis, functions of what one source emits.
+
+    Attributes:
+        source: Index of the node they are functions of.
+        values: (QUANTILES, n); not a number where unknown.
+    """
+
+    source: int
+    values: Floats
+
+
+class BatchNormMeans:
+    """Means of the elements of channel axes, as far as BatchNormalization tells them."""
+
+    def __init__(self, context: Context, relations: tuple[Relation, ...]) -> None:
+        """Means for a model; work is done when an axis is asked for."""
+        self._context = context
+        self._relations = relations
+        self._normal = _normal_values()
+        self._known: dict[Axis, _Signal | None] = {}
+
+    def mean(self, axis: Axis) -> Floats:
+        """(n,) means of the elements of an axis; not a number where unknown."""
+        length = (self._context.dims(axis.tensor) or ())[axis.axis]
+        signal = self._signal(axis)
+        return np.full(length, np.nan) if signal is None else signal.values.mean(axis=0)
+
+    def _signal(self, axis: Axis) -> _Signal | None:
+        # Nodes are followed back without recursion: residual networks are deeper than Python's stack.
+        waiting = [axis]
+        while waiting:
+            top = waiting[-1]
+            if top in self._known:
+                waiting.pop()
+                continue
+            missing = [a for a in self._sources(top) if a not in self._known]
+            if missing:
+                waiting.extend(missing)
+            else:
+                self._known[top] = self._compute(top)
+                waiting.pop()
+        return self._known[axis]
+
+    def _sources(self, axis: Axis) -> list[Axis]:
+        """The axes that an axis is computed from."""
+        node = self._context.model.writer.get(axis.tensor)
+        if node is None or node.domain or not self._context.known(node):
+            return []
+        if node.op in _POINTWISE:
+            return [a for a, _ in self._operands(node, axis) if a is not None]
+        if node.op in _AVERAGES or node.op in _LAYOUT:
+            return [entry.one for entry in self._links_to(node, axis)]
+        return []
+
+    def _links_to(self, node: Node, axis: Axis) -> list[Link]:
+        relation = self._relations[node.index]
+        links = [*relation.links, *(e for fork in relation.forks for way in fork.ways for e in way.links)]
+        return [entry for entry in links if entry.two == axis and entry.one.tensor in node.inputs]
+
+    def _operands(self, node: Node, axis: Axis) -> list[tuple[Axis | None, str]]:
+        """For each input of a pointwise node: its axis under the output's, None for a constant; and its name."""
+        rank = self._context.rank(axis.tensor)
+        result: list[tuple[Axis | None, str]] = []
+        for name in node.inputs:
+            if name:
+                own = axis.axis - (rank - self._context.rank(name))
+                result.append((None if self._context.is_constant(name) or own < 0 else Axis(name, own), name))
+        return result
+
+    def _compute(self, axis: Axis) -> _Signal | None:
+        node = self._context.model.writer.get(axis.tensor)
+        if node is None or node.domain or not self._context.known(node):
+            return None
+        if node.op == "BatchNormalization":
+            return self._normalised(node) if axis.axis == 1 else None
+        if node.op in _POINTWISE:
+            return self._pointwise(node, axis)
+        if node.op in _AVERAGES or node.op in _LAYOUT:
+            return self._moved(node, axis)
+        return None
+
+    def _normalised(self, node: Node) -> _Signal | None:
+        gamma, beta = self._context.array(node.input(1)), self._context.array(node.input(2))
+        if gamma is None or beta is None:
+            return None
+        values = np.asarray(beta, dtype=np.float64) + self._normal[:, None] * np.asarray(gamma, dtype=np.float64)
+        return _Signal(node.index, values)
+
+    def _moved(self, node: Node, axis: Axis) -> _Signal | None:
+        length = (self._context.dims(axis.tensor) or ())[axis.axis]
+        values = np.full((QUANTILES, length), np.nan)
+        sources = set()
+        for entry in self._links_to(node, axis):
+            signal = self._known[entry.one]
+            if signal is None:
+                continue
+            sources.add(signal.source)
+            if entry.at_one is None or entry.at_two is None:
+                values[:] = signal.values
+            else:
+                values[:, entry.at_two] = signal.values[:, entry.at_one]
+        if not sources:
+            return None
+        # Functions of several sources stay functions of one only as long as nothing combines their elements.
+        return _Signal(sources.pop() if len(sources) == 1 else node.index, values)
+
+    def _pointwise(self, node: Node, axis: Axis) -> _Signal | None:
+        operands = self._operands(node, axis)
+        length = (self._context.dims(axis.tensor) or ())[axis.axis]
+        signals: dict[str, _Signal] = {}
+        for place, name in operands:
+            if place is None:
+                continue
+            signal = self._known[place]
+            if signal is None or signal.values.shape[1] != length:
+                return None
+            signals[name] = signal
+        if not signals:
+            return None
+        if len({signal.source for signal in signals.values()}) == 1:
+            return self._function(node, axis, operands, signals)
+        if node.op in ("Add", "Sum") and len(signals) == len(operands):
+            mean = sum(signal.values.mean(axis=0) for signal in signals.values())
+            variance = sum(signal.values.var(axis=0) for signal in signals.values())
+            return _Signal(node.index, np.asarray(mean + self._normal[:, None] * np.sqrt(variance)))
+        return None
+
+    def _function(
+        self, node: Node, axis: Axis, operands: list[tuple[Axis | None, str]], signals: dict[str, _Signal]
+    ) -> _Signal | None:
+        """Run the operator on the values, laid out along an axis that is not the channels'."""
+        rank = self._context.rank(axis.tensor)
+        if rank < 2:  # noqa: PLR2004
+            return None
+        spread = 0 if axis.axis != 0 else 1
+        shape = [1] * rank
+        shape[spread], shape[axis.axis] = QUANTILES, (self._context.dims(axis.tensor) or ())[axis.axis]
+        feed: dict[str, NDArray[np.generic]] = {}
+        for place, name in operands:
+            if place is not None:
+                values = signals[name].values
+                feed[name] = (values if spread < axis.axis else values.T).reshape(shape)
+                continue
+            constant = self._context.array(name)
+            padded = (1,) * (rank - self._context.rank(name)) + (self._context.dims(name) or ())
+            if constant is None or any(n != 1 for a, n in enumerate(padded) if a != axis.axis):
+                return None
+            feed[name] = constant.astype(np.float64) if constant.dtype.kind == "f" else constant
+        try:
+            result = np.asarray(evaluate(self._context.model, node, feed)[0], dtype=np.float64)
+        except NotEvaluableError:
+            return None
+        if result.shape != tuple(shape):
+            return None
+        flat = result.reshape([n for a, n in enumerate(shape) if a in (spread, axis.axis)])
+        source = next(iter(signals.values())).source
+        return _Signal(source, flat if spread < axis.axis else flat.T)

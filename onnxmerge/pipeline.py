@@ -1,0 +1,510 @@
+"""From a model to a smaller one, end to end: read, analyse, plan, rewrite, verify, write.
+
+`compress` works in memory, `compress_file` between files; both are the same steps. `inspect` stops after the
+analysis, `compare` takes two models that exist.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from onnxmerge import __version__
+from onnxmerge.absorb import absorb, mask_signals
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.groups import Analysis, find_groups, kept_elements
+from onnxmerge.errors import NothingToCutError, UsageError
+from onnxmerge.graph import (
+    Draft,
+    Model,
+    check_target,
+    external_files,
+    infer_shapes,
+    input_dims,
+    load,
+    probe_shapes,
+    staged,
+    to_proto,
+)
+from onnxmerge.moments.batchnorm import BatchNormMeans
+from onnxmerge.plan.cost import CostModel
+from onnxmerge.plan.options import Options
+from onnxmerge.plan.plan import Plan, make_plan
+from onnxmerge.report.account import Account, GroupEntry, Inspection, PinnedEntry, SideBySide, Sizes
+from onnxmerge.rewrite import cut
+from onnxmerge.samples.feeds import Samples
+from onnxmerge.samples.images import ImageOptions
+from onnxmerge.samples.load import load_samples
+from onnxmerge.samples.synthetic import synthetic_samples
+from onnxmerge.verify import (
+    Measured,
+    Progress,
+    Verification,
+    check_contract,
+    check_gates,
+    measure_models,
+    quiet,
+)
+
+__all__ = ["Compression", "Source", "compare", "compress", "compress_file", "inspect"]
+
+Source = Any
+"""A path, the bytes of a model, or a ModelProto."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_NO_SHAPES: Shapes = MappingProxyType({})
+_SYNTHETIC = 16
+"""Synthetic inputs for a verification without samples; they show that outputs moved, not what it costs."""
+_MEMORY_LIMIT = 1 << 31
+
+
+@dataclass(frozen=True)
+class Compression:
+    """A compressed model in memory.
+
+    Attributes:
+        plan: What was decided.
+        report: What it cost.
+    """
+
+    plan: Plan
+    report: Account
+    _model: Model = field(repr=False)
+
+    @property
+    def model(self) -> Any:
+        """The model as an onnx.ModelProto."""
+        return to_proto(self._model)
+
+    def save(self, path: str | Path, *, overwrite: bool = True, external_data: bool = False) -> Path:
+        """Write the model, whole or not at all.
+
+        Raises:
+            UsageError: The path cannot be written, or exists and `overwrite` is off.
+        """
+        target = Path(path)
+        check_target(target, None, overwrite)
+        if target.exists() and not overwrite:
+            raise UsageError(f"{target} exists")
+        with staged(self._model, target, external_data) as written:
+            written.publish()
+        return target
+
+
+@dataclass
+class _Run:
+    """A compression under way: what every step needs and leaves behind."""
+
+    model: Model
+    source: Source
+    options: Options
+    shapes: Shapes
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage and show it."""
+        self.progress(name, None)
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """The result of planning and rewriting, before verification."""
+
+    context: Context
+    analysis: Analysis
+    cost: CostModel
+    plan: Plan
+    model: Model
+    twin: Callable[[], bytes]
+
+
+def compress(
+    source: Source,
+    options: Options,
+    *,
+    calibration: str | Path | Samples | None = None,
+    calib_size: int = 512,
+    data: str | Path | Samples | None = None,
+    images: ImageOptions | None = None,
+    shapes: Shapes = _NO_SHAPES,
+    verification: Verification = Verification(),  # noqa: B008 - frozen
+    progress: Progress = quiet,
+) -> Compression:
+    """Compress a model in memory.
+
+    Args:
+        source: A path, the bytes of a model, or a ModelProto.
+        options: What to remove and how.
+        calibration: Unlabelled samples: a path in any of the forms of `load_samples`, or samples.
+        calib_size: At most so many of them.
+        data: Held-out samples for verification; `labels` among them give accuracy.
+        images: How pictures become inputs.
+        shapes: Input shapes for measuring, where the model leaves them free.
+        verification: What is verified, and the gates.
+        progress: Called with the name of each stage.
+
+    Raises:
+        OnnxMergeError: Some subclass; see `onnxmerge.errors`.
+    """
+    run = _start(source, options, shapes, progress)
+    held = _load_held_out(run, calibration, calib_size, data, images)
+    result = _cut(run, held)
+    proto = to_proto(result.model)
+    measured, samples = None, held
+    if verification.enabled:
+        written = proto.SerializeToString()
+        measured, samples = _verify(run, result, written, held, verification)
+    size = proto.ByteSize()
+    return Compression(result.plan, _account(run, result, None, size, measured, samples), result.model)
+
+
+def compress_file(
+    source: str | Path,
+    target: str | Path | None,
+    options: Options,
+    *,
+    calibration: str | Path | Samples | None = None,
+    calib_size: int = 512,
+    data: str | Path | Samples | None = None,
+    images: ImageOptions | None = None,
+    shapes: Shapes = _NO_SHAPES,
+    verification: Verification = Verification(),  # noqa: B008 - frozen
+    progress: Progress = quiet,
+    overwrite: bool = False,
+    external_data: bool = False,
+    dry_run: bool = False,
+) -> Account:
+    """Compress a file into another, which appears whole and verified or not at all.
+
+    Args:
+        source: The model.
+        target: Where the result goes; may be None in a dry run.
+        options: What to remove and how.
+        calibration: As for `compress`.
+        calib_size: As for `compress`.
+        data: As for `compress`.
+        images: As for `compress`.
+        shapes: As for `compress`.
+        verification: As for `compress`.
+        progress: As for `compress`.
+        overwrite: Allow the target to be the source.
+        external_data: Put weights into a file beside the model; automatic above 2 GB.
+        dry_run: Plan and report, write nothing.
+
+    Raises:
+        OnnxMergeError: Some subclass; nothing was written, and what was there is untouched.
+    """
+    path = Path(source)
+    if target is not None:
+        check_target(Path(target), path, overwrite)
+    elif not dry_run:
+        raise UsageError("no output file was given")
+    run = _start(path, options, shapes, progress)
+    held = _load_held_out(run, calibration, calib_size, data, images)
+    result = _cut(run, held)
+    if dry_run or target is None:
+        run.notes.append("dry run: nothing was written or verified")
+        return _account(run, result, None, None, None, None)
+    measured, samples = None, held
+    with staged(result.model, Path(target), external_data) as written:
+        if verification.enabled:
+            measured, samples = _verify(run, result, written.path, held, verification)
+        else:
+            run.notes.append("not verified (--no-verify)")
+        size = written.size
+        written.publish()
+    return _account(run, result, Path(target), size, measured, samples)
+
+
+def inspect(source: Source, *, shapes: Shapes = _NO_SHAPES) -> Inspection:
+    """What could go from a model, and why the rest cannot.
+
+    Raises:
+        ModelError: The model cannot be read.
+    """
+    run = _start(source, Options(ratio=0.0), shapes, quiet)
+    context, analysis, cost = _analyse(run, None)
+    groups = tuple(
+        _group_entry(context, analysis, cost, position, analysis.groups[position].size)
+        for position in range(len(analysis.groups))
+    )
+    return Inspection(
+        source=run.model.source,
+        opset=run.model.opsets[""],
+        producer=" ".join(part for part in run.model.producer if part),
+        nodes=len(run.model.nodes),
+        sizes=_sizes(analysis, cost, {}, _file_size(source)),
+        cuttable_macs_share=cost.cuttable_share(analysis.groups),
+        shapes=_input_shapes(run.model, cost),
+        groups=groups,
+        pinned=_pinned(analysis),
+        notes=tuple(run.notes),
+    )
+
+
+def compare(
+    first: Source,
+    second: Source,
+    *,
+    data: str | Path | Samples | None = None,
+    data_size: int | None = None,
+    images: ImageOptions | None = None,
+    shapes: Shapes = _NO_SHAPES,
+    provider: str = "auto",
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> SideBySide:
+    """Fidelity of the second model to the first, and the timing of both, on the same samples.
+
+    Raises:
+        OnnxMergeError: Some subclass; the models have different inputs or outputs, or cannot run.
+    """
+    verification = Verification(provider=provider)  # type: ignore[arg-type]
+    one = _start(first, Options(ratio=0.0), shapes, progress)
+    two = _start(second, Options(ratio=0.0), shapes, progress)
+    names = tuple(tuple(spec.name for spec in run.model.inputs) for run in (one, two))
+    if names[0] != names[1]:
+        raise UsageError(f"the models have different inputs: {', '.join(names[0])} and {', '.join(names[1])}")
+    samples = _load(data, one, data_size, images) if data is not None else None
+    sizes = []
+    for run, source in ((one, first), (two, second)):
+        _, analysis, cost = _analyse(run, samples)
+        sizes.append(_sizes(analysis, cost, {}, _file_size(source)))
+        dims = cost.dims
+    if samples is None:
+        samples = synthetic_samples(one.model.inputs, dims, _SYNTHETIC, seed)
+    measured = measure_models(
+        _runnable(first, one), _runnable(second, two), samples, verification.provider, seed, progress
+    )
+    return SideBySide(
+        first=one.model.source,
+        second=two.model.source,
+        samples=samples.source,
+        before=sizes[0],
+        after=sizes[1],
+        fidelity=measured.fidelity,
+        accuracy_before=measured.accuracy_before,
+        accuracy_after=measured.accuracy_after,
+        latency=measured.latency,
+        notes=(*one.notes, *two.notes, *measured.notes),
+    )
+
+
+# --- steps ------------------------------------------------------------------------------------------------------
+
+
+def _start(source: Source, options: Options, shapes: Shapes, progress: Progress) -> _Run:
+    progress("reading", None)
+    started = time.perf_counter()
+    run = _Run(load(source), source, options, shapes, progress)
+    run.seconds["reading"] = time.perf_counter() - started
+    return run
+
+
+def _load(samples: str | Path | Samples, run: _Run, limit: int | None, images: ImageOptions | None) -> Samples:
+    if isinstance(samples, Samples):
+        return samples
+    return load_samples(Path(samples), run.model.inputs, limit, images=images)
+
+
+def _load_held_out(
+    run: _Run,
+    calibration: str | Path | Samples | None,
+    calib_size: int,
+    data: str | Path | Samples | None,
+    images: ImageOptions | None,
+) -> Samples | None:
+    """The samples to verify on: `data` where given, else the calibration samples."""
+    with run.stage("loading samples"):
+        fitting = None if calibration is None else _load(calibration, run, calib_size, images)
+        held = None if data is None else _load(data, run, None, images)
+    if fitting is not None and held is None:
+        run.notes.append("fidelity was measured on the calibration samples")
+    return held if held is not None else fitting
+
+
+def _analyse(run: _Run, samples: Samples | None) -> tuple[Context, Analysis, CostModel]:
+    with run.stage("analysing"):
+        context = Context(run.model, probe_shapes(run.model, run.shapes))
+        analysis = find_groups(context)
+        cost = CostModel(run.model, _measured_dims(run, samples))
+    return context, analysis, cost
+
+
+_MEASURED = ((1, 224), (1, 64), (1, 320), (1, 1024), (1, 16000), (2, 64), (1, 1))
+"""(batch, other free axis) at which MACs are counted where nobody says; the first that fits the graph is taken."""
+
+
+def _measured_dims(run: _Run, samples: Samples | None) -> Mapping[str, tuple[int, ...]]:
+    """Shape of every tensor at the shapes the user gave, those of the samples, or the first that fits."""
+    if samples is not None:
+        dims = {name: tuple(array.shape) for name, array in samples.feeds[0].items()}
+        dims.update(run.shapes)
+        return infer_shapes(run.model, dims).dims
+    best = None
+    for batch, other in _MEASURED:
+        walk = infer_shapes(run.model, input_dims(run.model.inputs, run.shapes, batch, other))
+        if best is None or len(walk.failed) < len(best.failed):
+            best = walk
+        if not best.failed:
+            break
+    return best.dims if best is not None else {}
+
+
+def _cut(run: _Run, samples: Samples | None) -> _Cut:
+    context, analysis, cost = _analyse(run, samples)
+    with run.stage("planning"):
+        plan = make_plan(context, analysis, cost, run.options)
+    if run.options.ratio > 0 and not plan.groups:
+        raise NothingToCutError(
+            f"{run.model.source}: at a ratio of {run.options.ratio:g} of the {run.options.of} no channel goes; "
+            f"up to {plan.most:.3f} can"
+        )
+    if abs(plan.reached - plan.asked) > 0.02 * max(plan.asked, 1e-9) and plan.asked > 0:  # noqa: PLR2004
+        limit = f"; at most {plan.most:.3f} can go" if plan.most < plan.asked else ""
+        run.notes.append(f"asked for {plan.asked:.3f} of the {plan.of}, reached {plan.reached:.3f}{limit}")
+    with run.stage("rewriting"):
+        left = kept_elements(analysis.groups, plan.kept())
+        means = BatchNormMeans(context, analysis.relations).mean if plan.fold_mean else None
+        draft = Draft(run.model)
+        added = absorb(context, draft, analysis.groups, plan.expressions(), means)
+        draft.set_metadata("onnxmerge", _record(plan))
+        model = cut(context, draft, left, added)
+
+    def twin() -> bytes:
+        dense = Draft(run.model)
+        absorb(context, dense, analysis.groups, plan.expressions(), means)
+        mask_signals(context, dense, analysis.groups, plan.kept())
+        return bytes(to_proto(dense.finish()).SerializeToString())
+
+    return _Cut(context, analysis, cost, plan, model, twin)
+
+
+def _record(plan: Plan) -> str:
+    """What was done, for the metadata of the file."""
+    names = sorted({f"{entry.select}+{entry.compensate}" for entry in plan.groups})
+    return (
+        f"onnxmerge {__version__}: removed {plan.reached:.4f} of the {plan.of} (asked {plan.asked:g}), "
+        f"{len(plan.groups)} groups, {plan.allocate}, {', '.join(names) or 'nothing'}"
+    )
+
+
+def _verify(
+    run: _Run, result: _Cut, written: bytes | Path, held: Samples | None, verification: Verification
+) -> tuple[Measured, Samples]:
+    samples = held
+    if samples is None:
+        samples = synthetic_samples(run.model.inputs, result.cost.dims, _SYNTHETIC, run.options.seed)
+    with run.stage("verifying the cut"):
+        if result.model.bytes_of_weights() < _MEMORY_LIMIT and run.model.bytes_of_weights() < _MEMORY_LIMIT:
+            check_contract(result.twin(), written, samples, verification.provider)
+        else:
+            run.notes.append("above 2 GB the cut is not compared with its dense twin")
+    with run.stage("measuring"):
+        measured = measure_models(
+            _runnable(run.source, run), written, samples, verification.provider, run.options.seed, run.progress
+        )
+    check_gates(measured, verification)
+    return measured, samples
+
+
+def _runnable(source: Source, run: _Run) -> bytes | Path:
+    """The original as ONNX Runtime takes it."""
+    if isinstance(source, bytes):
+        return source
+    return Path(source) if isinstance(source, (str, Path)) else bytes(source.SerializeToString())
+
+
+# --- the account ------------------------------------------------------------------------------------------------
+
+
+def _file_size(source: Source) -> int | None:
+    """Bytes of a model, its external data included."""
+    if isinstance(source, bytes):
+        return len(source)
+    if not isinstance(source, (str, Path)):
+        return int(source.ByteSize())
+    path = Path(source)
+    return path.stat().st_size + sum(file.stat().st_size for file in external_files(path))
+
+
+def _sizes(analysis: Analysis, cost: CostModel, left: Mapping[Any, Any], size: int | None, channels: int = 0) -> Sizes:
+    total = sum(group.size for group in analysis.groups)
+    return Sizes(cost.parameters(left), cost.macs(left), total - channels, size)
+
+
+def _input_shapes(model: Model, cost: CostModel) -> dict[str, tuple[int, ...]]:
+    return {spec.name: cost.dims[spec.name] for spec in model.inputs if spec.name in cost.dims}
+
+
+def _group_entry(
+    context: Context, analysis: Analysis, cost: CostModel, position: int, kept: int, **words: str
+) -> GroupEntry:
+    group = analysis.groups[position]
+    nodes = context.model.nodes
+    return GroupEntry(
+        name=group.name,
+        size=group.size,
+        kept=kept,
+        producers=tuple(dict.fromkeys(nodes[producer.node].name for producer in group.producers)),
+        consumers=tuple(dict.fromkeys(nodes[consumer.node].name for consumer in group.consumers)),
+        macs_share=cost.share(group),
+        **words,
+    )
+
+
+def _pinned(analysis: Analysis) -> tuple[PinnedEntry, ...]:
+    return tuple(PinnedEntry(entry.name, entry.size, entry.total, entry.reasons) for entry in analysis.pinned)
+
+
+def _account(
+    run: _Run, result: _Cut, target: Path | None, size: int | None, measured: Measured | None, samples: Samples | None
+) -> Account:
+    plan, analysis, cost = result.plan, result.analysis, result.cost
+    planned = {entry.group: entry for entry in plan.groups}
+    groups = []
+    for position, group in enumerate(analysis.groups):
+        entry = planned.get(position)
+        kept = len(entry.kept) if entry is not None else group.size
+        words = (
+            {"select": entry.select, "compensate": entry.compensate, "note": entry.note}
+            if entry is not None
+            else {"note": plan.left_alone.get(position, "")}
+        )
+        groups.append(_group_entry(result.context, analysis, cost, position, kept, **words))
+    left = kept_elements(analysis.groups, plan.kept())
+    removed = sum(entry.size - len(entry.kept) for entry in plan.groups)
+    notes = [*run.notes, *(measured.notes if measured is not None else ())]
+    return Account(
+        source=run.model.source,
+        target=None if target is None else str(target),
+        version=__version__,
+        options={**asdict(run.options), "resolved": run.options.resolved()._asdict()},
+        of=plan.of,
+        asked=plan.asked,
+        reached=plan.reached,
+        before=_sizes(analysis, cost, {}, _file_size(run.source)),
+        after=_sizes(analysis, cost, left, size, removed),
+        shapes=_input_shapes(run.model, cost),
+        groups=tuple(groups),
+        pinned=_pinned(analysis),
+        fidelity=None if measured is None else measured.fidelity,
+        samples="" if samples is None or measured is None else samples.source,
+        accuracy_before=None if measured is None else measured.accuracy_before,
+        accuracy_after=None if measured is None else measured.accuracy_after,
+        latency=None if measured is None else measured.latency,
+        notes=tuple(dict.fromkeys(notes)),
+        seconds=dict(run.seconds),
+    )

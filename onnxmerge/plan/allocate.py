@@ -1,0 +1,125 @@
+"""Spread a budget over channel groups: how many channels each keeps.
+
+* uniform, of channels: every group keeps floor(n(1 − R) + 0.5), at least 1.
+* uniform, of macs or params: one channel ratio r for all groups, searched on the true coupled cost. Counts change at
+  known ratios, one group at a time; sorted, they are a path from the whole model to one channel each along which the
+  cost only falls, and the point on it nearest to the budget is found by bisection.
+* global: the path is one list of all channels, least important first, each group keeping a floor.
+
+A path is a list of (group, channels it then keeps) steps; all allocations differ only in its order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+
+import numpy as np
+
+from onnxmerge.decompose import least_first
+
+__all__ = ["Allocation", "along_path", "global_path", "round_counts", "uniform_counts", "uniform_path"]
+
+FLOOR = 0.1
+"""Least fraction of its channels that a group keeps under a global ranking. A guess: below it a single layer
+becomes the bottleneck of the network; 0.05 and 0.2 gave the same accuracy within noise on ResNet-56."""
+
+Step = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """How many channels each group keeps.
+
+    Attributes:
+        counts: Channels kept, by group position; groups that lose none are absent.
+        reached: Fraction of the cost that goes.
+        most: The largest fraction that could go on the same path.
+    """
+
+    counts: Mapping[int, int]
+    reached: float
+    most: float
+
+
+def uniform_counts(sizes: Mapping[int, int], ratio: float) -> dict[int, int]:
+    """floor(n(1 − R) + 0.5) channels of each group, at least 1.
+
+    Example:
+        >>> uniform_counts({0: 300, 1: 3}, 0.5)
+        {0: 150, 1: 2}
+    """
+    return {group: max(1, floor(size * (1.0 - ratio) + 0.5 + 1e-9)) for group, size in sizes.items()}
+
+
+def round_counts(counts: Mapping[int, int], sizes: Mapping[int, int], multiple: int) -> dict[int, int]:
+    """Counts moved to the nearest multiple that the group can keep; a group that is too small keeps all."""
+    if multiple == 1:
+        return dict(counts)
+    return {
+        group: min(max(round(count / multiple), 1) * multiple, sizes[group]) if count < sizes[group] else count
+        for group, count in counts.items()
+    }
+
+
+def uniform_path(sizes: Mapping[int, int]) -> list[Step]:
+    """Steps of all groups in the order in which one common ratio takes them."""
+    steps = [
+        (1.0 - (count - 0.5) / size, group, count - 1) for group, size in sizes.items() for count in range(size, 1, -1)
+    ]
+    return [(group, count) for _, group, count in sorted(steps)]
+
+
+def global_path(sizes: Mapping[int, int], scores: Mapping[int, np.ndarray]) -> list[Step]:
+    """Steps in the order of one ranking of all channels, least score first, each group keeping its floor."""
+    ranked = []
+    for group, score in scores.items():
+        order = least_first(score)
+        ranked.extend((float(score[channel]), group, place) for place, channel in enumerate(order))
+    left = dict(sizes)
+    steps = []
+    for _, group, _ in sorted(ranked):
+        if left[group] > max(1, ceil(FLOOR * sizes[group])):
+            left[group] -= 1
+            steps.append((group, left[group]))
+    return steps
+
+
+def along_path(
+    path: Sequence[Step],
+    sizes: Mapping[int, int],
+    ratio: float,
+    cost: Callable[[Mapping[int, int]], int],
+    multiple: int = 1,
+) -> Allocation:
+    """The point of a path whose cost is nearest to (1 − ratio) of the whole.
+
+    Args:
+        path: Steps; the cost falls along them.
+        sizes: Channels of each group.
+        ratio: Fraction of the cost to remove.
+        cost: Cost of a model whose groups keep the given counts (absent: all).
+        multiple: Counts are moved to multiples of this before they are costed.
+    """
+    whole = cost({})
+
+    def counts_at(step: int) -> dict[int, int]:
+        return round_counts(dict(path[:step]), sizes, multiple)
+
+    def removed_at(step: int) -> float:
+        return 1.0 - cost(counts_at(step)) / whole if whole else 0.0
+
+    low, high = 0, len(path)
+    most = removed_at(high)
+    while low < high:
+        middle = (low + high) // 2
+        if removed_at(middle) < ratio:
+            low = middle + 1
+        else:
+            high = middle
+    nearest = min((step for step in (low - 1, low) if step >= 0), key=lambda step: abs(removed_at(step) - ratio))
+    if ratio == 0:
+        nearest = 0
+    counts = {group: count for group, count in counts_at(nearest).items() if count < sizes[group]}
+    return Allocation(counts, removed_at(nearest), most)

@@ -1,0 +1,112 @@
+"""What a network costs as a function of the channels that stay: parameters and multiply-accumulates.
+
+A multiply-accumulate (MAC) is one product of a contraction: convolutions, matrix products, recurrent cells.
+Everything else (activations, normalisation, pooling) is not counted, as everywhere in the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from onnxmerge.channels.groups import ChannelGroup
+from onnxmerge.channels.relations import Axis, Indices
+from onnxmerge.graph import Model, Node
+
+__all__ = ["CostModel"]
+
+Length = Callable[[str, int], int]
+Left = Mapping[Axis, Indices]
+
+_CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "QLinearConv": 3, "ConvInteger": 1}
+_PRODUCTS = frozenset({"MatMul", "Gemm", "FusedGemm", "FusedMatMul", "MatMulInteger", "QLinearMatMul"})
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Costs of a model at given input shapes.
+
+    Attributes:
+        model: The model.
+        dims: Shape of every tensor at which MACs are counted.
+    """
+
+    model: Model
+    dims: Mapping[str, tuple[int, ...]]
+
+    def parameters(self, left: Left) -> int:
+        """Elements of all floating-point and quantized initializers that are weights of some operator."""
+        length = self._length(left)
+        return sum(
+            prod(length(name, axis) for axis in range(len(self.model.weights.shape(name))))
+            for name in self.model.weights
+            if name not in self.model.copies
+        )
+
+    def macs(self, left: Left) -> int:
+        """Multiply-accumulates of one run."""
+        length = self._length(left)
+        return sum(self.node_macs(node, length) for node in self.model.nodes)
+
+    def share(self, group: ChannelGroup) -> float:
+        """Fraction of all MACs that lies in nodes whose cost falls when the group loses channels."""
+        length = self._length({})
+        total = shared = 0
+        touched = {axis.tensor for axis in group.members}
+        for node in self.model.nodes:
+            macs = self.node_macs(node, length)
+            total += macs
+            if macs and touched & {*node.inputs, *node.outputs}:
+                shared += macs
+        return shared / total if total else 0.0
+
+    def cuttable_share(self, groups: tuple[ChannelGroup, ...]) -> float:
+        """Fraction of all MACs in nodes that at least one group touches."""
+        length = self._length({})
+        touched = {axis.tensor for group in groups for axis in group.members}
+        macs = [(self.node_macs(node, length), bool(touched & {*node.inputs, *node.outputs})) for node in self.model.nodes]
+        total = sum(count for count, _ in macs)
+        return sum(count for count, inside in macs if inside) / total if total else 0.0
+
+    def _length(self, left: Left) -> Length:
+        def length(tensor: str, axis: int) -> int:
+            indices = left.get(Axis(tensor, axis))
+            return len(indices) if indices is not None else self.dims[tensor][axis]
+
+        return length
+
+    def node_macs(self, node: Node, length: Length) -> int:
+        """Multiply-accumulates of one node; 0 where it has none or its shapes are unknown."""
+        if any(name and name not in self.dims for name in (*node.inputs, node.outputs[0])):
+            return 0
+        y = node.outputs[0]
+
+        def size(name: str, first: int = 0) -> int:
+            return prod(length(name, axis) for axis in range(first, len(self.dims[name])))
+
+        if node.op in _CONVOLUTIONS:
+            return size(y) * size(node.inputs[_CONVOLUTIONS[node.op]], 1)
+        if node.op == "ConvTranspose":
+            return size(node.inputs[0]) * size(node.inputs[1], 1)
+        if node.op in _PRODUCTS:
+            x = node.inputs[0]
+            contracted = 0 if node.attributes.get("transA") else len(self.dims[x]) - 1
+            return size(y) * length(x, contracted)
+        if node.op in _RECURRENT:
+            return length(node.inputs[0], 0) * length(node.inputs[0], 1) * (size(node.inputs[1]) + size(node.inputs[2]))
+        if node.op == "Einsum":
+            return self._einsum(node, length)
+        return 0
+
+    def _einsum(self, node: Node, length: Length) -> int:
+        terms = str(node.attributes.get("equation", "")).replace(" ", "").partition("->")[0].split(",")
+        if len(terms) != len(node.inputs) or any(len(t) != len(self.dims[n]) for t, n in zip(terms, node.inputs, strict=True)):
+            return 0
+        letters = {
+            letter: length(name, axis)
+            for term, name in zip(terms, node.inputs, strict=True)
+            for axis, letter in enumerate(term)
+        }
+        return prod(letters.values())

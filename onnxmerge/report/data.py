@@ -1,0 +1,108 @@
+"""The account as data: JSON that another program can read, and keeps being able to.
+
+1. ``schema`` is the version of this form; it is raised whenever a field goes or changes its meaning. A new field does
+   not raise it. ``kind`` is account, inspection or side_by_side.
+2. Fields keep the order and the names of the dataclasses in ``account``; mappings keep their own order.
+3. Tuples are arrays. NaN and infinities, which JSON does not have, are null.
+4. Single timings (``times_ms``) are left out: they are many, and the median and interval say what they say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from onnxmerge.errors import UsageError
+from onnxmerge.report.account import Account, Inspection, SideBySide
+
+__all__ = ["SCHEMA", "check_writable", "to_json", "write_text"]
+
+SCHEMA = 1
+LEFT_OUT = frozenset({"times_ms"})
+
+
+def to_json(result: Account | Inspection | SideBySide) -> str:
+    """A result as JSON text, ASCII only, with a line feed at the end.
+
+    Args:
+        result: What to write.
+
+    Raises:
+        TypeError: A value has no form in JSON; that is a bug of whoever made the result.
+    """
+    kind = {Account: "account", Inspection: "inspection", SideBySide: "side_by_side"}[type(result)]
+    fields = _plain(result)
+    assembled = {"schema": SCHEMA, "kind": kind, **(fields if isinstance(fields, dict) else {})}
+    return json.dumps(assembled, indent=2, allow_nan=False) + "\n"
+
+
+def check_writable(target: Path) -> None:
+    """Refuses a target that ``write_text`` would fail on, before anyone waits for what it will hold.
+
+    Raises:
+        UsageError: The target is a folder, or its folder is missing or not writable.
+    """
+    folder = target.parent
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder; give the name of a file, such as {target / 'report.json'}")
+    if not folder.is_dir():
+        raise UsageError(f"the folder of {target} does not exist; create {folder} first")
+    special = target.exists() and not target.is_file()
+    if not (special or os.access(folder, os.W_OK | os.X_OK)) or (target.exists() and not os.access(target, os.W_OK)):
+        raise UsageError(f"{target} cannot be written: permission denied")
+
+
+def write_text(target: Path, text: str) -> None:
+    """Writes a file so that a reader sees all of the new text or all of the old, never half.
+
+    What is no regular file (a pipe, a terminal, ``/dev/null``) is written to, not replaced. Where the target is a
+    link, what it points to is replaced.
+
+    Raises:
+        UsageError: The disk refuses.
+    """
+    partial: Path | None = None
+    try:
+        if target.exists() and not target.is_file():
+            target.write_text(text, encoding="utf-8")
+            return
+        final = target.resolve()
+        # Not tempfile: its files can be read by their owner alone, and replacing keeps that.
+        partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, final)
+    except BrokenPipeError:
+        raise  # whoever read the pipe has gone: nobody is to be told
+    except OSError as error:
+        raise UsageError(f"{target} cannot be written: {error.strerror or error}") from error
+    finally:
+        if partial is not None:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def _plain(value: object) -> object:
+    """Dataclasses, mappings, sequences and NumPy scalars as what ``json`` knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value) if field.name not in LEFT_OUT]
+        return {name: _plain(getattr(value, name)) for name in names}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(each) for each in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)):
+        return value
+    raise TypeError(f"{type(value).__name__} has no form in JSON")

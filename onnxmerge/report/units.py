@@ -1,0 +1,131 @@
+"""Numbers as people read them: 125.8 M, 3.4 MB, 12.3 ms, 50.1 %.
+
+Rounding never turns nearly into fully: 99.98 % is not shown as 100.0 %, and a cosine of 0.9999996 is not shown as 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["bytes_of", "change", "cosine", "count", "milliseconds", "percent", "points", "seconds", "small"]
+
+STEPS = ("", "k", "M", "G", "T", "P")
+# Cosines nearer to 1 than this are those of equal outputs, but for the rounding of float64 sums.
+ROUNDING = 1e-9
+
+
+def count(number: int) -> str:
+    """A number of things.
+
+    Example:
+        >>> count(999), count(125_829_120), count(999_960)
+        ('999', '125.8 M', '1.0 M')
+    """
+    return _scaled(number, "")
+
+
+def bytes_of(number: int | None) -> str:
+    """A size in decimal units.
+
+    Example:
+        >>> bytes_of(3_400_000), bytes_of(12), bytes_of(None)
+        ('3.4 MB', '12 B', '–')
+    """
+    return "–" if number is None else _scaled(number, "B")
+
+
+def percent(fraction: float) -> str:
+    """A fraction, with one decimal, or as many as tell it from none and from all.
+
+    Example:
+        >>> percent(0.501), percent(0.99981), percent(1.0), percent(float("nan"))
+        ('50.1 %', '99.98 %', '100.0 %', '–')
+    """
+    if not math.isfinite(fraction):
+        return "–"
+    value, digits = fraction * 100, 1
+    while digits < 6 and value not in (0, 100) and float(f"{value:.{digits}f}") in (0, 100):
+        digits += 1
+    return f"{value:.{digits}f} %"
+
+
+def points(difference: float) -> str:
+    """A difference of two percentages, in percentage points.
+
+    Example:
+        >>> points(-1.5), points(0.0)
+        ('-1.5 pp', '0.0 pp')
+    """
+    return f"{_signed(difference)} pp" if math.isfinite(difference) else "–"
+
+
+def change(before: float, after: float) -> str:
+    """How much more or less, relative to before.
+
+    Example:
+        >>> change(200, 100), change(200, 201), change(0, 1)
+        ('-50.0 %', '+0.5 %', '–')
+    """
+    relative = (after - before) / before * 100 if before else math.nan
+    return f"{_signed(relative)} %" if math.isfinite(relative) else "–"
+
+
+def milliseconds(time: float) -> str:
+    """A time of three digits.
+
+    Example:
+        >>> milliseconds(0.0123), milliseconds(12.34), milliseconds(123.4), milliseconds(4321.0)
+        ('0.0123 ms', '12.3 ms', '123 ms', '4.32 s')
+    """
+    return seconds(time / 1000) if time >= 1000 else f"{_digits(time)} ms"
+
+
+def seconds(time: float) -> str:
+    """A time in seconds, of three digits.
+
+    Example:
+        >>> seconds(0.5), seconds(75.04)
+        ('0.5 s', '75 s')
+    """
+    return f"{_digits(time)} s"
+
+
+def cosine(value: float) -> str:
+    """A cosine, cut off behind the fifth decimal.
+
+    Example:
+        >>> cosine(0.9999996), cosine(1.0), cosine(-0.25)
+        ('0.99999', '1', '-0.25000')
+    """
+    if not math.isfinite(value):
+        return "–"
+    return "1" if value > 1 - ROUNDING else f"{math.floor(value * 1e5) / 1e5:.5f}"
+
+
+def small(value: float) -> str:
+    """An error of any magnitude, in three digits.
+
+    Example:
+        >>> small(0.0), small(0.01234), small(1.5e-7), small(float("inf"))
+        ('0', '0.0123', '1.5e-07', 'infinite')
+    """
+    if math.isnan(value):
+        return "–"
+    return "infinite" if math.isinf(value) else f"{value:.3g}"
+
+
+def _scaled(number: int, unit: str) -> str:
+    if abs(number) < 1000:
+        return f"{number} {unit}".rstrip()
+    value, step = float(number), 0
+    while abs(value) >= 999.95 and step < len(STEPS) - 1:
+        value, step = value / 1000, step + 1
+    return f"{value:.1f} {STEPS[step]}{unit}"
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 1):+.1f}" if round(value, 1) else "0.0"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"

@@ -1,0 +1,110 @@
+"""The one sentence that says what came out, made of what is known and of nothing else.
+
+1. Size: the part of the budget that went, and what was asked where that is a whole percent away.
+2. Speed: a factor where the interval excludes 1, otherwise that no difference could be told from noise.
+3. Quality: accuracy where there are labels; else agreement of the top class, else the cosine.
+   On synthetic inputs neither says how good the outputs are, and the sentence says so.
+"""
+
+from __future__ import annotations
+
+import re
+
+from onnxmerge.report import units
+from onnxmerge.report.account import Account, Inspection, SideBySide, Sizes
+from onnxmerge.runtime.fidelity import Fidelity
+from onnxmerge.runtime.latency import Comparison
+
+__all__ = ["account_verdict", "inspection_verdict", "outcome", "side_by_side_verdict"]
+
+NAMES = {"macs": "MACs", "params": "parameters", "channels": "channels"}
+# How ``synthetic_samples`` begins the words for its source; those of files begin with their path.
+SYNTHETIC = re.compile(r"\d+ synthetic samples\b")
+CAUTION = "fidelity measured on synthetic inputs: says how far outputs moved, not how good they are"
+
+
+def account_verdict(account: Account) -> str:
+    """The sentence for a compression."""
+    asked = f" ({units.percent(account.asked)} asked)" if abs(account.reached - account.asked) >= 0.01 else ""
+    parts = [f"{units.percent(account.reached)} of the {NAMES.get(account.of, account.of)} removed{asked}"]
+    if account.latency is not None:
+        parts.append(_speed(account.latency))
+    accuracies = (account.accuracy_before, account.accuracy_after)
+    parts += _quality(account.fidelity, account.samples, accuracies)
+    if account.fidelity is None and account.latency is None:
+        parts.append("not verified")
+    return ", ".join(parts) + "."
+
+
+def outcome(account: Account) -> str:
+    """The sentence for what became of the file."""
+    if account.target is None:
+        return f"{account.source}: nothing was written."
+    return f"{account.source} -> {account.target}"
+
+
+def inspection_verdict(inspection: Inspection) -> str:
+    """The sentence for a model that was looked at."""
+    if not inspection.groups:
+        return f"Nothing in {inspection.source} can be cut; below is why."
+    several = "group" if len(inspection.groups) == 1 else "groups"
+    return (
+        f"{units.percent(inspection.cuttable_macs_share)} of the MACs lie in nodes that "
+        f"{len(inspection.groups)} channel {several} can shrink."
+    )
+
+
+def side_by_side_verdict(result: SideBySide) -> str:
+    """The sentence for two models."""
+    parts = [f"B has {_macs(result.before, result.after)}"]
+    if result.latency is not None:
+        parts.append(f"is {_speed(result.latency)}")
+    return ", ".join([*parts, *_quality(result.fidelity, result.samples, _accuracies(result))]) + "."
+
+
+def _accuracies(result: SideBySide) -> tuple[float | None, float | None]:
+    return result.accuracy_before, result.accuracy_after
+
+
+def _macs(before: Sizes, after: Sizes) -> str:
+    if before.macs == after.macs or not before.macs:
+        return "as many MACs as A" if before.macs == after.macs else f"{units.count(after.macs)} MACs more than A"
+    fewer = (before.macs - after.macs) / before.macs
+    return f"{units.percent(abs(fewer))} {'fewer' if fewer > 0 else 'more'} MACs than A"
+
+
+def _speed(latency: Comparison) -> str:
+    provider = latency.compressed.provider
+    low, high = latency.low, latency.high
+    if low is None or high is None:
+        rounds = f"only {latency.dense.runs} runs, so no interval"
+        return f"{_factor(latency.speedup)} ({rounds}, {provider})"
+    if low <= 1 <= high:
+        return (
+            f"not measurably faster or slower ({latency.speedup:.2f}x, 95 % interval {low:.2f}-{high:.2f}, {provider})"
+        )
+    if high < 1:
+        low, high = 1 / high, 1 / low
+    return f"{_factor(latency.speedup)} (95 % interval {low:.2f}-{high:.2f}, {provider})"
+
+
+def _factor(speedup: float) -> str:
+    return f"{speedup:.2f}x faster" if speedup >= 1 else f"{1 / speedup:.2f}x slower"
+
+
+def _quality(fidelity: Fidelity | None, samples: str, accuracies: tuple[float | None, float | None]) -> list[str]:
+    before, after = accuracies
+    if before is not None and after is not None:
+        return [f"top-1 {units.percent(before / 100)} -> {units.percent(after / 100)}"]
+    if fidelity is None:
+        return []
+    agreements = [output.top1_agreement for output in fidelity.outputs if output.top1_agreement is not None]
+    equal = [output.equal_fraction for output in fidelity.outputs if output.equal_fraction is not None]
+    parts: list[str] = []
+    if agreements:
+        parts.append(f"same top-1 class for {units.percent(min(agreements))} of the samples")
+    elif fidelity.cosine is not None:
+        parts.append(f"cosine of the outputs {units.cosine(fidelity.cosine)}")
+    elif equal:
+        parts.append(f"{units.percent(min(equal))} of the outputs equal")
+    return [*parts, CAUTION] if SYNTHETIC.match(samples) else parts

@@ -1,0 +1,185 @@
+"""Look at what was made before anybody else does: contract, fidelity, accuracy, latency, gates.
+
+1. *Contract.* The cut model must compute what its dense twin computes: the same network with all channels still in
+   it, whose consumers no longer read the removed ones. The two differ by rounding alone; a wrong index anywhere
+   shows as an error of the order of the signal itself.
+2. *Fidelity and accuracy* of the result against the original, on held-out samples or stand-ins for them.
+3. *Latency* of both, interleaved, on the provider that the sessions really have.
+4. *Gates*: below them nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnxmerge.errors import GateError, OnnxMergeError, UsageError
+from onnxmerge.runtime.fidelity import AccuracyMeter, Fidelity, FidelityMeter
+from onnxmerge.runtime.latency import Comparison, compare_latency
+from onnxmerge.runtime.session import Provider, Session
+from onnxmerge.samples.feeds import Samples
+
+__all__ = ["Measured", "Progress", "Verification", "check_contract", "check_gates", "measure_models", "quiet"]
+
+Progress = Callable[[str, float | None], None]
+
+_BATCH = 64
+_CONTRACT_TOLERANCE = 2e-2
+"""Relative L2. Rounding gives 1e-7 to 1e-3 (the worst of three dozen real networks, cut at random so hard that its
+outputs exploded); one channel read in the wrong place gives more than 1e-1 on all of them."""
+
+
+def quiet(_stage: str, _done: float | None) -> None:
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How a result is verified.
+
+    Attributes:
+        enabled: Off: only write. Gates are then a usage error.
+        provider: auto, cpu or cuda.
+        min_cosine: Least cosine of any output.
+        max_drop: Most accuracy lost, in percentage points; without labels, most top-1 decisions changed.
+    """
+
+    enabled: bool = True
+    provider: Provider = "auto"
+    min_cosine: float | None = None
+    max_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check that gates can be held.
+
+        Raises:
+            UsageError: A gate without verification, or out of range.
+        """
+        if not self.enabled and (self.min_cosine is not None or self.max_drop is not None):
+            raise UsageError("--min-cosine and --max-drop need verification; leave --no-verify out")
+        if self.min_cosine is not None and not -1 <= self.min_cosine <= 1:
+            raise UsageError(f"min-cosine is {self.min_cosine:g}; a cosine lies between -1 and 1")
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:  # noqa: PLR2004
+            raise UsageError(f"max-drop is {self.max_drop:g}; it is in percentage points, 0 to 100")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Two models side by side."""
+
+    fidelity: Fidelity | None
+    accuracy_before: float | None
+    accuracy_after: float | None
+    latency: Comparison | None
+    notes: tuple[str, ...] = ()
+
+
+def measure_models(
+    dense: bytes | Path,
+    compressed: bytes | Path,
+    samples: Samples,
+    provider: Provider,
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> Measured:
+    """Fidelity, accuracy and latency of two models on the same samples."""
+    notes: list[str] = []
+    with (
+        Session.open(dense, provider) as first,
+        Session.open(compressed, provider) as second,
+    ):
+        if first.provider != second.provider:
+            notes.append(f"the models ran on different providers: {first.provider} and {second.provider}")
+        if first.note:
+            notes.append(first.note)
+        if set(first.output_names) != set(second.output_names):
+            raise OnnxMergeError("the models have different outputs")
+        fidelity, before, after = _fidelity(first, second, samples, progress)
+        progress("timing", None)
+        latency = compare_latency(first, second, samples.feeds[:1], seed=seed)
+    notes.extend(samples.notes)
+    return Measured(fidelity, before, after, latency, tuple(dict.fromkeys(notes)))
+
+
+def _fidelity(
+    first: Session, second: Session, samples: Samples, progress: Progress
+) -> tuple[Fidelity, float | None, float | None]:
+    meter = FidelityMeter()
+    meters = [AccuracyMeter(samples.labels) for _ in range(2)] if samples.labels is not None else []
+    total, done = max(samples.count, 1), 0
+    for feed in samples.batches(_BATCH):
+        outputs = first.run(feed), second.run(feed)
+        meter.add(*outputs)
+        for accuracy, output in zip(meters, outputs, strict=False):
+            accuracy.add(output)
+        done += len(next(iter(feed.values()))) if samples.batchable else samples.rows
+        progress("comparing outputs", min(done / total, 1.0))
+    before, after = (accuracy.result() for accuracy in meters) if meters else (None, None)
+    return meter.result(), _percent(before), _percent(after)
+
+
+def _percent(fraction: float | None) -> float | None:
+    return None if fraction is None else 100.0 * fraction
+
+
+def check_contract(twin: bytes, cut: bytes | Path, samples: Samples, provider: Provider) -> float:
+    """Compare a cut model with its dense twin; returns the largest relative L2 error of a floating-point output.
+
+    Raises:
+        OnnxMergeError: They differ by more than rounding; nothing of the cut model may be used.
+    """
+    feed = samples.feeds[0]
+    with Session.open(twin, provider, optimize=False) as first, Session.open(cut, provider, optimize=False) as second:
+        expected, got = first.run(feed), second.run(feed)
+    worst = 0.0
+    for name, value in expected.items():
+        other = got[name]
+        if value.shape != other.shape:
+            raise OnnxMergeError(f"output {name!r} of the cut model has shape {other.shape}, not {value.shape}")
+        if value.dtype.kind not in "fV":
+            continue
+        one, two = value.astype(np.float64), other.astype(np.float64)
+        both = np.isfinite(one) & np.isfinite(two)
+        scale = float(np.linalg.norm(one[both]))
+        error = float(np.linalg.norm(one[both] - two[both])) / scale if scale > 0 else 0.0
+        worst = max(worst, error)
+    if worst > _CONTRACT_TOLERANCE:
+        raise OnnxMergeError(
+            f"the cut model differs from its dense twin by {worst:.2g} (relative L2), which rounding cannot explain"
+        )
+    return worst
+
+
+def check_gates(measured: Measured, verification: Verification) -> None:
+    """Hold the result against what was asked.
+
+    Raises:
+        GateError: It falls short.
+        UsageError: A gate that these outputs and samples cannot answer.
+    """
+    if verification.min_cosine is not None and measured.fidelity is not None:
+        cosine = measured.fidelity.cosine
+        if cosine is None:
+            raise UsageError("--min-cosine: no output of this model is a number that has a cosine")
+        if cosine < verification.min_cosine:
+            raise GateError(
+                f"the lowest cosine of an output is {cosine:.5f}, below --min-cosine {verification.min_cosine:g}; "
+                "nothing was written (try a smaller --ratio, or --calib)"
+            )
+    if verification.max_drop is None or measured.fidelity is None:
+        return
+    if measured.accuracy_before is not None and measured.accuracy_after is not None:
+        drop, what = measured.accuracy_before - measured.accuracy_after, "accuracy fell by"
+    else:
+        agreements = [o.top1_agreement for o in measured.fidelity.outputs if o.top1_agreement is not None]
+        if not agreements:
+            raise UsageError("--max-drop needs labels in --data, or an output of class scores; use --min-cosine")
+        drop, what = 100.0 * (1.0 - min(agreements)), "top-1 decisions that changed:"
+    if drop > verification.max_drop:
+        raise GateError(
+            f"{what} {drop:.2f} points, more than --max-drop {verification.max_drop:g}; "
+            "nothing was written (try a smaller --ratio, or --calib)"
+        )
