@@ -170,7 +170,7 @@ def _fold_producers(
         if places is None or on_output is None or places.shape != on_output.shape:
             continue
         scale, offset = tail.scale[on_output], tail.offset[on_output]
-        counts = np.bincount(expression.target, minlength=group.size)[expression.kept] + 1.0
+        counts = np.bincount(expression.target, minlength=group.size)[expression.kept].astype(np.float64) + 1.0
         usable = np.all(scale[expression.kept] != 0, axis=1)
         _change(draft, producer.weight, _averaging(places, scale, counts, usable, expression))
         bias = np.zeros(len(tail.scale))
@@ -250,9 +250,7 @@ def _add_behind(context: Context, draft: Draft, node: Node, offset: Floats) -> d
     return {name: axis}
 
 
-def mask_signals(
-    context: Context, draft: Draft, groups: Sequence[ChannelGroup], kept: Mapping[int, Indices]
-) -> None:
+def mask_signals(context: Context, draft: Draft, groups: Sequence[ChannelGroup], kept: Mapping[int, Indices]) -> None:
     """Zero removed channels in front of consumers whose weight cannot: the dense twin of a cut model."""
     masks: dict[tuple[int, int, int], NDArray[np.bool_]] = {}
     for position, channels in kept.items():

@@ -14,6 +14,7 @@ reading (``| head``) is no error. Choices and defaults come from the tables that
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import io
 import math
@@ -38,6 +39,7 @@ from onnxmerge.report.progress import StageDisplay
 from onnxmerge.report.terminal import show_account, show_inspection, show_side_by_side
 from onnxmerge.runtime import Provider
 from onnxmerge.samples import ImageOptions
+from onnxmerge.verify import Verification
 
 __all__ = ["main"]
 
@@ -65,9 +67,9 @@ class _Command(click.Command):
         """Writes the sections in the order in which they first appear."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
             if record is not None:
-                sections.setdefault(getattr(parameter, "section", "Other"), []).append(record)
+                sections.setdefault(getattr(parameter, "section", "Output"), []).append(record)
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
@@ -81,74 +83,30 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-class _Shape(click.ParamType):
+def _shape(value: str) -> tuple[str, tuple[int, ...]]:
     """``NAME:1,3,224,224``; a name may hold colons itself."""
-
-    name = "NAME:D,D,…"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, tuple[int, ...]]:
-        """Splits name and dimensions."""
-        if isinstance(value, tuple):
-            return value
-        name, _, dims = str(value).rpartition(":")
-        lengths = tuple(int(each) for each in dims.split(",") if each.strip().isdecimal())
-        if not name or len(lengths) != len(dims.split(",")) or 0 in lengths:
-            self.fail(f"expected NAME:1,3,224,224 with positive lengths, got {value!r}.", param, ctx)
-        return name, lengths
+    name, _, dims = value.rpartition(":")
+    lengths = tuple(int(each) for each in dims.split(",") if each.strip().isdecimal())
+    if not name or len(lengths) != len(dims.split(",")) or 0 in lengths:
+        raise UsageError(f"--shape is {value!r}; expected NAME:1,3,224,224, with positive lengths")
+    return name, lengths
 
 
-class _Numbers(click.ParamType):
+def _numbers(value: str) -> tuple[float, ...]:
     """One finite number, or several with commas between."""
-
-    name = "X[,X…]"
-
-    def __init__(self, *, positive: bool = False) -> None:
-        self.positive = positive
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Splits at commas."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = tuple(float(each) for each in str(value).split(","))
-        except ValueError:
-            self.fail(f"expected numbers such as 0.485,0.456,0.406, got {value!r}.", param, ctx)
-        if not all(math.isfinite(each) and (each > 0 or not self.positive) for each in numbers):
-            self.fail(f"expected finite{' positive' * self.positive} numbers, got {value!r}.", param, ctx)
-        return numbers
+    with contextlib.suppress(ValueError):
+        numbers = tuple(float(each) for each in value.split(","))
+        if all(math.isfinite(each) for each in numbers):
+            return numbers
+    raise UsageError(f"--mean, --std or --scale is {value!r}; expected finite numbers such as 0.485,0.456,0.406")
 
 
-class _Size(click.ParamType):
+def _size(value: str) -> int | tuple[int, int]:
     """``256`` for the short side, ``224x224`` for height and width."""
-
-    name = "N|HxW"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, int]:
-        """Splits at the x."""
-        if isinstance(value, (int, tuple)):
-            return value
-        sides = str(value).lower().split("x")
-        if len(sides) > 2 or not all(each.isdecimal() and int(each) > 0 for each in sides):
-            self.fail(f"expected 256 (the short side) or 224x224 (height x width), got {value!r}.", param, ctx)
-        return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
-
-
-class _Within(click.ParamType):
-    """A number from low to high; NaN is in no range."""
-
-    name = "X"
-
-    def __init__(self, low: float, high: float, what: str) -> None:
-        self.low, self.high, self.what = low, high, what
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Checks the range."""
-        with contextlib.suppress(ValueError):
-            if self.low <= float(value) <= self.high:
-                return float(value)
-        self.fail(f"{value!r} is not {self.what} from {self.low:g} to {self.high:g}.", param, ctx)
+    sides = [int(each) if each.isdecimal() else 0 for each in value.lower().split("x")]
+    if len(sides) > 2 or not all(sides):
+        raise UsageError(f"--resize is {value!r}; expected 256 (the short side) or 224x224 (height x width)")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def _remember(context: click.Context, _: click.Parameter, value: bool) -> bool:
@@ -182,10 +140,19 @@ _of_verification = _in_section("Verification")
 _of_output = _in_section("Output")
 
 _IMAGES = _all(
-    _of_samples("--mean", type=_Numbers(), help="Images: subtracted after scaling, one number or one a channel."),
-    _of_samples("--std", type=_Numbers(positive=True), help="Images: divided by after that."),
-    _of_samples("--scale", type=float, help="Images: factor of a pixel 0..255; 1/255 for models that take floats."),
-    _of_samples("--resize", type=_Size(), help="Images: short side, then centre crop; or height x width."),
+    _of_samples(
+        "--mean", type=_numbers, metavar="X[,X…]", help="Images: subtracted after scaling, one number or one a channel."
+    ),
+    _of_samples("--std", type=_numbers, metavar="X[,X…]", help="Images: divided by after that."),
+    _of_samples(
+        "--scale",
+        type=_numbers,
+        metavar="X",
+        help="Images: factor of a pixel 0..255; 1/255 for models that take floats.",
+    ),
+    _of_samples(
+        "--resize", type=_size, metavar="N|HxW", help="Images: short side, then centre crop; or height x width."
+    ),
 )
 _DATA = _of_samples(
     "--data",
@@ -194,7 +161,12 @@ _DATA = _of_samples(
     "gives accuracy.",
 )
 _SHAPES = _of_samples(
-    "--shape", "shapes", type=_Shape(), multiple=True, help="Shape of an input with free dimensions; repeatable."
+    "--shape",
+    "shapes",
+    type=_shape,
+    metavar="NAME:1,3,224,224",
+    multiple=True,
+    help="Shape of an input with free dimensions; repeatable.",
 )
 _PROVIDER = _of_verification(
     "--provider", type=click.Choice(get_args(Provider)), default="auto", show_default=True, help="What runs the models."
@@ -202,6 +174,7 @@ _PROVIDER = _of_verification(
 _SEED = _of_output(
     "--seed",
     type=click.IntRange(min=0),
+    metavar="N",
     default=Options.seed,
     show_default=True,
     help="Of synthetic samples and of intervals.",
@@ -225,29 +198,26 @@ def _presets() -> str:
     return "Preset of selection + compensation, allocation. " + "; ".join(rows) + "."
 
 
-@click.group(
-    cls=DefaultGroup,
-    default="compress",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+_HELP = """Make an exported ONNX network smaller and faster by removing and merging channels, without training.
+
+\b
+Examples:
+  onnxmerge model.onnx smaller.onnx --ratio 0.5
+  onnxmerge inspect model.onnx
+  onnxmerge compare model.onnx smaller.onnx --data held_out.npz
+
+Without a command, compress is meant; `onnxmerge compress --help` lists its options.
+"""
+
+cli: click.Group = DefaultGroup(
+    PROGRAM, default="compress", help=_HELP, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.version_option(__version__, prog_name=PROGRAM)
-def cli() -> None:
-    """Make an exported ONNX network smaller and faster by removing and merging channels, without training.
-
-    \b
-    Examples:
-      onnxmerge model.onnx smaller.onnx --ratio 0.5
-      onnxmerge inspect model.onnx
-      onnxmerge compare model.onnx smaller.onnx --data held_out.npz
-
-    Without a command, compress is meant; `onnxmerge compress --help` lists its options.
-    """
+click.version_option(__version__, prog_name=PROGRAM)(cli)
 
 
-@cli.command(cls=_Command)
+@cli.command(cls=_Command, short_help="Write a smaller, faster model (the default).")
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
-@click.argument("target", metavar="OUT", type=click.Path(path_type=Path), required=False)
+@click.argument("target", metavar="[OUT]", type=click.Path(path_type=Path), required=False)
 @_of_budget(
     "--ratio", type=float, default=Options.ratio, show_default=True, metavar="R", help="Fraction to remove, 0 <= R < 1."
 )
@@ -272,10 +242,18 @@ def cli() -> None:
 @_of_method(
     "--compensate", type=click.Choice(COMPENSATIONS), help="What stands in for the others; overrides the preset's."
 )
-@_of_method("--threshold", type=float, default=Options.threshold, show_default=True, help="Merge: least cosine, -1..1.")
+@_of_method(
+    "--threshold",
+    type=float,
+    metavar="T",
+    default=Options.threshold,
+    show_default=True,
+    help="Merge: least cosine, -1..1.",
+)
 @_of_method(
     "--balance",
     type=float,
+    metavar="L",
     default=Options.balance,
     show_default=True,
     help="Merge: weight of direction against offset, 0..1.",
@@ -283,7 +261,7 @@ def cli() -> None:
 @_of_method(
     "--fold-mean/--no-fold-mean",
     default=None,
-    help="Put known means of removed channels into the biases of what read them; the method's own without.",
+    help="Put known means of removed channels into the biases of what reads them.  [default: the method's]",
 )
 @_of_groups(
     "--coupled/--no-coupled",
@@ -296,7 +274,7 @@ def cli() -> None:
 @_of_samples(
     "--calib",
     type=click.Path(path_type=Path),
-    help="Calibration samples: .npz (keys are input names), .npy, a folder of either, of test_data_set_*, or of images.",
+    help="Calibration samples: .npz (keys are input names), .npy, a folder of either, of test_data_set_*, of images.",
 )
 @_of_samples(
     "--calib-size", type=click.IntRange(min=1), default=512, show_default=True, metavar="N", help="At most N of them."
@@ -309,12 +287,14 @@ def cli() -> None:
 )
 @_of_verification(
     "--min-cosine",
-    type=_Within(-1, 1, "a cosine"),
+    type=float,
+    metavar="C",
     help="Gate: with a lower cosine of any output nothing is written.",
 )
 @_of_verification(
     "--max-drop",
-    type=_Within(0, 100, "a number of percentage points"),
+    type=float,
+    metavar="PP",
     help="Gate: with more points of accuracy lost (of top-1 agreement, without labels) nothing is written.",
 )
 @_PROVIDER
@@ -330,7 +310,7 @@ def compress(
     json_path: Path | None,
     verbose: bool,
     quiet: bool,
-    **given: Any,  # noqa: ANN401 - click names them, `_options` and the like read them
+    **given: Any,  # noqa: ANN401 - every other option, by its name
 ) -> None:
     """Write a smaller, faster model OUT made of IN, and say what it cost.
 
@@ -342,13 +322,12 @@ def compress(
 
     Verified on --data, else on calibration samples, else on synthetic ones. IN is never touched; OUT appears whole,
     after verification, or not at all.
-    """
+    """  # noqa: D301 - click reads the backspace
     _check_command(source)
     if target is None and not given["dry_run"]:
         raise UsageError(f"OUT is missing, the file to write; or try --dry-run: {PROGRAM} {source} OUT.onnx")
-    if not given["verify"] and (given["min_cosine"] is not None or given["max_drop"] is not None):
-        raise UsageError("--min-cosine and --max-drop are gates of the verification; leave out --no-verify or them")
-    options = Options(**{name: given[name] for name in Options.__dataclass_fields__})
+    options = Options(**{field.name: given[field.name] for field in dataclasses.fields(Options)})
+    verification = Verification(given["verify"], given["provider"], given["min_cosine"], given["max_drop"])
     _check_json(json_path, source, target)
     with _stages(quiet) as progress:
         account = pipeline.compress_file(
@@ -360,12 +339,7 @@ def compress(
             data=given["data"],
             images=_images(given),
             shapes=_shapes(given["shapes"]),
-            verification=pipeline.Verification(
-                enabled=given["verify"],
-                provider=given["provider"],
-                min_cosine=given["min_cosine"],
-                max_drop=given["max_drop"],
-            ),
+            verification=verification,
             progress=progress,
             overwrite=given["overwrite"],
             external_data=given["external_data"],
@@ -374,7 +348,7 @@ def compress(
     _show(account, show_account, json_path, verbose=verbose, quiet=quiet)
 
 
-@cli.command(cls=_Command)
+@cli.command(cls=_Command, short_help="List what could go, what is pinned, and why.")
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @_SHAPES
 @_EVERYWHERE
@@ -392,7 +366,7 @@ def inspect(
     Examples:
       onnxmerge inspect model.onnx
       onnxmerge inspect model.onnx --shape input:1,3,224,224 --json groups.json
-    """
+    """  # noqa: D301 - click reads the backspace
     _check_json(json_path, source)
     with _stages(quiet) as progress:
         progress("inspect", None)
@@ -400,7 +374,7 @@ def inspect(
     _show(inspection, show_inspection, json_path, verbose=verbose, quiet=quiet)
 
 
-@cli.command(cls=_Command)
+@cli.command(cls=_Command, short_help="Set two models side by side.")
 @click.argument("first", metavar="A", type=click.Path(path_type=Path))
 @click.argument("second", metavar="B", type=click.Path(path_type=Path))
 @_DATA
@@ -424,7 +398,7 @@ def compare(
     Examples:
       onnxmerge compare model.onnx smaller.onnx --data held_out.npz
       onnxmerge compare model.onnx smaller.onnx --provider cpu --json -
-    """
+    """  # noqa: D301 - click reads the backspace
     _check_json(json_path, first, second)
     with _stages(quiet) as progress:
         result = pipeline.compare(
@@ -452,21 +426,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # "…" and "→" are no reason to fail where the terminal is not UTF-8
+    given = list(sys.argv[1:] if arguments is None else arguments)
     meta: dict[str, Any] = {}
     try:
+        if not given:
+            click.echo(cli.get_help(click.Context(cli, info_name=PROGRAM, **cli.context_settings)), err=True)
+            return UsageError.exit_status
         # Not cli.main(): it takes an EOFError of ours for an interrupt, and globs for itself on Windows.
-        with cli.make_context(PROGRAM, list(sys.argv[1:] if arguments is None else arguments)) as context:
+        with cli.make_context(PROGRAM, given) as context:
             meta = context.meta
             cli.invoke(context)
             sys.stdout.flush()
     except click.exceptions.Exit as done:
         return done.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        return _fail(error.format_message(), UsageError.exit_status, prefix="")
     except click.ClickException as error:
         return _fail(_one_line(_explained(error)), UsageError.exit_status)
     except KeyboardInterrupt:
-        return _fail("interrupted; what was not finished is not there", INTERRUPTED, prefix=f"{PROGRAM}: ")
+        return _fail("interrupted", INTERRUPTED, prefix=f"{PROGRAM}: ")
     except BrokenPipeError:
         _forget_output()
     except OnnxMergeError as error:
@@ -516,11 +492,13 @@ def _forget_output() -> None:
 
 def _check_command(source: Path) -> None:
     """Where no such file exists, the first word may have been meant as a command."""
-    near = difflib.get_close_matches(str(source), list(cli.commands), n=1)
-    if near and not source.exists():
-        raise UsageError(
-            f"no command and no file is named '{source}'; did you mean '{near[0]}'? (a command comes before options)"
-        )
+    word = str(source)
+    near = difflib.get_close_matches(word, list(cli.commands), n=1)
+    if not near or source.exists():
+        return
+    if word in cli.commands:
+        raise UsageError(f"options come after the command; try: {PROGRAM} {word} … OPTIONS")
+    raise UsageError(f"no command and no file is named '{word}'; did you mean '{near[0]}'?")
 
 
 def _check_json(path: Path | None, *models: Path | None) -> None:
@@ -540,8 +518,11 @@ def _shapes(given: Sequence[tuple[str, tuple[int, ...]]]) -> Mapping[str, tuple[
 
 def _images(given: Mapping[str, Any]) -> ImageOptions | None:
     named = {name: given[name] for name in ("mean", "std", "scale", "resize") if given[name] is not None}
-    if not math.isfinite(named.get("scale", 1.0)):
-        raise UsageError(f"--scale is {named['scale']}; expected a finite number")
+    if min(named.get("std", (1.0,))) <= 0:
+        raise UsageError("--std has to be positive; pixels are divided by it")
+    if len(named.get("scale", (1.0,))) > 1:
+        raise UsageError("--scale is one number; --std takes one for each channel")
+    named.update({name: value[0] for name, value in named.items() if name == "scale"})
     return ImageOptions(**named) if named else None
 
 
@@ -554,9 +535,15 @@ Result = TypeVar("Result", Account, Inspection, SideBySide)
 
 def _show(result: Result, show: Callable[..., None], json_path: Path | None, *, verbose: bool, quiet: bool) -> None:
     on_stdout = json_path is not None and str(json_path) == STDOUT
-    if on_stdout:
-        click.echo(to_json(result), nl=False)
-    elif json_path is not None:
+    if json_path is not None and not on_stdout:
         write_text(json_path, to_json(result))
-    if not quiet:
-        show(_Console(file=sys.stderr if on_stdout else sys.stdout, highlight=False), result, verbose=verbose)
+    try:
+        if on_stdout:
+            click.echo(to_json(result), nl=False)
+        if not quiet:
+            show(_Console(file=sys.stderr if on_stdout else sys.stdout, highlight=False), result, verbose=verbose)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk behind standard output
+        _forget_output()
+        raise UsageError(f"the result cannot be printed: {error.strerror or error}") from error

@@ -78,7 +78,7 @@ class Compression:
     _model: Model = field(repr=False)
 
     @property
-    def model(self) -> Any:
+    def model(self) -> Any:  # noqa: ANN401 - protobuf types stay in graph/
         """The model as an onnx.ModelProto."""
         return to_proto(self._model)
 
@@ -372,7 +372,7 @@ def _cut(run: _Run, samples: Samples | None) -> _Cut:
             f"{run.model.source}: at a ratio of {run.options.ratio:g} of the {run.options.of} no channel goes; "
             f"up to {plan.most:.3f} can"
         )
-    if abs(plan.reached - plan.asked) > 0.02 * max(plan.asked, 1e-9) and plan.asked > 0:  # noqa: PLR2004
+    if abs(plan.reached - plan.asked) > 0.02 * max(plan.asked, 1e-9) and plan.asked > 0:
         limit = f"; at most {plan.most:.3f} can go" if plan.most < plan.asked else ""
         run.notes.append(f"asked for {plan.asked:.3f} of the {plan.of}, reached {plan.reached:.3f}{limit}")
     with run.stage("rewriting"):

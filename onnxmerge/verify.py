@@ -62,7 +62,7 @@ class Verification:
             raise UsageError("--min-cosine and --max-drop need verification; leave --no-verify out")
         if self.min_cosine is not None and not -1 <= self.min_cosine <= 1:
             raise UsageError(f"min-cosine is {self.min_cosine:g}; a cosine lies between -1 and 1")
-        if self.max_drop is not None and not 0 <= self.max_drop <= 100:  # noqa: PLR2004
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise UsageError(f"max-drop is {self.max_drop:g}; it is in percentage points, 0 to 100")
 
 

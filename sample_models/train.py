@@ -362,6 +362,25 @@ def export(model: nn.Module, sample: Images, path: Path) -> None:
         output_names=["logits"],
         dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
     )
+    unshare_initializers(path)
+
+
+def unshare_initializers(path: Path) -> None:
+    """Give every consumer its own initializer again.
+
+    The exporter stores equal tensors once and puts an Identity before the other
+    uses. The last BatchNormalization of a residual branch and the one of its
+    projection get the same gradients, so that their biases are equal.
+    """
+    model = onnx.load(str(path))
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in list(model.graph.node):
+        if node.op_type == "Identity" and node.input[0] in tensors:
+            copy = model.graph.initializer.add()
+            copy.CopyFrom(tensors[node.input[0]])
+            copy.name = node.output[0]
+            model.graph.node.remove(node)
+    onnx.save(model, str(path))
 
 
 def run_onnx(path: Path, images: Images) -> npt.NDArray[np.float32]:

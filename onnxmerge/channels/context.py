@@ -64,6 +64,4 @@ class Context:
 def pin_all(node: Node, context: Context, reason: str) -> Relation:
     """A relation that pins every axis of every input and output."""
     names = dict.fromkeys(name for name in (*node.inputs, *node.captures, *node.outputs) if name)
-    return Relation(
-        pins=tuple(Pin(Axis(name, axis), reason) for name in names for axis in range(context.rank(name)))
-    )
+    return Relation(pins=tuple(Pin(Axis(name, axis), reason) for name in names for axis in range(context.rank(name))))

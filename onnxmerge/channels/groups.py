@@ -170,14 +170,15 @@ class _Atlas:
                 self.pins.setdefault(pin.axis, []).append((pin, node.name))
         for kind, specs in (("input", context.model.inputs), ("output", context.model.outputs)):
             for spec in specs:
-                for axis in range(context.rank(spec.name)):
-                    at = Axis(spec.name, axis)
-                    self.pins.setdefault(at, []).append((Pin(at, f"graph {kind} {spec.name}"), ""))
-        for value in context.model.captured:
-            for axis in range(context.rank(value)):
-                at = Axis(value, axis)
-                self.pins.setdefault(at, []).append((Pin(at, f"{value} is read by a subgraph"), ""))
+                self._pin(spec.name, f"graph {kind} {spec.name}")
+        for name in context.model.captured:
+            self._pin(name, f"{name} is read by a subgraph")
         self._slabs: dict[int, tuple[Fork, list[dict[Axis, Indices]]]] = {}
+
+    def _pin(self, tensor: str, reason: str) -> None:
+        for number in range(self.context.rank(tensor)):
+            axis = Axis(tensor, number)
+            self.pins.setdefault(axis, []).append((Pin(axis, reason), ""))
 
     def length(self, axis: Axis) -> int | None:
         """Elements of an axis, None where that is not fixed."""
@@ -224,11 +225,7 @@ class _Atlas:
         producers, consumers, carriers = [], [], []
         for node, relation in zip(self.context.model.nodes, self.relations, strict=True):
             made = [p for p in relation.producers if p.output in members and p.weight in members]
-            read = [
-                c
-                for c in relation.consumers
-                if c.input in members and (c.weight is None or c.weight in members)
-            ]
+            read = [c for c in relation.consumers if c.input in members and (c.weight is None or c.weight in members)]
             producers.extend(made)
             consumers.extend(read)
             ends = {p.output for p in made} | {c.input for c in read}
@@ -518,6 +515,6 @@ def _coarse_roots(walk: _Walk, axis: Axis, slabs: Indices) -> Indices | None:
     trial = _Walk(walk.atlas, walk.root.copy())
     of_slab = np.full(int(slabs.max()) + 1, -1, dtype=np.int64)
     of_slab[slabs[inside]] = labels[inside]
-    trial._merge(trial.root[labels[inside]], trial.root[of_slab[slabs[inside]]])  # noqa: SLF001
+    trial._merge(trial.root[labels[inside]], trial.root[of_slab[slabs[inside]]])
     left = np.unique(trial.root[labels[inside]])
     return trial.root if len(left) > 1 else None

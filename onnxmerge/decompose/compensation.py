@@ -114,7 +114,10 @@ def _merge_normalised(
     denominator = norm_kept * scale[kept]
     possible = denominator != 0
     factor = np.divide(
-        numerator[:, None], denominator[None, :], out=np.zeros(cosine.shape), where=np.broadcast_to(possible, cosine.shape)
+        numerator[:, None],
+        denominator[None, :],
+        out=np.zeros(cosine.shape),
+        where=np.broadcast_to(possible, cosine.shape),
     )
     shifted = shift[removed][:, None] - factor * shift[kept][None, :]
     spread = np.divide(np.abs(shifted), np.abs(factor), out=np.full(factor.shape, np.inf), where=factor != 0)

@@ -40,6 +40,14 @@ class ProducerRows:
     normalised: bool
     biased: bool
 
+    @property
+    def effective(self) -> Floats:
+        """(n, d + r) what the next non-linearity sees of [x, 1]; without a bias the summand is left out."""
+        slices = self.bias.shape[1]
+        wide = self.weight.reshape(len(self.weight), slices, -1) * self.scale[:, :, None]
+        flat = wide.reshape(len(self.weight), -1)
+        return np.concatenate([flat, self.scale * self.bias + self.offset], axis=1) if self.biased else flat
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -61,19 +69,17 @@ class Rows:
 
     @cached_property
     def weights(self) -> Floats:
-        """(n, Σd) raw weight rows of all producers side by side."""
-        return np.concatenate([p.weight for p in self.producers], axis=1)
+        """(n, ·) rows that selections judge, all producers side by side.
+
+        Behind a BatchNormalization that is the raw weight, whose scale means nothing there; elsewhere it is the
+        effective row, bias included, as the authors of Neuron Merging do it for fully connected layers.
+        """
+        return np.concatenate([p.weight if p.normalised else p.effective for p in self.producers], axis=1)
 
     @cached_property
     def effective(self) -> Floats:
         """(n, Σ(d + r)) effective rows of all producers side by side."""
-        parts = []
-        for p in self.producers:
-            slices = p.bias.shape[1]
-            wide = p.weight.reshape(len(p.weight), slices, -1) * p.scale[:, :, None]
-            parts.append(wide.reshape(len(p.weight), -1))
-            parts.append(p.scale * p.bias + p.offset)
-        return np.concatenate(parts, axis=1)
+        return np.concatenate([p.effective for p in self.producers], axis=1)
 
 
 def least_first(scores: Floats) -> Indices:

@@ -2,7 +2,7 @@
 
 | name | keeps the channels with | source |
 |---|---|---|
-| `l1`, `l2` | the largest norm of the weight row (bias and BatchNormalization left out) | Li et al. 1608.08710 |
+| `l1`, `l2` | the largest norm of the weight row (`Rows.weights`) | Li et al. 1608.08710 |
 | `gm` | the largest total distance to the other rows: those near the geometric median go | FPGM 1811.00250 |
 | `bn` | the largest BatchNormalization scale | Network Slimming 1708.06519, 2204.06404 |
 | `cluster` | one medoid for each of k Ward clusters of the rows | REPrune 2007.06932 |
@@ -27,12 +27,12 @@ __all__ = ["SCORES", "SELECTIONS", "select"]
 
 def l1(rows: Rows) -> Floats:
     """(n,) sums of absolute weights."""
-    return np.abs(rows.weights).sum(axis=1)
+    return np.asarray(np.abs(rows.weights).sum(axis=1))
 
 
 def l2(rows: Rows) -> Floats:
     """(n,) Euclidean norms of the weight rows."""
-    return np.sqrt(np.square(rows.weights).sum(axis=1))
+    return np.asarray(np.linalg.norm(rows.weights, axis=1))
 
 
 def gm(rows: Rows) -> Floats:

@@ -85,22 +85,18 @@ class Draft:
         self.set_weight(name, value)
         self.set_input(node, position, name)
 
-    def insert_before(
-        self, node: Node, op: str, inputs: Sequence[str], output: str, **attributes: int | float | str
-    ) -> None:
+    def insert_before(self, node: Node, op: str, inputs: Sequence[str], output: str) -> None:
         """Put a new node in front of another."""
-        made = onnx.helper.make_node(op, list(inputs), [output], name=output, **attributes)
+        made = onnx.helper.make_node(op, list(inputs), [output], name=output)
         self._before.setdefault(node.index, []).append(made)
 
     def rename_output(self, node: Node, position: int, name: str) -> None:
         """Give a node's output another name; what reads the old name must be made by an inserted node."""
         self._nodes[node.index].output[position] = name
 
-    def insert_after(
-        self, node: Node, op: str, inputs: Sequence[str], output: str, **attributes: int | float | str
-    ) -> None:
+    def insert_after(self, node: Node, op: str, inputs: Sequence[str], output: str) -> None:
         """Put a new node behind another."""
-        made = onnx.helper.make_node(op, list(inputs), [output], name=self.fresh(f"{output}_by_{op}"), **attributes)
+        made = onnx.helper.make_node(op, list(inputs), [output], name=self.fresh(f"{output}_by_{op}"))
         self._after.setdefault(node.index, []).append(made)
 
     def forget_shape(self, tensor: str) -> None:
@@ -211,5 +207,3 @@ def fill(tensor: onnx.TensorProto, array: NDArray[Any]) -> None:
     filled = numpy_helper.from_array(np.ascontiguousarray(np.asarray(array, dtype=kind)), tensor.name)
     tensor.Clear()
     tensor.CopyFrom(filled)
-
-

@@ -65,7 +65,8 @@ def _read(path: Path) -> bytes:
 
 def _parse(data: bytes, name: str) -> onnx.ModelProto:
     try:
-        proto = onnx.ModelProto.FromString(data)
+        proto = onnx.ModelProto()
+        proto.ParseFromString(data)
     except DecodeError as error:
         raise ModelError(
             f"{name} is not an ONNX model ({len(data)} bytes that are no protobuf): truncated, or another format?"

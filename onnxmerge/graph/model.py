@@ -263,7 +263,7 @@ class Model:
         )
 
 
-def _attribute(attribute: onnx.AttributeProto) -> Any:
+def _attribute(attribute: onnx.AttributeProto) -> object:
     if attribute.type == onnx.AttributeProto.TENSOR:
         try:
             return numpy_helper.to_array(attribute.t)

@@ -187,7 +187,7 @@ def _copy_shared_vectors(model: Model) -> dict[str, str]:
     inputs = {value.name for value in proto.graph.input}
     copies: dict[str, str] = {}
     for name, places in model.readers.items():
-        if name not in tensors or name in inputs or len(places) + (name in model.captured) < 2:  # noqa: PLR2004
+        if name not in tensors or name in inputs or len(places) + (name in model.captured) < 2:
             continue
         dims = tensors[name].dims
         size = int(np.prod(dims, dtype=np.int64))

@@ -49,7 +49,7 @@ class Staged:
     def publish(self) -> None:
         """Move the files into place; the model itself comes last."""
         for file in sorted(self.path.parent.iterdir(), key=lambda file: file == self.path):
-            os.replace(file, self.target.parent / file.name)
+            file.replace(self.target.parent / file.name)
 
 
 def check_target(target: Path, source: Path | None, overwrite: bool) -> None:
@@ -129,4 +129,3 @@ def _write_external(model: Model, path: Path) -> None:
             for key, value in (("location", data.name), ("offset", offset), ("length", stream.tell() - offset)):
                 tensor.external_data.add(key=key, value=str(value))
     path.write_bytes(proto.SerializeToString(deterministic=True))
-

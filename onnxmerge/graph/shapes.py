@@ -110,7 +110,9 @@ def infer_shapes(model: Model, dims: Mapping[str, tuple[int, ...]]) -> Shapes:
         if not _walk_node(model, node, proto, types, known, values):
             failed.append(node.name)
     kinds = {
-        name: int(kind.tensor_type.elem_type) for name, kind in types.items() if kind.WhichOneof("value") == "tensor_type"
+        name: int(kind.tensor_type.elem_type)
+        for name, kind in types.items()
+        if kind.WhichOneof("value") == "tensor_type"
     }
     return Shapes(known, values, kinds, tuple(failed))
 
@@ -291,7 +293,7 @@ def probe_shapes(model: Model, overrides: Mapping[str, tuple[int, ...]]) -> Stat
         if len(ranked) > 1 and not ranked[1].failed:
             break
         # The same nodes unknown under four different shapes: no shape will help, an operator is not understood.
-        if len(ranked) > 3 and ranked[0].failed == ranked[3].failed:  # noqa: PLR2004
+        if len(ranked) > 3 and ranked[0].failed == ranked[3].failed:
             break
     # Where only one set of shapes fits the graph, the next best one still shows what depends on free dimensions.
     return StaticShapes(ranked[0], ranked[1] if len(ranked) > 1 else ranked[0])

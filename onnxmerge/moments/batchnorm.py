@@ -177,7 +177,7 @@ class BatchNormMeans:
     ) -> _Signal | None:
         """Run the operator on the values, laid out along an axis that is not the channels'."""
         rank = self._context.rank(axis.tensor)
-        if rank < 2:  # noqa: PLR2004
+        if rank < 2:
             return None
         spread = 0 if axis.axis != 0 else 1
         shape = [1] * rank

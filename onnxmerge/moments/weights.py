@@ -87,7 +87,7 @@ def _affine(context: Context, node: Node, position: int, axis: Axis, length: int
         gamma, beta, mean, var = (np.asarray(context.model.weights[n], dtype=np.float64) for n in node.inputs[1:5])
         factor = gamma / np.sqrt(var + float(node.attributes.get("epsilon", 1e-5)))
         return factor, beta - factor * mean
-    if node.op not in ("Add", "Sub", "Mul", "Div") or node.domain or len(node.inputs) != 2:  # noqa: PLR2004
+    if node.op not in ("Add", "Sub", "Mul", "Div") or node.domain or len(node.inputs) != 2:
         return None
     rank = context.rank(axis.tensor)
     if context.dims(node.outputs[0]) != context.dims(axis.tensor):
@@ -140,7 +140,7 @@ def producer_rows(context: Context, group: ChannelGroup) -> Rows | None:
         if any(side.shape[1] != slices for side in sides):
             # Slices of a shared filter: one row of weights makes several outputs.
             sides = [np.repeat(side.mean(axis=1, keepdims=True), slices, axis=1) for side in sides]
-        parts.append(ProducerRows(rows, *sides, normalised=tail.gamma is not None, biased=biased))
+        parts.append(ProducerRows(rows, sides[0], sides[1], sides[2], tail.gamma is not None, biased))
         importances.append(_importance(rows, tail, on_output, group.size))
     return Rows(tuple(parts), np.mean(importances, axis=0))
 
@@ -148,7 +148,7 @@ def producer_rows(context: Context, group: ChannelGroup) -> Rows | None:
 def _importance(rows: Floats, tail: Tail, labels: Indices, size: int) -> Floats:
     """|γ| of each channel; where it was folded away, the deviation that white inputs would give the output."""
     if tail.gamma is not None:
-        return np.abs(_by_channel(tail.gamma, labels, size)).mean(axis=1)
+        return np.asarray(np.abs(_by_channel(tail.gamma, labels, size)).mean(axis=1))
     scale = np.abs(_by_channel(tail.scale, labels, size)).mean(axis=1)
     return np.asarray(np.linalg.norm(rows, axis=1) * scale)
 

@@ -73,7 +73,7 @@ def uniform_path(sizes: Mapping[int, int]) -> list[Step]:
 
 def global_path(sizes: Mapping[int, int], scores: Mapping[int, np.ndarray]) -> list[Step]:
     """Steps in the order of one ranking of all channels, least score first, each group keeping its floor."""
-    ranked = []
+    ranked: list[tuple[float, int, int]] = []
     for group, score in scores.items():
         order = least_first(score)
         ranked.extend((float(score[channel]), group, place) for place, channel in enumerate(order))

@@ -66,7 +66,9 @@ class CostModel:
         """Fraction of all MACs in nodes that at least one group touches."""
         length = self._length({})
         touched = {axis.tensor for group in groups for axis in group.members}
-        macs = [(self.node_macs(node, length), bool(touched & {*node.inputs, *node.outputs})) for node in self.model.nodes]
+        macs = [
+            (self.node_macs(node, length), bool(touched & {*node.inputs, *node.outputs})) for node in self.model.nodes
+        ]
         total = sum(count for count, _ in macs)
         return sum(count for count, inside in macs if inside) / total if total else 0.0
 
@@ -102,7 +104,9 @@ class CostModel:
 
     def _einsum(self, node: Node, length: Length) -> int:
         terms = str(node.attributes.get("equation", "")).replace(" ", "").partition("->")[0].split(",")
-        if len(terms) != len(node.inputs) or any(len(t) != len(self.dims[n]) for t, n in zip(terms, node.inputs, strict=True)):
+        if len(terms) != len(node.inputs) or any(
+            len(t) != len(self.dims[n]) for t, n in zip(terms, node.inputs, strict=True)
+        ):
             return 0
         letters = {
             letter: length(name, axis)

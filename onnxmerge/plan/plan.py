@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 
@@ -112,14 +113,16 @@ class Plan:
         """
         try:
             data = json.loads(text)
-            groups = tuple(
-                GroupPlan(**{key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()})
-                for entry in data.pop("groups")
-            )
+            groups = tuple(_group_from(entry) for entry in data.pop("groups"))
             left_alone = {int(position): str(why) for position, why in data.pop("left_alone").items()}
             return cls(**data, groups=groups, left_alone=left_alone)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"not a plan of onnxmerge: {error}") from error
+
+
+def _group_from(entry: Mapping[str, Any]) -> GroupPlan:
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    return GroupPlan(**fields)
 
 
 def make_plan(context: Context, analysis: Analysis, cost: CostModel, options: Options) -> Plan:
@@ -160,7 +163,7 @@ def _left_alone(context: Context, analysis: Analysis, options: Options) -> dict[
     found: dict[int, str] = {}
     for position, group in enumerate(analysis.groups):
         names = [context.model.nodes[producer.node].name for producer in group.producers]
-        if group.size < 2:  # noqa: PLR2004
+        if group.size < 2:
             found[position] = "a single channel"
         elif not options.coupled and group.coupled:
             found[position] = f"made by {len(group.producers)} nodes together (--no-coupled)"

@@ -77,7 +77,7 @@ def write_text(target: Path, text: str) -> None:
         # Not tempfile: its files can be read by their owner alone, and replacing keeps that.
         partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, final)
+        partial.replace(final)
     except BrokenPipeError:
         raise  # whoever read the pipe has gone: nobody is to be told
     except OSError as error:

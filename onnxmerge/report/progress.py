@@ -70,4 +70,4 @@ class StageDisplay:
         if self._timer is not None:
             self._timer.cancel()
             self._timer.join()  # a timer that has just fired must not start the display after it was stopped
-        self._bars.stop()
+            self._bars.stop()

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from rich import box
@@ -70,10 +70,10 @@ def show_inspection(console: Console, inspection: Inspection, *, verbose: bool =
     made_by = f", made by {inspection.producer}" if inspection.producer else ""
     _line(
         console,
-        f"{inspection.source}: opset {inspection.opset}{made_by}; {units.count(inspection.nodes)} nodes, "
+        f"{inspection.source}: opset {inspection.opset}{made_by}; {inspection.nodes} nodes, "
         f"{units.count(sizes.parameters)} parameters, {units.count(sizes.macs)} MACs, "
         f"{units.bytes_of(sizes.file_bytes) + ', ' if sizes.file_bytes is not None else ''}"
-        f"{units.count(sizes.channels)} channels that can go",
+        f"{sizes.channels} channels that can go",
     )
     _shapes(console, inspection.shapes)
     _groups(console, inspection.groups, verbose=verbose, cut=False)
@@ -107,12 +107,12 @@ def _measures(
 ) -> None:
     table = _table("", *(f">{head}" for head in heads), ">Change")
     before, after = sizes
-    for name, one, two in (
-        ("Parameters", before.parameters, after.parameters),
-        ("MACs", before.macs, after.macs),
-        ("Channels", before.channels, after.channels),
+    for name, one, two, form in (
+        ("Parameters", before.parameters, after.parameters, units.count),
+        ("MACs", before.macs, after.macs, units.count),
+        ("Channels", before.channels, after.channels, str),
     ):
-        table.add_row(name, units.count(one), units.count(two), units.change(one, two))
+        table.add_row(name, form(one), form(two), units.change(one, two))
     if before.file_bytes is not None or after.file_bytes is not None:
         known = before.file_bytes is not None and after.file_bytes is not None
         relative = units.change(before.file_bytes or 0, after.file_bytes or 0) if known else "–"
@@ -122,11 +122,10 @@ def _measures(
         table.add_row("Top-1 accuracy", *shown, units.points(accuracies[1] - accuracies[0]))
     if latency is not None:
         dense, compressed = latency.dense, latency.compressed
-        for name, slow, fast in (
-            ("Latency, median", dense.median_ms, compressed.median_ms),
-            ("Latency, p95", dense.p95_ms, compressed.p95_ms),
-        ):
-            table.add_row(name, units.milliseconds(slow), units.milliseconds(fast), units.change(slow, fast))
+        medians, tails = (dense.median_ms, compressed.median_ms), (dense.p95_ms, compressed.p95_ms)
+        table.add_row("Latency, median", *map(units.milliseconds, medians), units.change(*medians))
+        # No change for these: interruptions of the machine make it, not the model.
+        table.add_row("Latency, p95", *map(units.milliseconds, tails), "")
     _print(console, table)
     if latency is not None:
         _line(console, _latency_words(latency))
@@ -150,17 +149,14 @@ def _fidelity(console: Console, fidelity: Fidelity | None, samples: str, *, verb
         return
     shown = _most(fidelity.outputs, [-_nearness(output) for output in fidelity.outputs], verbose=verbose)
     columns = (
-        (">Cosine", [None if each.cosine is None else units.cosine(each.cosine) for each in shown]),
-        (">Rel. L2", [None if each.relative_l2 is None else units.small(each.relative_l2) for each in shown]),
-        (">Max. diff.", [None if each.max_abs is None else units.small(each.max_abs) for each in shown]),
-        (
-            ">Same top-1",
-            [None if each.top1_agreement is None else units.percent(each.top1_agreement) for each in shown],
-        ),
-        (">Equal", [None if each.equal_fraction is None else units.percent(each.equal_fraction) for each in shown]),
+        (">Cosine", [_if_known(units.cosine, each.cosine) for each in shown]),
+        (">Rel. L2", [_if_known(units.small, each.relative_l2) for each in shown]),
+        (">Max. diff.", [_if_known(units.small, each.max_abs) for each in shown]),
+        (">Same top-1", [_if_known(units.percent, each.top1_agreement) for each in shown]),
+        (">Equal", [_if_known(units.percent, each.equal_fraction) for each in shown]),
         (">n", [str(each.samples) for each in shown]),
     )
-    filled = [(head, values) for head, values in columns if any(value is not None for value in values)]
+    filled = [(head, values) for head, values in columns if any(values)]
     table = _table("Output", *(head for head, _ in filled))
     for row, output in enumerate(shown):
         table.add_row(_plain(output.name), *(values[row] or "–" for _, values in filled))
@@ -168,6 +164,10 @@ def _fidelity(console: Console, fidelity: Fidelity | None, samples: str, *, verb
     _rest(console, len(fidelity.outputs) - len(shown), "output")
     if samples:
         _line(console, f"Fidelity on {samples}.")
+
+
+def _if_known(form: Callable[[float], str], value: float | None) -> str:
+    return "" if value is None else form(value)
 
 
 def _nearness(output: OutputFidelity) -> float:
@@ -186,7 +186,7 @@ def _groups(console: Console, groups: Sequence[GroupEntry], *, verbose: bool, cu
         size = f"{group.kept} / {group.size}" if cut else str(group.size)
         how = _how(group) if cut else f"{len(group.producers)} in, {len(group.consumers)} out"
         note = [str(notes.index(group.note) + 1) if group.note else ""] if notes else []
-        table.add_row(_plain(group.name), size, units.percent(group.macs_share), how, *note)
+        table.add_row(_plain(group.name), size, units.share(group.macs_share), how, *note)
     _print(console, table)
     for number, note_text in enumerate(notes, 1):
         _line(console, f"{number}: {note_text}")

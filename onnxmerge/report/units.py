@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["bytes_of", "change", "cosine", "count", "milliseconds", "percent", "points", "seconds", "small"]
+__all__ = ["bytes_of", "change", "cosine", "count", "milliseconds", "percent", "points", "seconds", "share", "small"]
 
 STEPS = ("", "k", "M", "G", "T", "P")
 # Cosines nearer to 1 than this are those of equal outputs, but for the rounding of float64 sums.
@@ -49,6 +49,16 @@ def percent(fraction: float) -> str:
     return f"{value:.{digits}f} %"
 
 
+def share(fraction: float) -> str:
+    """A part of a whole in a list, where more than one decimal would only distract.
+
+    Example:
+        >>> share(0.3691), share(0.00001), share(0.0)
+        ('36.9 %', '< 0.1 %', '0.0 %')
+    """
+    return "< 0.1 %" if 0 < fraction < 0.0005 else f"{fraction * 100:.1f} %"
+
+
 def points(difference: float) -> str:
     """A difference of two percentages, in percentage points.
 
@@ -81,13 +91,13 @@ def milliseconds(time: float) -> str:
 
 
 def seconds(time: float) -> str:
-    """A time in seconds, of three digits.
+    """A time in seconds, of three digits, down to the millisecond.
 
     Example:
-        >>> seconds(0.5), seconds(75.04)
-        ('0.5 s', '75 s')
+        >>> seconds(0.5), seconds(75.04), seconds(2e-6)
+        ('0.5 s', '75 s', '0 s')
     """
-    return f"{_digits(time)} s"
+    return f"{_digits(time) if time >= 0.0005 else 0} s"
 
 
 def cosine(value: float) -> str:

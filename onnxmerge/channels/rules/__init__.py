@@ -60,7 +60,9 @@ def relate(node: Node, context: Context) -> Relation:
     if rule is None:
         shown = f"{node.domain}.{node.op}" if node.domain else node.op
         known = (node.domain, node.op) in TABLE
-        return pin_all(node, context, f"{shown} of opset {node.version} has no rule" if known else f"{shown} has no rule")
+        return pin_all(
+            node, context, f"{shown} of opset {node.version} has no rule" if known else f"{shown} has no rule"
+        )
     if not context.known(node):
         return pin_all(node, context, f"the shapes around {node.op} could not be inferred")
     return rule.relate(node, context)

@@ -36,7 +36,9 @@ __all__ = ["RULES"]
 
 def _spatial_pins(tensors: tuple[str, ...], context: Context, op: str) -> tuple[Pin, ...]:
     return tuple(
-        Pin(Axis(tensor, axis), f"spatial axis of {op}") for tensor in tensors for axis in range(2, context.rank(tensor))
+        Pin(Axis(tensor, axis), f"spatial axis of {op}")
+        for tensor in tensors
+        for axis in range(2, context.rank(tensor))
     )
 
 
@@ -79,9 +81,7 @@ def _conv(node: Node, context: Context) -> Relation:
         forks.append(Fork((Way(ties=(Tie(Axis(w, 0), np.arange(outputs) % r),)), Way((whole,))), reason))
     if m > 1 or g == 1:
         consumers = (Consumer(node.index, 0, Axis(x, 1), Axis(w, 1), 0, bias),)
-    return Relation(
-        tuple(links), (), tuple(forks), _spatial_pins((x, w, y), context, node.op), producers, consumers
-    )
+    return Relation(tuple(links), (), tuple(forks), _spatial_pins((x, w, y), context, node.op), producers, consumers)
 
 
 def _conv_transpose(node: Node, context: Context) -> Relation:
@@ -109,9 +109,7 @@ def _conv_transpose(node: Node, context: Context) -> Relation:
         forks.append(Fork((Way(ties=(Tie(Axis(x, 1), np.arange(g * m) % m),)), Way((whole,))), reason))
         forks.append(Fork((Way((by_position,)), Way((whole,))), reason))
         consumers = (Consumer(node.index, 0, Axis(x, 1), Axis(w, 0), None, bias),)
-    return Relation(
-        tuple(links), (), tuple(forks), _spatial_pins((x, w, y), context, node.op), producers, consumers
-    )
+    return Relation(tuple(links), (), tuple(forks), _spatial_pins((x, w, y), context, node.op), producers, consumers)
 
 
 def _resize_conv(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...]:

@@ -51,7 +51,9 @@ def _mapped(source: str, axis: int, target: str, target_axis: int, index: Indice
 # --- reshapes ---------------------------------------------------------------------------------------------------
 
 
-def reshape_blocks(before: tuple[int, ...], after: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+def reshape_blocks(
+    before: tuple[int, ...], after: tuple[int, ...]
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Smallest runs of axes with equal products, as (input axes, output axes).
 
     Example:
@@ -186,7 +188,8 @@ def _transpose(node: Node, context: Context) -> list[Link] | str:
 def _concat(node: Node, context: Context) -> list[Link] | str:
     y = node.outputs[0]
     axis = int(node.attributes["axis"]) % context.rank(y)
-    links, offset = [], 0
+    links: list[Link] = []
+    offset = 0
     for name in node.inputs:
         dims = context.dims(name) or ()
         links.extend(link(name, a, y, a) for a in range(len(dims)) if a != axis)
@@ -199,7 +202,8 @@ def _concat(node: Node, context: Context) -> list[Link] | str:
 def _split(node: Node, context: Context) -> list[Link] | str:
     x = node.input(0)
     axis = int(node.attributes.get("axis", 0)) % context.rank(x)
-    links, offset = [], 0
+    links: list[Link] = []
+    offset = 0
     for name in node.outputs:
         dims = context.dims(name) or ()
         links.extend(link(x, a, name, a) for a in range(len(dims)) if a != axis)
@@ -233,7 +237,9 @@ def _slice_parameters(node: Node, context: Context) -> dict[int, slice] | str:
 def _python_slice(start: int, end: int, step: int) -> slice:
     # ONNX clamps a negative end of a backward slice to "before the first element"; Python needs None for that.
     huge = 1 << 31
-    return slice(None if step < 0 and start >= huge - 1 else start, None if step < 0 and end < -huge // 2 else end, step)
+    return slice(
+        None if step < 0 and start >= huge - 1 else start, None if step < 0 and end < -huge // 2 else end, step
+    )
 
 
 def _slice(node: Node, context: Context) -> list[Link] | str:
@@ -439,7 +445,7 @@ def _resize_split(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...]:
     for name in node.outputs:
         left = kept(Axis(name, axis))
         lengths.append(len(left) if left is not None else (context.dims(name) or ())[axis])
-    if "split" in node.attributes or node.version < 13:  # noqa: PLR2004 - an input from opset 13 on
+    if "split" in node.attributes or node.version < 13:
         return (SetAttribute("split", tuple(lengths)),)
     return (SetInput(1, np.array(lengths, dtype=np.int64)), SetAttribute("num_outputs", ()))
 

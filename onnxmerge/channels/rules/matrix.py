@@ -33,7 +33,7 @@ def _is_row(dims: tuple[int, ...], length: int) -> bool:
 
 def _matmul(node: Node, context: Context) -> Relation:
     a, b, y = node.input(0), node.input(1), node.outputs[0]
-    if min(context.rank(a), context.rank(b)) < 2:  # noqa: PLR2004
+    if min(context.rank(a), context.rank(b)) < 2:
         return pin_all(node, context, f"{node.op} with a vector")
     if node.attributes.get("transA") or node.attributes.get("transB") or node.attributes.get("transBatchA"):
         return pin_all(node, context, f"{node.op} with transposed operands")
@@ -81,7 +81,8 @@ def _einsum(node: Node, context: Context) -> Relation:
     if not arrow or "." in equation or len(terms) != len(node.inputs) or any(len(set(t)) != len(t) for t in terms):
         return pin_all(node, context, f"Einsum {equation!r} is not of a form that is understood")
     first = {letter: (y, axis) for axis, letter in reversed(list(enumerate(result)))}
-    links, contracted = [], {}
+    links: list[Link] = []
+    contracted: dict[str, list[tuple[str, int]]] = {}
     for name, term in zip(node.inputs, terms, strict=True):
         for axis, letter in enumerate(term):
             if letter in first:

@@ -20,7 +20,7 @@ __all__ = ["RULES"]
 
 def _batch(node: Node, context: Context) -> Relation:
     x, y = node.input(0), node.outputs[0]
-    if context.rank(x) < 2:  # noqa: PLR2004
+    if context.rank(x) < 2:
         return pin_all(node, context, f"{node.op} of a vector")
     parameters = [name for name in (*node.inputs[1:], *node.outputs[1:]) if name]
     links = [*same_axes(x, y, range(context.rank(x))), *(link(name, 0, y, 1) for name in parameters)]
@@ -57,8 +57,6 @@ def _resize_group(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...]:
     return (SetAttribute("num_groups", len(left) // size),)
 
 
-
-
 def _layer(node: Node, context: Context) -> Relation:
     """LayerNormalization and RMSNormalization: every axis from `axis` on is normalised over."""
     x, y = node.input(0), node.outputs[0]
@@ -76,7 +74,7 @@ def _along_axis(node: Node, context: Context) -> Relation:
     x, y = node.input(0), node.outputs[0]
     rank = context.rank(x)
     softmax = node.op in ("Softmax", "LogSoftmax", "Hardmax")
-    flattened = softmax and node.version < 13  # noqa: PLR2004 - before opset 13 all axes from `axis` on were one
+    flattened = softmax and node.version < 13
     default = 1 if flattened else -1
     axis = int(node.attributes.get("axis", default)) % max(rank, 1)
     mixed = range(axis, rank) if flattened else (axis,)
@@ -93,9 +91,7 @@ def _mean_variance(node: Node, context: Context) -> Relation:
 
 def _local_response(node: Node, context: Context) -> Relation:
     x, y = node.input(0), node.outputs[0]
-    return Relation(
-        same_axes(x, y, range(context.rank(x))), pins=(Pin(Axis(x, 1), "LRN mixes neighbouring channels"),)
-    )
+    return Relation(same_axes(x, y, range(context.rank(x))), pins=(Pin(Axis(x, 1), "LRN mixes neighbouring channels"),))
 
 
 RULES = (

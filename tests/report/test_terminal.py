@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from onnxmerge.report.account import Account, GroupEntry, Inspection, PinnedEntry, SideBySide
+from onnxmerge.report.terminal import ROWS, show_account, show_inspection, show_side_by_side
+from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity
+
+
+def shown(show: Callable[..., None], result: object, width: int = 80, verbose: bool = False, **settings: Any) -> str:
+    stream = io.StringIO()
+    show(Console(file=stream, width=width, highlight=False, **settings), result, verbose=verbose)
+    return stream.getvalue()
+
+
+def rows(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()]
+
+
+def many(account: Account, n: int) -> Account:
+    """Group i costs the more the nearer it is to the end."""
+    groups = tuple(GroupEntry(f"g{i:03}", 8, 4, (f"g{i}",), ("c",), i / 1000, "l2", "merge") for i in range(n))
+    return replace(account, groups=groups)
+
+
+def test_figures_of_an_account(account: Account) -> None:
+    text = shown(show_account, account)
+    assert text.startswith("50.1 % of the MACs removed")
+    lines = rows(text)
+    assert ["conv1", "32", "/", "64", "75.0", "%", "l2", "+", "merge"] in lines
+    assert ["conv2", "32", "/", "32", "25.0", "%", "left", "alone", "1"] in lines
+    assert "1: matches --skip conv2" in text
+    assert ["Parameters", "11.2", "M", "5.6", "M", "-50.0", "%"] in lines
+    assert ["MACs", "125.8", "M", "62.8", "M", "-50.1", "%"] in lines
+    assert ["File", "44.8", "MB", "22.4", "MB", "-50.0", "%"] in lines
+    assert ["Top-1", "accuracy", "91.9", "%", "90.4", "%", "-1.5", "pp"] in lines
+    assert ["Latency,", "median", "17.2", "ms", "10", "ms", "-41.9", "%"] in lines
+    assert ["Latency,", "p95", "18.9", "ms", "11", "ms"] in lines
+    assert ["logits", "0.99871", "0.0512", "0.75", "98.2", "%", "2000"] in lines
+    assert "Speed-up 1.72x (95 % interval 1.65-1.80): 100 runs each in turns, batch 1," in text
+    assert "2 threads" in text
+    assert "Measured at x 1x3x224x224." in text
+    assert "Note: float64 cast to float32" in text
+    assert "Stage" not in text
+    assert ["measuring", "3.5", "s"] in rows(shown(show_account, account, verbose=True))
+
+
+def test_pins_are_grouped_by_reason(account: Account) -> None:
+    lines = [" ".join(line) for line in rows(shown(show_account, account))]
+    assert "LRN mixes neighbouring channels 12 / 32 norm1, norm2" in lines
+    assert "graph output logits 10 / 10 fc" in lines
+    lines = [" ".join(line) for line in rows(shown(show_account, account, verbose=True))]
+    assert "norm1: LRN mixes neighbouring channels 8 / 16 norm1" in lines
+
+
+def test_long_lists_keep_what_costs_most_in_graph_order(account: Account) -> None:
+    account = many(account, ROWS + 31)
+    text = shown(show_account, account)
+    names = [line[0] for line in rows(text) if line and line[0].startswith("g0")]
+    assert names == [f"g{i:03}" for i in range(31, ROWS + 31)]
+    assert "… and 31 more groups (-v shows all)" in text
+    text = shown(show_account, account, verbose=True)
+    assert "g000" in text
+    assert "-v shows all" not in text
+
+
+def test_one_more_is_not_more_groups(account: Account) -> None:
+    assert "… and 1 more group (-v shows all)" in shown(show_account, many(account, ROWS + 1))
+    assert "-v shows all" not in shown(show_account, many(account, ROWS))
+
+
+def test_many_pins_of_one_reason_are_counted(account: Account) -> None:
+    pinned = tuple(PinnedEntry(f"p{i}", 1, 2, (f"n{i}: Reshape mixes",)) for i in range(9))
+    text = shown(show_account, replace(account, pinned=pinned))
+    assert "p0, p1, p2 and 6 more" in text
+    assert "p8" in shown(show_account, replace(account, pinned=pinned), verbose=True)
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_80_columns_hold_long_names_in_full(account: Account, verbose: bool) -> None:
+    name = "/model/" + "/".join(f"layers.{i}" for i in range(12)) + "/attention/self/query/MatMul"
+    account = replace(
+        many(account, 40),
+        source="a" * 100 + ".onnx",
+        groups=(replace(account.groups[0], name=name, note="n" * 300),),
+        pinned=(PinnedEntry(name, 10, 10, (f"{name}: mixes",)),),
+        fidelity=Fidelity((OutputFidelity(name, 0.5, 1e-7, 1e30, 0.5, None, 10**9),)),
+        notes=("w" * 200,),
+        seconds={name: 1.0},
+    )
+    text = shown(show_account, account, verbose=verbose)
+    assert max(map(len, text.splitlines())) <= 80
+    assert name in "".join(line.split()[0] for line in text.splitlines() if line.strip())
+    assert "…" not in text
+
+
+def test_a_pipe_gets_no_escape_sequences(account: Account) -> None:
+    assert "\x1b" not in shown(show_account, account)
+    assert "\x1b[1m" in shown(show_account, account, force_terminal=True, color_system="standard")
+
+
+def test_a_stream_that_is_not_unicode_gets_plain_lines(account: Account) -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii", errors="replace")
+    show_account(Console(file=stream, width=80, highlight=False), account)
+    stream.flush()
+    assert b"-------" in raw.getvalue()
+    assert b"??" not in raw.getvalue()
+
+
+def test_text_of_the_model_is_neither_markup_nor_control_characters(account: Account) -> None:
+    name = "[bold red]conv[/] :smile: \x1b[31m\x07\n"
+    account = replace(account, groups=(replace(account.groups[0], name=name),))
+    text = shown(show_account, account, width=200)
+    assert "[bold red]conv[/] :smile: " in text
+    assert "\x1b" not in text
+    assert "\x07" not in text
+
+
+def test_nothing_known_is_no_failure(account: Account) -> None:
+    bare = replace(
+        account, target=None, groups=(), pinned=(), fidelity=None, latency=None, accuracy_before=None, notes=()
+    )
+    text = shown(show_account, replace(bare, after=replace(bare.after, file_bytes=None)))
+    assert "nothing was written" in text
+    assert "Latency" not in text
+    assert "accuracy" not in text
+    assert ["File", "44.8", "MB", "–", "–"] in rows(text)
+
+
+def test_inspection(account: Account) -> None:
+    groups = tuple(replace(group, kept=group.size) for group in account.groups)
+    inspection = Inspection("m.onnx", 17, "pytorch 2", 9, account.before, 1.0, {}, groups, account.pinned, ("odd",))
+    text = shown(show_inspection, inspection)
+    assert "m.onnx: opset 17, made by pytorch 2; 9 nodes, 11.2 M parameters, 125.8 M MACs" in text
+    assert ["conv1", "64", "75.0", "%", "1", "in,", "1", "out"] in rows(text)
+    assert "graph output logits" in text
+    assert "Note: odd" in text
+
+
+def test_side_by_side(account: Account) -> None:
+    result = SideBySide(
+        "a.onnx", "b.onnx", "16 synthetic samples: normal (seed 0)", account.before, account.after,
+        account.fidelity, None, None, account.latency,
+    )  # fmt: skip
+    text = shown(show_side_by_side, result)
+    assert "A is a.onnx" in text
+    assert "B is b.onnx" in text
+    assert ["A", "B", "Change"] in rows(text)
+    assert "not how good they are" in " ".join(text.split())
+
+
+def test_many_outputs_keep_the_farthest(account: Account) -> None:
+    outputs = tuple(OutputFidelity(f"o{i:02}", 1 - i / 100, 0.1, 0.1, None, None, 4) for i in range(ROWS + 2))
+    text = shown(show_account, replace(account, fidelity=Fidelity(outputs)))
+    assert "o00" not in text
+    assert "o02" in text
+    assert "… and 2 more outputs (-v shows all)" in text
+
+
+def test_outputs_of_all_kinds_share_a_table(account: Account) -> None:
+    outputs = (
+        OutputFidelity("scores", 0.5, float("inf"), 0.25, None, None, 4),
+        OutputFidelity("class", None, None, None, None, 0.75, 4),
+    )
+    lines = rows(shown(show_account, replace(account, fidelity=Fidelity(outputs))))
+    assert ["Output", "Cosine", "Rel.", "L2", "Max.", "diff.", "Equal", "n"] in lines
+    assert ["scores", "0.50000", "infinite", "0.25", "–", "4"] in lines
+    assert ["class", "–", "–", "–", "75.0", "%", "4"] in lines
