@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench coverage-report clean
 
 # Compresses a trained model with its own samples, and prints what it cost.
 demo: $(STAMP)
@@ -23,6 +23,10 @@ lint: $(STAMP)
 # Speed is measured here and never asserted in a test.
 bench: $(STAMP)
 	set -e; for script in benchmarks/bench_*.py; do $(BIN)/python "$$script"; done
+
+# What share of real networks can be cut, and what holds the rest; of a folder of models: MODELS=FOLDER.
+coverage-report: $(STAMP)
+	$(BIN)/python benchmarks/coverage_report.py $(if $(MODELS),--models "$(MODELS)")
 
 # A stamp file, not the folder: an interrupted install is tried again, a change of dependencies installs anew.
 $(STAMP): pyproject.toml

@@ -1,5 +1,123 @@
-"""onnxmerge: make exported neural networks smaller and faster without training them."""
+"""onnxmerge: make exported neural networks smaller and faster without training them.
+
+Example:
+    ::
+
+        import onnxmerge
+
+        result = onnxmerge.compress("in.onnx", ratio=0.5, calibration="samples.npz")
+        print(result.report.reached, result.report.fidelity.cosine)
+        result.save("out.onnx")
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+__all__ = ["__version__", "compare", "compress", "inspect"]
+
+if TYPE_CHECKING:
+    from onnxmerge.pipeline import Compression
+    from onnxmerge.report.account import Inspection, SideBySide
+
+Model = Any
+"""A path, the bytes of a model, or an onnx.ModelProto."""
+
+
+def compress(
+    model: Model,
+    ratio: float = 0.5,
+    *,
+    of: str = "macs",
+    method: str = "auto",
+    calibration: str | Path | Mapping[str, Any] | None = None,
+    data: str | Path | Mapping[str, Any] | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    verify: bool = True,
+    provider: str = "auto",
+    min_cosine: float | None = None,
+    max_drop: float | None = None,
+    **options: Any,  # noqa: ANN401 - the fields of Options, checked there
+) -> Compression:
+    """Remove a fraction of a model's cost.
+
+    Args:
+        model: A path, the bytes of a model, or an onnx.ModelProto; never changed.
+        ratio: Fraction of `of` to remove, 0 ≤ ratio < 1.
+        of: What the ratio counts: macs, params or channels.
+        method: A preset: auto, prune, neuron-merging, reprune, receding, fold or refit.
+        calibration: Unlabelled samples: a path (.npz, .npy, a folder) or arrays by input name, samples first.
+        data: Held-out samples for verification, likewise; `labels` among them give accuracy.
+        shapes: Input shapes for measuring, where the model leaves them free.
+        verify: Check the cut, compare outputs and measure latency.
+        provider: auto, cpu or cuda.
+        min_cosine: Least cosine of any output; below it GateError is raised.
+        max_drop: Most accuracy lost, in percentage points.
+        **options: Any other field of `onnxmerge.plan.options.Options`.
+
+    Returns:
+        The compression: `.model` (an onnx.ModelProto), `.plan`, `.report`, `.save(path)`.
+
+    Raises:
+        onnxmerge.errors.OnnxMergeError: Some subclass; the class says whose fault it is.
+    """
+    from onnxmerge import pipeline  # noqa: PLC0415 - `import onnxmerge` stays fast
+    from onnxmerge.errors import UsageError  # noqa: PLC0415
+    from onnxmerge.plan.options import Options  # noqa: PLC0415
+    from onnxmerge.verify import Verification  # noqa: PLC0415
+
+    unknown = sorted(options.keys() - Options.__dataclass_fields__.keys())
+    if unknown:
+        raise UsageError(f"unknown option {unknown[0]!r}; known are {', '.join(Options.__dataclass_fields__)}")
+    return pipeline.compress(
+        model,
+        Options(ratio=ratio, of=of, method=method, **options),
+        calibration=calibration,
+        data=data,
+        shapes=shapes or {},
+        verification=Verification(verify, provider, min_cosine, max_drop),  # type: ignore[arg-type]
+    )
+
+
+def inspect(model: Model, *, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Inspection:
+    """What could go from a model, and why the rest cannot.
+
+    Args:
+        model: A path, the bytes of a model, or an onnx.ModelProto.
+        shapes: Input shapes at which MACs are counted, where the model leaves them free.
+
+    Raises:
+        onnxmerge.errors.ModelError: The model cannot be read.
+    """
+    from onnxmerge import pipeline  # noqa: PLC0415 - `import onnxmerge` stays fast
+
+    return pipeline.inspect(model, shapes=shapes or {})
+
+
+def compare(
+    first: Model,
+    second: Model,
+    *,
+    data: str | Path | Mapping[str, Any] | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    provider: str = "auto",
+) -> SideBySide:
+    """Fidelity of the second model to the first, and the timing of both, interleaved.
+
+    Args:
+        first: The reference.
+        second: A model with the same inputs and outputs.
+        data: Samples, as for `compress`; synthetic inputs where there are none.
+        shapes: Input shapes, where the model leaves them free.
+        provider: auto, cpu or cuda.
+
+    Raises:
+        onnxmerge.errors.OnnxMergeError: Some subclass.
+    """
+    from onnxmerge import pipeline  # noqa: PLC0415 - `import onnxmerge` stays fast
+
+    return pipeline.compare(first, second, data=data, shapes=shapes or {}, provider=provider)

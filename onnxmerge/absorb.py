@@ -28,7 +28,7 @@ from onnxmerge.decompose import Expression
 from onnxmerge.graph import Draft, Lazy, Node
 from onnxmerge.moments.weights import constant_on_axis, tail_of
 
-__all__ = ["absorb", "can_absorb", "mask_signals"]
+__all__ = ["absorb", "add_biases", "can_absorb", "mask_signals"]
 
 Floats = NDArray[np.float64]
 Means = Callable[[Axis], Floats]
@@ -39,7 +39,7 @@ def can_absorb(context: Context, group: ChannelGroup) -> str:
     for consumer in group.consumers:
         where = context.model.nodes[consumer.node].name
         if consumer.weight is None:
-            return f"{where} multiplies two signals"
+            return f"{where} has no weight that could take them up"
         if not context.is_weight(consumer.weight.tensor):
             return f"the weight of {where} is not stored as plain numbers"
         if _places(group.members[consumer.weight], group.size) is None:
@@ -83,8 +83,22 @@ def absorb(
                 _change(draft, consumer.weight, _absorbing(labels, expression))
         if expression.averages:
             _fold_producers(context, draft, group, expression, biases)
+    return add_biases(context, draft, biases)
+
+
+def add_biases(context: Context, draft: Draft, offsets: Mapping[int, Floats]) -> dict[str, Axis]:
+    """Add vectors to the output channels of weighted nodes.
+
+    Args:
+        context: The analysed model.
+        draft: A draft of it.
+        offsets: (o,) vectors by node.
+
+    Returns:
+        The vectors added to the model, each with the axis it lies along.
+    """
     added: dict[str, Axis] = {}
-    for index, offset in biases.items():
+    for index, offset in offsets.items():
         added.update(_add_bias(context, draft, context.model.nodes[index], offset))
     return added
 

@@ -30,9 +30,15 @@ from click_default_group import DefaultGroup
 from rich.console import Console
 
 from onnxmerge import __version__, pipeline
-from onnxmerge.decompose import COMPENSATIONS, SELECTIONS
 from onnxmerge.errors import OnnxMergeError, UsageError
-from onnxmerge.plan.options import ALLOCATIONS, BUDGETS, METHODS, Options
+from onnxmerge.plan.options import (
+    ALLOCATIONS,
+    BUDGETS,
+    MEASURED_COMPENSATIONS,
+    MEASURED_SELECTIONS,
+    METHODS,
+    Options,
+)
 from onnxmerge.report.account import Account, Inspection, SideBySide
 from onnxmerge.report.data import check_writable, to_json, write_text
 from onnxmerge.report.progress import StageDisplay
@@ -238,9 +244,11 @@ click.version_option(__version__, prog_name=PROGRAM)(cli)
     help="Cut to multiples of N channels.",
 )
 @_of_method("--method", type=click.Choice(tuple(METHODS)), default=Options.method, show_default=True, help=_presets())
-@_of_method("--select", type=click.Choice(SELECTIONS), help="Which channels stay; overrides the preset's.")
+@_of_method("--select", type=click.Choice(MEASURED_SELECTIONS), help="Which channels stay; overrides the preset's.")
 @_of_method(
-    "--compensate", type=click.Choice(COMPENSATIONS), help="What stands in for the others; overrides the preset's."
+    "--compensate",
+    type=click.Choice(MEASURED_COMPENSATIONS),
+    help="What stands in for the others; overrides the preset's.",
 )
 @_of_method(
     "--threshold",

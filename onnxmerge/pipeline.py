@@ -6,18 +6,23 @@ analysis, `compare` takes two models that exist.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from math import ceil, prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from onnxmerge import __version__
-from onnxmerge.absorb import absorb, mask_signals
+from onnxmerge.absorb import absorb, add_biases, mask_signals
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, find_groups, kept_elements
+from onnxmerge.channels.relations import Axis
 from onnxmerge.errors import NothingToCutError, UsageError
 from onnxmerge.graph import (
     Draft,
@@ -32,11 +37,14 @@ from onnxmerge.graph import (
     to_proto,
 )
 from onnxmerge.moments.batchnorm import BatchNormMeans
+from onnxmerge.moments.walk import batch_statistics, walk_of
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.options import Options
-from onnxmerge.plan.plan import Plan, make_plan
+from onnxmerge.plan.plan import Evidence, Plan, make_plan
+from onnxmerge.refit import refit
 from onnxmerge.report.account import Account, GroupEntry, Inspection, PinnedEntry, SideBySide, Sizes
 from onnxmerge.rewrite import cut
+from onnxmerge.runtime.session import Provider
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.images import ImageOptions
 from onnxmerge.samples.load import load_samples
@@ -56,12 +64,24 @@ __all__ = ["Compression", "Source", "compare", "compress", "compress_file", "ins
 Source = Any
 """A path, the bytes of a model, or a ModelProto."""
 
+SampleSource = str | Path | Mapping[str, Any] | Samples
+"""A path in any of the forms of `load_samples`, arrays by input name (samples first), or samples."""
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 _NO_SHAPES: Shapes = MappingProxyType({})
 _SYNTHETIC = 16
 """Synthetic inputs for a verification without samples; they show that outputs moved, not what it costs."""
 _MEMORY_LIMIT = 1 << 31
+_NEAR = 0.02
+"""How far from the asked fraction a result may land before the account says so."""
+_HELD_OUT = 128
+_BATCH = 32
+_PROBES = 128
+"""Samples on which harm is measured."""
+_MOST_SYNTHETIC, _FEWEST_SYNTHETIC, _SYNTHETIC_ELEMENTS = 512, 64, 24_000_000
+"""Synthetic pictures to fit on: 512 small ones, 160 of 3x224x224, at least 64."""
+_RIDGE, _RIDGE_SYNTHETIC = 1e-3, 1e-2
 
 
 @dataclass(frozen=True)
@@ -134,9 +154,9 @@ def compress(
     source: Source,
     options: Options,
     *,
-    calibration: str | Path | Samples | None = None,
+    calibration: SampleSource | None = None,
     calib_size: int = 512,
-    data: str | Path | Samples | None = None,
+    data: SampleSource | None = None,
     images: ImageOptions | None = None,
     shapes: Shapes = _NO_SHAPES,
     verification: Verification = Verification(),  # noqa: B008 - frozen
@@ -159,8 +179,8 @@ def compress(
         OnnxMergeError: Some subclass; see `onnxmerge.errors`.
     """
     run = _start(source, options, shapes, progress)
-    held = _load_held_out(run, calibration, calib_size, data, images)
-    result = _cut(run, held)
+    fitting, held = _load_samples(run, calibration, calib_size, data, images)
+    result = _cut(run, fitting, held, verification.provider)
     proto = to_proto(result.model)
     measured, samples = None, held
     if verification.enabled:
@@ -175,9 +195,9 @@ def compress_file(
     target: str | Path | None,
     options: Options,
     *,
-    calibration: str | Path | Samples | None = None,
+    calibration: SampleSource | None = None,
     calib_size: int = 512,
-    data: str | Path | Samples | None = None,
+    data: SampleSource | None = None,
     images: ImageOptions | None = None,
     shapes: Shapes = _NO_SHAPES,
     verification: Verification = Verification(),  # noqa: B008 - frozen
@@ -212,8 +232,8 @@ def compress_file(
     elif not dry_run:
         raise UsageError("no output file was given")
     run = _start(path, options, shapes, progress)
-    held = _load_held_out(run, calibration, calib_size, data, images)
-    result = _cut(run, held)
+    fitting, held = _load_samples(run, calibration, calib_size, data, images)
+    result = _cut(run, fitting, held, verification.provider)
     if dry_run or target is None:
         run.notes.append("dry run: nothing was written or verified")
         return _account(run, result, None, None, None, None)
@@ -258,7 +278,7 @@ def compare(
     first: Source,
     second: Source,
     *,
-    data: str | Path | Samples | None = None,
+    data: SampleSource | None = None,
     data_size: int | None = None,
     images: ImageOptions | None = None,
     shapes: Shapes = _NO_SHAPES,
@@ -313,26 +333,42 @@ def _start(source: Source, options: Options, shapes: Shapes, progress: Progress)
     return run
 
 
-def _load(samples: str | Path | Samples, run: _Run, limit: int | None, images: ImageOptions | None) -> Samples:
+def _load(samples: SampleSource, run: _Run, limit: int | None, images: ImageOptions | None) -> Samples:
     if isinstance(samples, Samples):
         return samples
+    if isinstance(samples, Mapping):
+        # The same checks as for files, through a file.
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "arrays.npz"
+            arrays: dict[str, Any] = {name: np.asarray(array) for name, array in samples.items()}
+            np.savez(path, **arrays)
+            loaded = load_samples(path, run.model.inputs, limit, images=images)
+        return replace(loaded, source=loaded.source.replace(str(path), "arrays"))
     return load_samples(Path(samples), run.model.inputs, limit, images=images)
 
 
-def _load_held_out(
+def _load_samples(
     run: _Run,
-    calibration: str | Path | Samples | None,
+    calibration: SampleSource | None,
     calib_size: int,
-    data: str | Path | Samples | None,
+    data: SampleSource | None,
     images: ImageOptions | None,
-) -> Samples | None:
-    """The samples to verify on: `data` where given, else the calibration samples."""
+) -> tuple[Samples | None, Samples | None]:
+    """Samples to fit on and samples to report on; where only the first are given, part of them is held out."""
     with run.stage("loading samples"):
         fitting = None if calibration is None else _load(calibration, run, calib_size, images)
         held = None if data is None else _load(data, run, None, images)
+    if fitting is not None and held is None and run.options.resolved(measurable=True).compensate != "refit":
+        return None, fitting  # nothing is fitted to them
     if fitting is not None and held is None:
-        run.notes.append("fidelity was measured on the calibration samples")
-    return held if held is not None else fitting
+        aside = min(_HELD_OUT, len(fitting.feeds) // 5)
+        if aside:
+            fitting, held = fitting.split(len(fitting.feeds) - aside)
+            run.notes.append(f"fidelity was measured on the last {held.count} calibration samples, held out of the fit")
+        else:
+            held = fitting
+            run.notes.append("too few calibration samples to hold some out: fidelity was measured on those fitted to")
+    return fitting, held
 
 
 def _analyse(run: _Run, samples: Samples | None) -> tuple[Context, Analysis, CostModel]:
@@ -363,33 +399,100 @@ def _measured_dims(run: _Run, samples: Samples | None) -> Mapping[str, tuple[int
     return best.dims if best is not None else {}
 
 
-def _cut(run: _Run, samples: Samples | None) -> _Cut:
-    context, analysis, cost = _analyse(run, samples)
+def _cut(run: _Run, fitting: Samples | None, held: Samples | None, provider: Provider) -> _Cut:
+    context, analysis, cost = _analyse(run, held if held is not None else fitting)
+    measurable = fitting is not None or _image_like(run, cost)
+    method = run.options.resolved(measurable)
+    evidence, statistics = None, context
+    if method.compensate == "refit" and run.options.ratio > 0:
+        evidence, statistics = _evidence(run, context, cost, fitting, provider)
     with run.stage("planning"):
-        plan = make_plan(context, analysis, cost, run.options)
+        plan = make_plan(statistics, analysis, cost, run.options, method, evidence)
     if run.options.ratio > 0 and not plan.groups:
         raise NothingToCutError(
             f"{run.model.source}: at a ratio of {run.options.ratio:g} of the {run.options.of} no channel goes; "
             f"up to {plan.most:.3f} can"
         )
-    if abs(plan.reached - plan.asked) > 0.02 * max(plan.asked, 1e-9) and plan.asked > 0:
+    if plan.asked > 0 and abs(plan.reached - plan.asked) > _NEAR:
         limit = f"; at most {plan.most:.3f} can go" if plan.most < plan.asked else ""
         run.notes.append(f"asked for {plan.asked:.3f} of the {plan.of}, reached {plan.reached:.3f}{limit}")
-    with run.stage("rewriting"):
-        left = kept_elements(analysis.groups, plan.kept())
+    if evidence is not None:
+        with run.stage("refitting"):
+            refitted = refit(
+                statistics, analysis, evidence.walk, plan.kept(), evidence.batches,
+                reselect=method.select == "obs", restore_variance=fitting is None, ridge=evidence.ridge,
+                provider=provider, seed=run.options.seed, progress=lambda done: run.progress("refitting", done),
+            )  # fmt: skip
+        plan = plan.with_kept(refitted.kept)
+
+        def change(draft: Draft) -> Mapping[str, Axis]:
+            for name, array in refitted.weights.items():
+                draft.set_weight(name, array)
+            return add_biases(context, draft, refitted.shifts)
+    else:
         means = BatchNormMeans(context, analysis.relations).mean if plan.fold_mean else None
+
+        def change(draft: Draft) -> Mapping[str, Axis]:
+            return absorb(context, draft, analysis.groups, plan.expressions(), means)
+
+    with run.stage("rewriting"):
         draft = Draft(run.model)
-        added = absorb(context, draft, analysis.groups, plan.expressions(), means)
+        added = change(draft)
         draft.set_metadata("onnxmerge", _record(plan))
-        model = cut(context, draft, left, added)
+        model = cut(context, draft, kept_elements(analysis.groups, plan.kept()), added)
 
     def twin() -> bytes:
         dense = Draft(run.model)
-        absorb(context, dense, analysis.groups, plan.expressions(), means)
+        change(dense)
         mask_signals(context, dense, analysis.groups, plan.kept())
         return bytes(to_proto(dense.finish()).SerializeToString())
 
     return _Cut(context, analysis, cost, plan, model, twin)
+
+
+def _image_like(run: _Run, cost: CostModel) -> bool:
+    """Whether every input is a picture, so that synthetic pictures show what signals look like."""
+    shapes = [cost.dims.get(spec.name, ()) for spec in run.model.inputs]
+    return all(
+        len(shape) == 4 and min(shape[1], shape[3]) in (1, 3) and spec.dtype in ("float32", "float16", "float64")
+        for spec, shape in zip(run.model.inputs, shapes, strict=True)
+    )
+
+
+def _evidence(
+    run: _Run, context: Context, cost: CostModel, fitting: Samples | None, provider: Provider
+) -> tuple[Evidence, Context]:
+    """What a refit looks at, and the model it looks at it in.
+
+    Without samples that is synthetic pictures, and a model whose BatchNormalizations normalise by those pictures' own
+    statistics; the weights found there go into the model as it is.
+    """
+    with run.stage("looking at signals"):
+        walk = walk_of(context)
+        samples = fitting
+        if samples is None:
+            shapes = {spec.name: cost.dims[spec.name] for spec in run.model.inputs}
+            largest = max(prod(shape) for shape in shapes.values())
+            count = max(_FEWEST_SYNTHETIC, min(_MOST_SYNTHETIC, _SYNTHETIC_ELEMENTS // largest))
+            samples = synthetic_samples(run.model.inputs, shapes, count, run.options.seed)
+            run.notes.append(f"no samples were given: weights were fitted on {samples.source}")
+        batches = list(samples.batches(_BATCH))
+        rows = samples.count / len(batches)
+        if fitting is None:
+            draft = Draft(run.model)
+            for name, array in batch_statistics(context, walk, batches, provider).items():
+                draft.set_weight(name, array)
+            context = Context(draft.finish(), context.shapes)
+    evidence = Evidence(
+        walk=walk,
+        batches=batches,
+        probes=max(1, ceil(_PROBES / rows)),
+        ridge=_RIDGE_SYNTHETIC if fitting is None else _RIDGE,
+        provider=provider,
+        seed=run.options.seed,
+        progress=lambda done: run.progress("planning", done),
+    )
+    return evidence, context
 
 
 def _record(plan: Plan) -> str:
@@ -491,7 +594,7 @@ def _account(
         source=run.model.source,
         target=None if target is None else str(target),
         version=__version__,
-        options={**asdict(run.options), "resolved": run.options.resolved()._asdict()},
+        options={**asdict(run.options), "allocate": plan.allocate, "fold_mean": plan.fold_mean},
         of=plan.of,
         asked=plan.asked,
         reached=plan.reached,

@@ -96,7 +96,8 @@ def measure_models(
         if first.note:
             notes.append(first.note)
         if set(first.output_names) != set(second.output_names):
-            raise OnnxMergeError("the models have different outputs")
+            names = " and ".join(", ".join(session.output_names) for session in (first, second))
+            raise UsageError(f"the models have different outputs: {names}")
         fidelity, before, after = _fidelity(first, second, samples, progress)
         progress("timing", None)
         latency = compare_latency(first, second, samples.feeds[:1], seed=seed)

@@ -28,6 +28,7 @@ ORDER = (
     "decompose",
     "moments",
     "absorb",
+    "refit",
     "plan",
     "rewrite",
     "verify",

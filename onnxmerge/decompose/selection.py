@@ -59,13 +59,14 @@ def cluster(rows: Rows, count: int) -> Indices:
         return np.arange(rows.size, dtype=np.int64)
     tree = linkage(rows.weights, method="ward")
     numbers = fcluster(tree, t=count, criterion="maxclust")
-    medoids = []
+    medoids, norms = [], l2(rows)
     for number in np.unique(numbers):
         inside = np.flatnonzero(numbers == number)
         totals = cdist(rows.weights[inside], rows.weights[inside]).sum(axis=1)
-        medoids.append(int(inside[np.argmin(totals)]))
+        # Of a cluster of two both are medoids: the larger one stays.
+        medoids.append(int(inside[np.lexsort((-norms[inside], totals))[0]]))
     # Equal merge heights can leave fewer clusters than asked for; the largest remaining rows fill up.
-    order = least_first(l2(rows))[::-1]
+    order = least_first(norms)[::-1]
     rest = [int(i) for i in order if int(i) not in set(medoids)]
     return np.sort(np.array((medoids + rest)[:count], dtype=np.int64))
 

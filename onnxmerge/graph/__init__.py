@@ -2,6 +2,7 @@
 
 from onnxmerge.graph.edit import Draft, to_proto
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate
+from onnxmerge.graph.extract import extract, shift_name
 from onnxmerge.graph.load import external_files, load
 from onnxmerge.graph.model import Lazy, Model, Node
 from onnxmerge.graph.save import Staged, check_target, staged
@@ -22,10 +23,12 @@ __all__ = [
     "check_target",
     "evaluate",
     "external_files",
+    "extract",
     "infer_shapes",
     "input_dims",
     "load",
     "probe_shapes",
+    "shift_name",
     "staged",
     "to_proto",
 ]

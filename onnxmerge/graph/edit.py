@@ -204,6 +204,6 @@ def _equal(model: Model, one: str, two: str) -> bool:
 def fill(tensor: onnx.TensorProto, array: NDArray[Any]) -> None:
     """Put an array into a tensor, in the tensor's own element type."""
     kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    filled = numpy_helper.from_array(np.ascontiguousarray(np.asarray(array, dtype=kind)), tensor.name)
+    filled = numpy_helper.from_array(np.asarray(array, dtype=kind, order="C"), tensor.name)
     tensor.Clear()
     tensor.CopyFrom(filled)

@@ -7,6 +7,7 @@ numbers to learn where each channel goes. Nothing here touches ONNX Runtime.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,10 @@ from onnx.reference import ReferenceEvaluator
 from onnxmerge.graph.model import Model, Node
 
 __all__ = ["NotEvaluableError", "evaluate", "evaluate_node"]
+
+
+_IMPLEMENTED_SINCE = MappingProxyType({"DequantizeLinear": 19, "QuantizeLinear": 19})
+"""Operators that the reference implementation knows from an opset on, older forms of which mean the same."""
 
 
 class NotEvaluableError(Exception):
@@ -38,6 +43,8 @@ def evaluate_node(
     """
     bare = onnx.NodeProto()
     bare.CopyFrom(proto)
+    if proto.op_type in _IMPLEMENTED_SINCE and proto.domain in ("", "ai.onnx"):
+        opsets = {**opsets, "": max(opsets.get("", 1), _IMPLEMENTED_SINCE[proto.op_type])}
     graph = onnx.helper.make_graph(
         [bare],
         "one_node",

@@ -9,6 +9,7 @@ checker; 4. external data that are missing, too short, or outside the model's fo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +87,27 @@ def _check_valid(proto: onnx.ModelProto, name: str, source: object) -> None:
         first = str(error).strip().splitlines() or ["no reason given"]
         raise ModelError(f"{name} is not a valid ONNX model: {first[0]}") from error
     for tensor in proto.graph.initializer:
-        if tensor.data_type != onnx.TensorProto.STRING and any(dim < 0 for dim in tensor.dims):
-            raise ModelError(f"{name}: initializer {tensor.name!r} has a negative dimension {tuple(tensor.dims)}")
+        _check_tensor(tensor, name)
+    for value in (*proto.graph.input, *proto.graph.output):
+        kind = value.type.tensor_type.elem_type
+        if kind not in (onnx.TensorProto.UNDEFINED, *onnx.helper.get_all_tensor_dtypes()):
+            raise ModelError(f"{name}: {value.name!r} has the unknown element type {kind}")
+
+
+def _check_tensor(tensor: onnx.TensorProto, name: str) -> None:
+    """What the checker leaves open: a type that exists, and as many bytes as type and shape say."""
+    what = f"{name}: initializer {tensor.name!r}"
+    if tensor.data_type not in onnx.helper.get_all_tensor_dtypes():
+        raise ModelError(f"{what} has the unknown element type {tensor.data_type}")
+    if any(dim < 0 for dim in tensor.dims):
+        raise ModelError(f"{what} has a negative dimension {tuple(tensor.dims)}")
+    if not tensor.HasField("raw_data") or external_data_helper.uses_external_data(tensor):
+        return
+    need = (onnx_bits(tensor.data_type) * prod(tensor.dims) + 7) // 8
+    if len(tensor.raw_data) != need:
+        raise ModelError(
+            f"{what} of shape {tuple(tensor.dims)} needs {need} bytes, the file has {len(tensor.raw_data)}"
+        )
 
 
 def _external(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -115,8 +135,7 @@ def _check_external(proto: onnx.ModelProto, name: str, folder: Path | None) -> N
         file = folder / location
         if not file.is_file():
             raise ModelError(f"{what} are missing; the file must lie beside the model")
-        bits = onnx_bits(tensor.data_type) * int(np.prod(tensor.dims, dtype=np.int64))
-        need = (bits + 7) // 8
+        need = (onnx_bits(tensor.data_type) * prod(tensor.dims) + 7) // 8
         if offset < 0 or (length is not None and length < need) or file.stat().st_size < offset + need:
             raise ModelError(
                 f"{what} are too short: {need} bytes from {offset} expected, the file has {file.stat().st_size}"

@@ -131,24 +131,34 @@ def _evaluate(
         return None
     try:
         arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in used}
-        if node.op in ("ConstantOfShape", "Expand", "Range", "Tile") and not _stays_small(node, arrays):
+        if node.op not in _REARRANGING and not _stays_small(node, arrays):
             return None
         result = evaluate_node(source, arrays, model.opsets)[0]
         if result.size > _SMALL and node.op not in _REARRANGING:
             return None
-        return numpy_helper.from_array(np.ascontiguousarray(result), node.outputs[0])
-    except (NotEvaluableError, ValueError, TypeError, KeyError):
+        return numpy_helper.from_array(np.asarray(result, order="C"), node.outputs[0])
+    except (NotEvaluableError, IndexError, ValueError, TypeError, KeyError):
         return None
 
 
 def _stays_small(node: Node, arrays: dict[str, np.ndarray]) -> bool:
+    """Whether a created value stays small, found without creating it."""
     values = [arrays[name] for name in node.inputs if name]
     if node.op == "Range":
         start, limit, delta = (float(value.reshape(-1)[0]) for value in values)
-        return delta != 0 and abs((limit - start) / delta) <= _SMALL
-    shape = values[-1].astype(np.float64)
-    size = float(np.prod(np.abs(shape))) * (values[0].size if node.op == "Tile" else 1)
-    return size <= _SMALL
+        return delta != 0 and bool(abs((limit - start) / delta) <= _SMALL)
+    if node.op in ("ConstantOfShape", "Tile"):
+        own = 1 if node.op == "ConstantOfShape" else values[0].size
+        return float(np.prod(np.abs(values[-1].astype(np.float64)))) * own <= _SMALL
+    if node.op == "Gather":
+        along = values[0].shape[int(node.attributes.get("axis", 0))]
+        return bool(values[0].size * values[1].size <= _SMALL * along)
+    if node.op in ("Concat", "Slice", "Shape", "Size"):
+        return True
+    shapes = [value.shape for value in values]
+    if node.op == "Expand":
+        shapes[1] = tuple(int(length) for length in values[1])
+    return float(np.prod(np.broadcast_shapes(*shapes), dtype=np.float64)) <= _SMALL
 
 
 def _replace_nodes(proto: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:

@@ -30,6 +30,13 @@ __all__ = ["Shapes", "StaticShapes", "infer_shapes", "input_dims", "probe_shapes
 _LARGEST_VALUE = 4096
 """Elements; shape arithmetic is far smaller, and anything larger is data."""
 
+_LONGEST = 1 << 25
+"""Elements along an axis; what is longer is no network's, and maps of its channels would fill the memory: unknown."""
+
+_TAKES_A_SHAPE = frozenset({"CenterCropPad", "ConstantOfShape", "Expand", "Reshape", "Resize", "Tile", "Upsample"})
+_HIGHEST_RANK = 64
+"""ONNX's inference makes one dimension for each entry of a shape operand, even where it is said to have millions."""
+
 _LIKE_FIRST_INPUT = frozenset(
     {"BiasGelu", "FastGelu", "Gelu", "QuickGelu", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearAdd", "QLinearMul",
      "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "SimplifiedLayerNormalization",
@@ -37,7 +44,10 @@ _LIKE_FIRST_INPUT = frozenset(
 )  # fmt: skip
 """Operators outside ONNX's domain whose first output is shaped like their first input."""
 
-_STANDARD_FORM = {"FusedConv": "Conv", "FusedGemm": "Gemm"}
+_FUNCTIONS_LIKE_FIRST_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
+"""ONNX's own operators that are defined by a function and have no shape inference; shaped like their first input."""
+
+_STANDARD_FORM = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
 """ONNX Runtime's fused forms that are shaped like a standard operator."""
 
 
@@ -102,7 +112,9 @@ def infer_shapes(model: Model, dims: Mapping[str, tuple[int, ...]]) -> Shapes:
         if value.name in model.weights:
             continue
         types[value.name] = value.type
-        if value.name in dims and value.type.WhichOneof("value") == "tensor_type":
+        if max(dims.get(value.name, (0,)), default=0) > _LONGEST:
+            types[value.name] = onnx.helper.make_tensor_type_proto(value.type.tensor_type.elem_type, None)
+        elif value.name in dims and value.type.WhichOneof("value") == "tensor_type":
             known[value.name] = tuple(dims[value.name])
             types[value.name] = onnx.helper.make_tensor_type_proto(value.type.tensor_type.elem_type, dims[value.name])
     failed = []
@@ -148,20 +160,28 @@ def _infer_node(
     values: Mapping[str, NDArray[Any]],
 ) -> dict[str, onnx.TypeProto]:
     first = node.input(0)
-    if node.op in _LIKE_FIRST_INPUT and node.domain not in ("", "ai.onnx.ml"):
+    like_first = _FUNCTIONS_LIKE_FIRST_INPUT if node.domain == "" else _LIKE_FIRST_INPUT
+    if node.op in like_first and node.domain != "ai.onnx.ml":
         return {node.outputs[0]: types[first]} if first in types else {}
     domain, op = node.domain, node.op
+    if op == "FusedMatMul" and any(value for key, value in node.attributes.items() if key.startswith("trans")):
+        return {}
     if op in _STANDARD_FORM and domain == "com.microsoft":
+        shaping = {} if op == "FusedMatMul" else node.attributes
         proto = onnx.helper.make_node(
             _STANDARD_FORM[op], proto.input[:3], proto.output[:1],
-            **{k: v for k, v in node.attributes.items() if not k.startswith("activation")},
+            **{k: v for k, v in shaping.items() if not k.startswith("activation")},
         )  # fmt: skip
         domain, op = "", _STANDARD_FORM[op]
     needed = {name for name in (*node.inputs, *node.captures) if name}
     if not needed <= types.keys():
         return {}
+    if op in _TAKES_A_SHAPE and any(
+        max(_concrete(types[name]) or (0,)) > _HIGHEST_RANK for name in node.inputs[op != "ConstantOfShape" :] if name
+    ):
+        return {}
     data = {
-        name: numpy_helper.from_array(np.ascontiguousarray(values[name]), name)
+        name: numpy_helper.from_array(np.asarray(values[name], order="C"), name)
         for name in node.inputs
         if name in values and values[name].dtype.kind in "iuf"
     }
@@ -172,7 +192,10 @@ def _infer_node(
             opset_imports=list(model.proto.opset_import), ir_version=model.proto.ir_version,
         )  # fmt: skip
     # No schema, or a shape that contradicts itself under these free dimensions: unknown, hence pinned.
-    except (onnx.defs.SchemaError, shape_inference.InferenceError, RuntimeError, KeyError, IndexError, ValueError):
+    except (
+        onnx.defs.SchemaError, onnx.checker.ValidationError, shape_inference.InferenceError,
+        RuntimeError, KeyError, IndexError, ValueError,
+    ):  # fmt: skip
         return {}
     return {name: kind for name, kind in inferred.items() if name in node.outputs}
 
@@ -181,7 +204,7 @@ def _concrete(kind: onnx.TypeProto) -> tuple[int, ...] | None:
     if kind.WhichOneof("value") != "tensor_type" or not kind.tensor_type.HasField("shape"):
         return None
     dims = kind.tensor_type.shape.dim
-    if any(not dim.HasField("dim_value") or dim.dim_value < 0 for dim in dims):
+    if any(not dim.HasField("dim_value") or not 0 <= dim.dim_value <= _LONGEST for dim in dims):
         return None
     return tuple(int(dim.dim_value) for dim in dims)
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
+
+import numpy as np
 
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Axis, Indices
@@ -37,8 +40,10 @@ class CostModel:
     dims: Mapping[str, tuple[int, ...]]
 
     def parameters(self, left: Left) -> int:
-        """Elements of all floating-point and quantized initializers that are weights of some operator."""
-        length = self._length(left)
+        """Elements of all initializers."""
+        return self._parameters(self._length(left))
+
+    def _parameters(self, length: Length) -> int:
         return sum(
             prod(length(name, axis) for axis in range(len(self.model.weights.shape(name))))
             for name in self.model.weights
@@ -49,6 +54,50 @@ class CostModel:
         """Multiply-accumulates of one run."""
         length = self._length(left)
         return sum(self.node_macs(node, length) for node in self.model.nodes)
+
+    def by_counts(self, groups: Mapping[int, ChannelGroup], of: str) -> Callable[[Mapping[int, int]], int]:
+        """Cost as a function of how many channels groups keep, whichever they are.
+
+        Args:
+            groups: By position.
+            of: macs or params; channels counts those of the groups.
+        """
+        if of == "channels":
+            return lambda counts: sum(counts.get(position, group.size) for position, group in groups.items())
+        sizes = {position: group.size for position, group in groups.items()}
+        touching: dict[Axis, list[int]] = {}
+        for position, group in groups.items():
+            for axis in group.members:
+                touching.setdefault(axis, []).append(position)
+        # Elements by the groups they belong to: heads and the widths inside them cross, halves of a Split do not.
+        shares: dict[Axis, list[tuple[tuple[int, ...], int]]] = {}
+        for axis, positions in touching.items():
+            belongs = np.stack([groups[position].members[axis] >= 0 for position in positions])
+            patterns, elements = np.unique(belongs, axis=1, return_counts=True)
+            shares[axis] = [
+                (tuple(position for position, inside in zip(positions, pattern, strict=True) if inside), int(count))
+                for pattern, count in zip(patterns.T, elements, strict=True)
+            ]
+
+        def cost(counts: Mapping[int, int]) -> int:
+            def length(tensor: str, axis: int) -> int:
+                if Axis(tensor, axis) not in shares:
+                    return self.dims[tensor][axis]
+                left = 0.0
+                for positions, elements in shares[Axis(tensor, axis)]:
+                    left += elements * prod(counts.get(p, sizes[p]) / sizes[p] for p in positions)
+                return max(round(left), 1)
+
+            if of == "macs":
+                return sum(self.node_macs(node, length) for node in self._costly)
+            return self._parameters(length)
+
+        return cost
+
+    @cached_property
+    def _costly(self) -> tuple[Node, ...]:
+        length = self._length({})
+        return tuple(node for node in self.model.nodes if self.node_macs(node, length))
 
     def share(self, group: ChannelGroup) -> float:
         """Fraction of all MACs that lies in nodes whose cost falls when the group loses channels."""

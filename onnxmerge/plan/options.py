@@ -9,10 +9,22 @@ from typing import NamedTuple
 from onnxmerge.decompose import COMPENSATIONS, SELECTIONS
 from onnxmerge.errors import UsageError
 
-__all__ = ["ALLOCATIONS", "BUDGETS", "METHODS", "Method", "Options"]
+__all__ = [
+    "ALLOCATIONS",
+    "BUDGETS",
+    "MEASURED_COMPENSATIONS",
+    "MEASURED_SELECTIONS",
+    "METHODS",
+    "Method",
+    "Options",
+]
 
 BUDGETS = ("macs", "params", "channels")
 ALLOCATIONS = ("auto", "uniform", "global")
+MEASURED_SELECTIONS = (*SELECTIONS, "obs")
+"""Selections, with the one that needs samples (real or synthetic)."""
+MEASURED_COMPENSATIONS = (*COMPENSATIONS, "refit")
+"""Compensations, with the one that needs samples (real or synthetic)."""
 
 
 class Method(NamedTuple):
@@ -26,12 +38,13 @@ class Method(NamedTuple):
 
 METHODS = MappingProxyType(
     {
-        "auto": Method("l2", "merge", "uniform", True),
+        "auto": Method("obs", "refit", "global", True),
         "prune": Method("l2", "none", "uniform", True),
         "neuron-merging": Method("l2", "merge", "uniform", True),
         "reprune": Method("cluster", "none", "uniform", True),
         "receding": Method("bn", "none", "global", True),
         "fold": Method("cluster", "fold", "uniform", True),
+        "refit": Method("obs", "refit", "global", True),
     }
 )
 
@@ -84,8 +97,8 @@ class Options:
             ("of", self.of, BUDGETS),
             ("allocate", self.allocate, ALLOCATIONS),
             ("method", self.method, tuple(METHODS)),
-            ("select", self.select, (None, *SELECTIONS)),
-            ("compensate", self.compensate, (None, *COMPENSATIONS)),
+            ("select", self.select, (None, *MEASURED_SELECTIONS)),
+            ("compensate", self.compensate, (None, *MEASURED_COMPENSATIONS)),
         ):
             if value not in known:
                 raise UsageError(f"{name} is {value!r}; known are {', '.join(str(k) for k in known if k)}")
@@ -96,9 +109,23 @@ class Options:
         if self.round_to < 1:
             raise UsageError(f"round-to is {self.round_to}; channel counts are multiples of at least 1")
 
-    def resolved(self) -> Method:
-        """The preset with overrides applied."""
+    def resolved(self, measurable: bool = False) -> Method:
+        """The preset with overrides applied.
+
+        Args:
+            measurable: Whether there are samples, real or synthetic, that show what signals look like; `auto` then
+                means refit, else neuron-merging.
+
+        Raises:
+            UsageError: The selection and the compensation do not go together.
+        """
         preset = METHODS[self.method]
+        if self.method == "auto":
+            preset = METHODS["refit" if measurable else "neuron-merging"]
+        if self.select is not None and self.compensate is None and preset.select == "obs" and self.select != "obs":
+            preset = preset._replace(allocate="uniform")
+        if (self.select or preset.select) == "obs" and (self.compensate or preset.compensate) != "refit":
+            raise UsageError("--select obs goes with --compensate refit; the others have selections of their own")
         return Method(
             self.select or preset.select,
             self.compensate or preset.compensate,

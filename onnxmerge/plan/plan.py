@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -16,14 +16,19 @@ from onnxmerge.channels.groups import Analysis, kept_elements
 from onnxmerge.channels.relations import Indices, Passes
 from onnxmerge.decompose import SCORES, Expression, Rows, express, least_first, select
 from onnxmerge.errors import NothingToCutError, UsageError
+from onnxmerge.moments.frontier import Feed
+from onnxmerge.moments.harm import measure_curves
+from onnxmerge.moments.walk import Walk, refusal
 from onnxmerge.moments.weights import group_passes, producer_rows
 from onnxmerge.plan.allocate import Allocation, along_path, global_path, round_counts, uniform_counts, uniform_path
+from onnxmerge.plan.budget import descend
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.options import Method, Options
+from onnxmerge.runtime.session import Provider
 
-__all__ = ["GroupPlan", "Plan", "make_plan"]
+__all__ = ["Evidence", "GroupPlan", "Plan", "make_plan"]
 
-_NEEDED = {"none": Passes.NOTHING, "merge": Passes.POSITIVE, "fold": Passes.SELECTION}
+_NEEDED = {"merge": Passes.POSITIVE, "fold": Passes.SELECTION}
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,11 @@ class Plan:
         """Expressions by group position."""
         return {entry.group: entry.expression() for entry in self.groups}
 
+    def with_kept(self, kept: Mapping[int, Indices]) -> Plan:
+        """The plan with other channels kept, as many as before."""
+        groups = tuple(replace(entry, kept=tuple(kept[entry.group].tolist())) for entry in self.groups)
+        return replace(self, groups=groups)
+
     def to_json(self) -> str:
         """The plan as JSON, keys in order."""
         return json.dumps(asdict(self), indent=1)
@@ -125,28 +135,69 @@ def _group_from(entry: Mapping[str, Any]) -> GroupPlan:
     return GroupPlan(**fields)
 
 
-def make_plan(context: Context, analysis: Analysis, cost: CostModel, options: Options) -> Plan:
+@dataclass(frozen=True)
+class Evidence:
+    """Samples, and how the network is walked over them.
+
+    Attributes:
+        walk: The walk.
+        batches: Samples in batches.
+        probes: How many batches the outputs are compared on.
+        ridge: Strength of the pull towards the original weights.
+        provider: What runs the network.
+        seed: For sampled positions.
+        progress: Called with the fraction done.
+    """
+
+    walk: Walk
+    batches: Sequence[Feed]
+    probes: int
+    ridge: float
+    provider: Provider
+    seed: int
+    progress: Callable[[float], None]
+
+
+def make_plan(
+    context: Context,
+    analysis: Analysis,
+    cost: CostModel,
+    options: Options,
+    method: Method,
+    evidence: Evidence | None = None,
+) -> Plan:
     """Decide what goes.
+
+    Args:
+        context: The analysed model.
+        analysis: Its groups.
+        cost: What it costs.
+        options: What was asked for.
+        method: The same, resolved.
+        evidence: What a refit looks at; None for methods that need no samples.
 
     Raises:
         NothingToCutError: No group may lose a channel.
     """
-    method = options.resolved()
     left_alone = _left_alone(context, analysis, options)
     rows = {}
     for position, group in enumerate(analysis.groups):
-        if position not in left_alone:
-            read = producer_rows(context, group)
-            if read is None:
-                left_alone[position] = "the weights that make it cannot be read"
-            else:
-                rows[position] = read
+        why = refusal(context, evidence.walk, group) if evidence is not None else ""
+        if position in left_alone or why:
+            left_alone.setdefault(position, why)
+            continue
+        read = producer_rows(context, group)
+        if read is None:
+            left_alone[position] = "the weights that make it cannot be read"
+        else:
+            rows[position] = read
     if not rows:
         raise NothingToCutError(_why_nothing(context, analysis, left_alone))
-    allocation = _allocate(context, analysis, cost, options, method, rows)
-    groups = []
-    for position, count in sorted(allocation.counts.items()):
-        groups.append(_plan_group(context, analysis, position, rows[position], count, options, method))
+    if method.select == "obs" and evidence is not None:
+        allocation, kept = _measured(context, analysis, cost, options, method, list(rows), evidence)
+    else:
+        allocation = _allocate(context, analysis, cost, options, method, rows)
+        kept = {position: select(rows[position], n, method.select) for position, n in allocation.counts.items()}
     return Plan(
         of=options.of,
         asked=options.ratio,
@@ -154,9 +205,41 @@ def make_plan(context: Context, analysis: Analysis, cost: CostModel, options: Op
         most=allocation.most,
         allocate=method.allocate,
         fold_mean=method.fold_mean,
-        groups=tuple(groups),
+        groups=tuple(
+            _plan_group(context, analysis, position, rows[position], kept[position], options, method)
+            for position in sorted(allocation.counts)
+        ),
         left_alone=left_alone,
     )
+
+
+def _measured(
+    context: Context,
+    analysis: Analysis,
+    cost: CostModel,
+    options: Options,
+    method: Method,
+    positions: Sequence[int],
+    evidence: Evidence,
+) -> tuple[Allocation, dict[int, Indices]]:
+    """Counts and channels from harm curves."""
+    curves = measure_curves(
+        analysis, evidence.walk, context, positions, evidence.batches,
+        probes=evidence.probes if method.allocate == "global" else 0,
+        ridge=evidence.ridge, provider=evidence.provider, seed=evidence.seed, progress=evidence.progress,
+    )  # fmt: skip
+    sizes = {position: analysis.groups[position].size for position in positions}
+    cost_of = cost.by_counts({position: analysis.groups[position] for position in positions}, options.of)
+    if method.allocate == "global":
+        whole = cost_of({})
+        harms = {position: curves[position].harm for position in positions}
+        counts = descend(harms, sizes, cost_of, (1.0 - options.ratio) * whole, options.round_to)
+        least = cost_of(dict.fromkeys(positions, 1))
+        allocation = Allocation(counts, 1.0 - cost_of(counts) / whole, 1.0 - least / whole)
+    else:
+        allocation = _uniform(sizes, options, cost_of)
+    orders = {position: curves[position].order for position in positions}
+    return allocation, {p: np.sort(orders[p][sizes[p] - count :]) for p, count in allocation.counts.items()}
 
 
 def _left_alone(context: Context, analysis: Analysis, options: Options) -> dict[int, str]:
@@ -177,6 +260,9 @@ def _left_alone(context: Context, analysis: Analysis, options: Options) -> dict[
 def _why_nothing(context: Context, analysis: Analysis, left_alone: Mapping[int, str]) -> str:
     reasons = dict.fromkeys(left_alone.values())
     reasons.update(dict.fromkeys(reason for entry in analysis.pinned for reason in entry.reasons))
+    failed = context.shapes.first.failed
+    if failed:
+        reasons[f"the shapes around {failed[0]} could not be inferred"] = None
     shown = list(reasons)[:3]
     more = f" (and {len(reasons) - 3} more reasons)" if len(reasons) > len(shown) else ""
     if not shown:
@@ -198,13 +284,19 @@ def _allocate(
         left = kept_elements(analysis.groups, kept)
         return cost.macs(left) if options.of == "macs" else cost.parameters(left)
 
-    if method.allocate == "uniform" and options.of == "channels":
-        counts = round_counts(uniform_counts(sizes, options.ratio), sizes, options.round_to)
-        counts = {position: count for position, count in counts.items() if count < sizes[position]}
-        whole = cost_of({})
-        return Allocation(counts, 1.0 - cost_of(counts) / whole, 1.0 - len(sizes) / whole)
-    path = global_path(sizes, scores) if method.allocate == "global" else uniform_path(sizes)
-    return along_path(path, sizes, options.ratio, cost_of, options.round_to)
+    if method.allocate == "uniform":
+        return _uniform(sizes, options, cost_of)
+    return along_path(global_path(sizes, scores), sizes, options.ratio, cost_of, options.round_to)
+
+
+def _uniform(sizes: Mapping[int, int], options: Options, cost_of: Callable[[Mapping[int, int]], int]) -> Allocation:
+    """One channel ratio for all groups."""
+    if options.of != "channels":
+        return along_path(uniform_path(sizes), sizes, options.ratio, cost_of, options.round_to)
+    counts = round_counts(uniform_counts(sizes, options.ratio), sizes, options.round_to)
+    counts = {position: count for position, count in counts.items() if count < sizes[position]}
+    whole = cost_of({})
+    return Allocation(counts, 1.0 - cost_of(counts) / whole, 1.0 - len(sizes) / whole)
 
 
 def _scores(rows: Rows, method: Method) -> np.ndarray:
@@ -218,19 +310,20 @@ def _scores(rows: Rows, method: Method) -> np.ndarray:
 
 
 def _plan_group(
-    context: Context, analysis: Analysis, position: int, rows: Rows, count: int, options: Options, method: Method
+    context: Context, analysis: Analysis, position: int, rows: Rows, kept: Indices, options: Options, method: Method
 ) -> GroupPlan:
     group = analysis.groups[position]
-    kept = select(rows, count, method.select)
     compensate, note = method.compensate, ""
-    if compensate != "none":
+    if compensate in _NEEDED:
         passes, where = group_passes(context, group, analysis.relations)
-        refusal = can_absorb(context, group)
+        problem = can_absorb(context, group)
         if passes < _NEEDED[compensate]:
-            refusal = f"{where} does not let {compensate} through"
-        if refusal:
-            compensate, note = "none", refusal
-    expression = express(rows, kept, compensate, options.threshold, options.balance)
+            problem = f"{where} does not let {compensate} through"
+        if problem:
+            compensate, note = "none", problem
+    expression = express(
+        rows, kept, "none" if compensate == "refit" else compensate, options.threshold, options.balance
+    )
     return GroupPlan(
         group=position,
         name=group.name,

@@ -5,14 +5,15 @@ With C input and O output channels in g convolution groups, m = C/g and r = O/g:
 1. g = 1: inputs are the weight's contracted axis, outputs its other one.
 2. m = 1 (depthwise): input c carries its r outputs with it.
 3. otherwise a fork on either side. Inputs: position p of every convolution group, or whole convolution groups.
-   Outputs: position s of every group, or whole groups. Whole groups join both sides and change `group`.
+   Outputs: position s of every group, or whole groups. Whole groups join both sides and change `group`; positions
+   of one side say nothing of the other, which each way states by leaving every element there a class of its own.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from onnxmerge.channels.context import Context
+from onnxmerge.channels.context import Context, pin_all
 from onnxmerge.channels.relations import (
     Axis,
     Consumer,
@@ -53,11 +54,18 @@ def _groups(node: Node) -> int:
     return int(node.attributes.get("group", 1))
 
 
+def _contradicts(context: Context, x: str, inputs: int, outputs: int, g: int) -> bool:
+    """Whether the weight is not made for the input; ONNX's own checks do not look at that."""
+    return g < 1 or min(inputs, outputs) < 1 or bool(outputs % g) or (context.dims(x) or (0, 0))[1:2] != (inputs,)
+
+
 def _conv(node: Node, context: Context) -> Relation:
     x, w, y, bias = node.input(0), node.input(1), node.outputs[0], node.input(2)
     summand = node.input(3)  # FusedConv adds a fourth input to the result
     dims_x, dims_w = context.dims(x) or (), context.dims(w) or ()
     g, outputs = _groups(node), dims_w[0]
+    if _contradicts(context, x, dims_w[1] * g, outputs, g):
+        return pin_all(node, context, f"{node.op} whose weight does not fit its input")
     m, r = dims_w[1], outputs // g
     links = [link(x, 0, y, 0), link(w, 0, y, 1)]
     if bias:
@@ -77,8 +85,9 @@ def _conv(node: Node, context: Context) -> Relation:
         channels = np.arange(dims_x[1])
         by_position = link(x, 1, w, 1, (channels, channels % m))
         reason = f"convolution in {g} groups"
-        forks.append(Fork((Way((by_position,)), Way((whole,))), reason))
-        forks.append(Fork((Way(ties=(Tie(Axis(w, 0), np.arange(outputs) % r),)), Way((whole,))), reason))
+        free_x, free_w = Tie(Axis(x, 1), channels), Tie(Axis(w, 0), np.arange(outputs))
+        forks.append(Fork((Way((by_position,), (free_w,)), Way((whole,))), reason))
+        forks.append(Fork((Way(ties=(Tie(Axis(w, 0), np.arange(outputs) % r), free_x)), Way((whole,))), reason))
     if m > 1 or g == 1:
         consumers = (Consumer(node.index, 0, Axis(x, 1), Axis(w, 1), 0, bias),)
     return Relation(tuple(links), (), tuple(forks), _spatial_pins((x, w, y), context, node.op), producers, consumers)
@@ -88,6 +97,8 @@ def _conv_transpose(node: Node, context: Context) -> Relation:
     x, w, y, bias = node.input(0), node.input(1), node.outputs[0], node.input(2)
     dims_w = context.dims(w) or ()
     g = _groups(node)
+    if _contradicts(context, x, dims_w[0], dims_w[1] * g, g):
+        return pin_all(node, context, f"{node.op} whose weight does not fit its input")
     m, r = dims_w[0] // g, dims_w[1]
     links = [link(x, 0, y, 0), link(x, 1, w, 0)]
     if bias:
@@ -106,9 +117,11 @@ def _conv_transpose(node: Node, context: Context) -> Relation:
     else:
         by_position = link(y, 1, w, 1, (outputs, outputs % r))
         reason = f"convolution in {g} groups"
-        forks.append(Fork((Way(ties=(Tie(Axis(x, 1), np.arange(g * m) % m),)), Way((whole,))), reason))
-        forks.append(Fork((Way((by_position,)), Way((whole,))), reason))
-        consumers = (Consumer(node.index, 0, Axis(x, 1), Axis(w, 0), None, bias),)
+        free_x, free_y = Tie(Axis(x, 1), np.arange(g * m)), Tie(Axis(y, 1), outputs)
+        forks.append(Fork((Way(ties=(Tie(Axis(x, 1), np.arange(g * m) % m), free_y)), Way((whole,))), reason))
+        forks.append(Fork((Way((by_position,), (free_x,)), Way((whole,))), reason))
+        # No weight to absorb into: a row of it belongs to one convolution group, and whole groups take theirs along.
+        consumers = (Consumer(node.index, 0, Axis(x, 1), None),)
     return Relation(tuple(links), (), tuple(forks), _spatial_pins((x, w, y), context, node.op), producers, consumers)
 
 

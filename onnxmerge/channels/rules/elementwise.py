@@ -27,6 +27,8 @@ _SELECTION = (
     "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan",
     "Tanh", "ThresholdedRelu",
 )  # fmt: skip
+_FIRST_ONLY = ("CastLike",)
+"""Operators whose other inputs lend no elements: CastLike takes a type from its second."""
 _SUMS = ("Add", "Sub", "Sum", "Mean")
 _OTHERS = (
     "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less",
@@ -35,11 +37,12 @@ _OTHERS = (
 
 
 def _pointwise(node: Node, context: Context) -> Relation:
+    operands = node.inputs[:1] if node.op in _FIRST_ONLY else node.inputs
     links = [
         entry
         for output in node.outputs
         if output
-        for name in node.inputs
+        for name in operands
         if name
         for entry in broadcast_links(name, output, context)
     ]

@@ -13,6 +13,7 @@ found by numbering the block's elements.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 
 import numpy as np
 
@@ -85,6 +86,8 @@ def _reshape(node: Node, context: Context) -> Relation:
     before, after = context.dims(x) or (), context.dims(y) or ()
     if 0 in before or 0 in after:
         return pin_all(node, context, f"{node.op} of an empty tensor")
+    if prod(before) != prod(after):
+        return pin_all(node, context, f"{node.op} from {before} to {after}, which hold unequally many elements")
     links: list[Link] = []
     forks: list[Fork] = []
     pins: list[Pin] = []

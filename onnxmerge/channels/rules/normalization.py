@@ -24,7 +24,11 @@ def _batch(node: Node, context: Context) -> Relation:
         return pin_all(node, context, f"{node.op} of a vector")
     parameters = [name for name in (*node.inputs[1:], *node.outputs[1:]) if name]
     links = [*same_axes(x, y, range(context.rank(x))), *(link(name, 0, y, 1) for name in parameters)]
-    return Relation(tuple(links))
+    trains = bool(node.attributes.get("training_mode", 0)) or any(node.outputs[1:])
+    mixed = [axis for axis in range(context.rank(x)) if axis != 1] if trains else []
+    return Relation(
+        tuple(links), pins=tuple(Pin(Axis(x, axis), f"{node.op} takes its statistics over it") for axis in mixed)
+    )
 
 
 def _instance(node: Node, context: Context) -> Relation:
@@ -65,6 +69,9 @@ def _layer(node: Node, context: Context) -> Relation:
     links = list(same_axes(x, y, range(rank)))
     if node.op.startswith("Skip"):
         links.extend(broadcast_links(node.input(1), y, context))
+    for name in filter(None, node.outputs[1:]):
+        # Statistics have length 1 along the normalised axes; Skip... also returns the sum itself.
+        links.extend(broadcast_links(name, y, context))
     pins = [Pin(Axis(x, a), f"{node.op} takes its statistics over all channels") for a in range(axis, rank)]
     return Relation(tuple(links), pins=tuple(pins))
 
@@ -80,6 +87,16 @@ def _along_axis(node: Node, context: Context) -> Relation:
     mixed = range(axis, rank) if flattened else (axis,)
     pins = [Pin(Axis(x, a), f"{node.op} mixes all channels") for a in mixed]
     return Relation(same_axes(x, y, range(rank)), pins=tuple(pins))
+
+
+def _cumulative(node: Node, context: Context) -> Relation:
+    """CumSum: its axis is an input."""
+    x, y = node.input(0), node.outputs[0]
+    axis = context.value(node.input(1))
+    if axis is None:
+        return pin_all(node, context, "CumSum along an axis that is computed while the network runs")
+    mixed = Axis(x, int(axis.reshape(-1)[0]) % context.rank(x))
+    return Relation(same_axes(x, y, range(context.rank(x))), pins=(Pin(mixed, "CumSum mixes all channels"),))
 
 
 def _mean_variance(node: Node, context: Context) -> Relation:
@@ -106,7 +123,7 @@ RULES = (
         for op in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "LayerNormalization")
     ),
     *(Rule(op, _along_axis, since=1) for op in ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization")),
-    Rule("CumSum", _along_axis, since=11),
+    Rule("CumSum", _cumulative, since=11),
     Rule("MeanVarianceNormalization", _mean_variance, since=9),
     Rule("LRN", _local_response, since=1),
 )

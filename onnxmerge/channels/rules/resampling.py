@@ -16,6 +16,10 @@ def _resize(node: Node, context: Context) -> Relation:
     x, y = node.input(0), node.outputs[0]
     before, after = context.dims(x) or (), context.dims(y) or ()
     same = [axis for axis, (one, two) in enumerate(zip(before, after, strict=True)) if one == two]
+    if node.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        # One scale for all axes that are resized: the length of one decides about the others.
+        resized = [int(axis) % len(before) for axis in node.attributes.get("axes", range(len(before)))]
+        same = [axis for axis in same if axis not in resized]
     pins = [
         Pin(Axis(name, axis), f"resampled by {node.op}")
         for name in (x, y)

@@ -1,0 +1,178 @@
+"""Explore what can go from one producer's output: walks with finer and coarser labels.
+
+1. The first walk has one label for each element. Labels that reach neither a pin nor a fork that no way fits are free.
+2. A walk that is stuck at a fork starts again once for each way of it: with labels made one within each slab (whole
+   heads in one walk, widths inside heads in another), and with that way chosen, so that slabs that hold elements of
+   other producers (the other half of a channel shuffle) are filled.
+3. Labels that are pinned stay out of further walks; they are pinned however coarse.
+
+What is free is split by the set of axes that it touches, so that each group is cut evenly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.channels.atlas import Atlas
+from onnxmerge.channels.relations import Axis, Indices, Producer
+from onnxmerge.channels.walk import Chosen, Walk
+
+__all__ = ["Found", "Members", "explore"]
+
+_MOST_WALKS = 64
+"""Walks from one producer. Attention with grouped queries takes about ten, a stage of n shuffled units 2n; what is not
+found by then stays, with its reason."""
+
+Members = dict[Axis, Indices]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What can go from a producer's output.
+
+    Attributes:
+        groups: For each group, the channel of each element of every axis it touches, -1 for none.
+        lost: How many of the output's elements are in no group.
+        reasons: Why.
+    """
+
+    groups: tuple[Members, ...]
+    lost: int
+    reasons: tuple[str, ...]
+
+
+def explore(atlas: Atlas, producer: Producer, free: Indices, explored: dict[Axis, NDArray[np.bool_]]) -> Found:
+    """Groups found from one producer's output, and what of it is pinned.
+
+    Args:
+        atlas: All relations.
+        producer: Where to start.
+        free: Elements of its output that no walk has seen.
+        explored: Elements that some walk has seen; those of this one are added.
+    """
+    length = atlas.length(producer.output) or 0
+    seeds = np.full(length, -1, dtype=np.int64)
+    seeds[free] = np.arange(len(free))
+    walk = _run(atlas, producer.output, seeds, np.arange(len(free), dtype=np.int64), {})
+    for axis, labels in walk.labels.items():
+        explored.setdefault(axis, np.zeros(len(labels), dtype=bool))[labels >= 0] = True
+    coarse = _Coarser(atlas, producer.output)
+    coarse.follow(seeds, walk, {})
+    stuck = _held(walk) - {root for _, labels in coarse.found for root in walk.root[labels].tolist()}
+    lost = int(np.isin(walk.root[np.arange(len(free))], sorted(stuck)).sum()) if stuck else 0
+    members = (*_free_parts(walk), *(part for part, _ in coarse.found))
+    return Found(members, lost, _reasons(walk, stuck))
+
+
+def _run(atlas: Atlas, axis: Axis, seeds: Indices, root: Indices, chosen: Chosen) -> Walk:
+    walk = Walk(atlas, root.copy(), chosen)
+    walk.start(axis, seeds)
+    return walk
+
+
+def _held(walk: Walk) -> set[int]:
+    """Roots of the labels that are pinned, or stuck at a fork."""
+    held = {int(r) for labels, _ in walk.pinned for r in np.unique(walk.root[labels])}
+    for _, axis in walk.stuck:
+        labels = walk.labels[axis]
+        held.update(int(r) for r in np.unique(walk.root[labels[labels >= 0]]))
+    return held
+
+
+def _reasons(walk: Walk, roots: set[int]) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    wanted = np.array(sorted(roots), dtype=np.int64)
+    for labels, reason in walk.pinned:
+        if np.isin(walk.root[labels], wanted).any():
+            found[reason] = None
+    for fork, axis in walk.stuck:
+        labels = walk.labels[axis]
+        if np.isin(walk.root[labels[labels >= 0]], wanted).any():
+            found[f"{axis.tensor}: {fork.reason}"] = None
+    return tuple(found)
+
+
+def _free_parts(walk: Walk) -> list[Members]:
+    """The free channels of a walk, split by the set of axes they touch and numbered from 0 in order."""
+    held = _held(walk)
+    axes = list(walk.labels)
+    touches: dict[int, list[int]] = {}
+    for number, axis in enumerate(axes):
+        labels = walk.labels[axis]
+        for root in np.unique(walk.root[labels[labels >= 0]]).tolist():
+            if root not in held:
+                touches.setdefault(root, []).append(number)
+    parts: dict[tuple[int, ...], list[int]] = {}
+    for root in sorted(touches):
+        parts.setdefault(tuple(touches[root]), []).append(root)
+    result = []
+    for numbers, roots in parts.items():
+        lookup = np.full(len(walk.root), -1, dtype=np.int64)
+        lookup[roots] = np.arange(len(roots))
+        lookup = lookup[walk.root]
+        result.append(
+            {
+                axes[number]: np.where(walk.labels[axes[number]] >= 0, lookup[walk.labels[axes[number]]], -1)
+                for number in numbers
+            }
+        )
+    return result
+
+
+class _Coarser:
+    """Walks again from the same axis, way by way, wherever the one before got stuck.
+
+    Attributes:
+        found: Groups, each with the first walk's labels that it frees.
+    """
+
+    def __init__(self, atlas: Atlas, start: Axis) -> None:
+        self.found: list[tuple[Members, Indices]] = []
+        self._atlas = atlas
+        self._start = start
+        self._left = _MOST_WALKS
+
+    def follow(self, seeds: Indices, walk: Walk, chosen: Chosen) -> None:
+        """Start again once for each way of the fork at which `walk`, begun with `seeds`, is stuck."""
+        if not walk.stuck:
+            return
+        fork, axis = walk.stuck[0]
+        if id(fork) in chosen:
+            return
+        pinned = np.unique(np.concatenate([np.empty(0, np.int64), *(walk.root[labels] for labels, _ in walk.pinned)]))
+        tried: set[bytes] = set()
+        for number, way in enumerate(self._atlas.slabs(fork)):
+            root = _coarse_roots(walk, axis, way[axis]) if axis in way else None
+            if root is None or way[axis].tobytes() in tried or self._left == 0:
+                continue
+            tried.add(way[axis].tobytes())
+            blocked = np.isin(root, root[pinned])
+            left = np.where((seeds >= 0) & ~blocked[seeds], seeds, -1)
+            if (left >= 0).any():
+                self._left -= 1
+                self._walk_again(left, root, {**chosen, id(fork): number})
+
+    def _walk_again(self, seeds: Indices, root: Indices, chosen: Chosen) -> None:
+        walk = _run(self._atlas, self._start, seeds, root, chosen)
+        for part in _free_parts(walk):
+            labels = part.get(self._start)
+            if labels is not None and max(int(numbers.max()) for numbers in part.values()) > 0:
+                self.found.append((part, seeds[(labels >= 0) & (seeds >= 0)]))
+        self.follow(seeds, walk, chosen)
+
+
+def _coarse_roots(walk: Walk, axis: Axis, slabs: Indices) -> Indices | None:
+    """Labels made one within each slab; None where that leaves a single channel."""
+    labels = walk.labels[axis]
+    inside = np.flatnonzero((labels >= 0) & (slabs >= 0))
+    if not inside.size:
+        return None
+    trial = Walk(walk.atlas, walk.root.copy(), {})
+    of_slab = np.full(int(slabs.max()) + 1, -1, dtype=np.int64)
+    of_slab[slabs[inside]] = labels[inside]
+    trial.merge(trial.root[labels[inside]], trial.root[of_slab[slabs[inside]]])
+    left = np.unique(trial.root[labels[inside]])
+    return trial.root if len(left) > 1 else None

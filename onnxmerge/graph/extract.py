@@ -1,0 +1,108 @@
+"""A part of a model as a model of its own: some nodes, fed with the tensors that enter them.
+
+Weights can be replaced, a vector can be added behind a node's output channels, and initializers and such vectors can
+be turned into inputs, so that one session serves many trial weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxmerge.graph.edit import fill
+from onnxmerge.graph.model import Model
+
+__all__ = ["extract", "shift_name"]
+
+
+def shift_name(tensor: str) -> str:
+    """Name of the vector added behind the node that makes a tensor."""
+    return f"{tensor}__shift"
+
+
+def extract(
+    model: Model,
+    kinds: Mapping[str, int],
+    nodes: Sequence[int],
+    outputs: Sequence[str],
+    *,
+    weights: Mapping[str, NDArray[Any]] | None = None,
+    shifts: Mapping[int, tuple[int, NDArray[Any]]] | None = None,
+    free: Sequence[str] = (),
+    free_shifts: Sequence[int] = (),
+) -> tuple[bytes, tuple[str, ...]]:
+    """Some nodes of a model as a serialised model.
+
+    Args:
+        model: The model.
+        kinds: ONNX element type of every tensor.
+        nodes: Indices of the nodes, in an order in which they can run.
+        outputs: Tensors to return; each is made by one of the nodes.
+        weights: New values of initializers.
+        shifts: By node: (axes that follow the channel axis, vector) to add to its first output.
+        free: Initializers that become inputs.
+        free_shifts: Nodes to whose first output an input called `shift_name` is added; it has to be shaped to fit.
+
+    Returns:
+        The model, and the tensors that have to be fed apart from the free ones, in order.
+    """
+    weights, shifts = weights or {}, shifts or {}
+    graph = onnx.GraphProto(name="part")
+    made: set[str] = set()
+    entering: dict[str, None] = {}
+    held: dict[str, None] = {}
+    vectors: list[tuple[str, int]] = []
+    for index in nodes:
+        node = model.nodes[index]
+        for name in (*node.inputs, *node.captures):
+            if name in model.weights:
+                held[name] = None
+            elif name and name not in made:
+                entering[name] = None
+        made.update(name for name in node.outputs if name)
+        graph.node.add().CopyFrom(model.proto.graph.node[index])
+        output = node.outputs[0]
+        if index in shifts:
+            trailing, vector = shifts[index]
+            constant = f"{output}__fixed_shift"
+            shaped = np.ascontiguousarray(vector.reshape((-1,) + (1,) * trailing))
+            graph.initializer.append(onnx.numpy_helper.from_array(shaped, constant))
+            _add_behind(graph, output, constant)
+        if index in free_shifts:
+            vectors.append((shift_name(output), kinds[output]))
+            _add_behind(graph, output, shift_name(output))
+    for name in held:
+        if name not in free:
+            tensor = graph.initializer.add()
+            tensor.name, tensor.data_type = name, model.weights.element_type(name)
+            fill(tensor, weights[name] if name in weights else model.weights[name])
+    for name in entering:
+        graph.input.append(_typed(name, kinds[name]))
+    for name in free:
+        graph.input.append(_typed(name, model.weights.element_type(name)))
+    for name, kind in vectors:
+        graph.input.append(_typed(name, kind))
+    for name in outputs:
+        graph.output.append(_typed(name, kinds[name]))
+    proto = onnx.ModelProto(graph=graph, ir_version=model.proto.ir_version, opset_import=model.proto.opset_import)
+    return proto.SerializeToString(), tuple(entering)
+
+
+def _typed(name: str, kind: int) -> onnx.ValueInfoProto:
+    value = onnx.ValueInfoProto(name=name)
+    value.type.tensor_type.elem_type = kind
+    return value
+
+
+def _add_behind(graph: onnx.GraphProto, output: str, vector: str) -> None:
+    """Let the node that makes a tensor write under another name, and make the tensor the sum of that and a vector."""
+    raw = f"{output}__before_{vector}"
+    for node in graph.node:
+        for place, name in enumerate(node.output):
+            if name == output:
+                node.output[place] = raw
+    graph.node.append(onnx.helper.make_node("Add", [raw, vector], [output]))

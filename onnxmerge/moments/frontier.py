@@ -1,0 +1,119 @@
+"""Activations of a network on all samples, advanced node by node from the last frontier.
+
+A frontier stands between two nodes of a schedule and holds, for every batch of samples, the tensors that cross it:
+made before, read later. Advancing runs the nodes in between and nothing else, so a walk over the whole network costs
+one forward pass, however often it stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.channels.context import Context
+from onnxmerge.graph import extract
+from onnxmerge.runtime.session import Provider, Session
+
+__all__ = ["Frontier"]
+
+Feed = Mapping[str, NDArray[Any]]
+
+
+class Frontier:
+    """Where a network stands on its samples.
+
+    Attributes:
+        position: Nodes of the order that have run.
+        weights: Values that replace initializers in everything that runs from here on.
+        shifts: Vectors added behind nodes, with the number of axes that follow the channel axis.
+    """
+
+    def __init__(
+        self, context: Context, order: Sequence[int], batches: Sequence[Feed], provider: Provider = "auto"
+    ) -> None:
+        """Stand in front of the first node."""
+        self._context = context
+        self._order = tuple(order)
+        self._provider = provider
+        self._place = {index: place for place, index in enumerate(self._order)}
+        self._last: dict[str, int] = {}
+        for place, index in enumerate(self._order):
+            node = context.model.nodes[index]
+            for name in (*node.inputs, *node.captures):
+                if name and name not in context.model.weights:
+                    self._last[name] = place
+        for spec in context.model.outputs:
+            self._last[spec.name] = len(self._order)
+        self._live: list[dict[str, NDArray[Any]]] = [dict(batch) for batch in batches]
+        self.position = 0
+        self.weights: dict[str, NDArray[Any]] = {}
+        self.shifts: dict[int, tuple[int, NDArray[Any]]] = {}
+
+    def place(self, node: int) -> int:
+        """Where a node stands in the order."""
+        return self._place[node]
+
+    def advance(self, position: int, keep: Collection[str] = ()) -> None:
+        """Run up to (not including) a place in the order.
+
+        Args:
+            position: The place; nothing happens if the frontier is there or beyond.
+            keep: Tensors to hold although nothing later reads them; those named in earlier calls stay.
+        """
+        if position <= self.position:
+            return
+        nodes = self._order[self.position : position]
+        made = [name for index in nodes for name in self._context.model.nodes[index].outputs if name]
+        wanted = [name for name in made if self._last.get(name, -1) >= position or name in keep]
+        if wanted:
+            data, entering = extract(
+                self._context.model, self._context.shapes.first.kinds, nodes, wanted,
+                weights=self.weights, shifts=self.shifts,
+            )  # fmt: skip
+            with Session.open(data, self._provider) as session:
+                for live in self._live:
+                    live.update(session.run({name: live[name] for name in entering}))
+        for live in self._live:
+            for name in [n for n in live if self._last.get(n, -1) < position and n not in keep]:
+                del live[name]
+        self.position = position
+
+    def get(self, tensor: str) -> Iterator[NDArray[Any]]:
+        """A tensor that crosses the frontier, batch by batch."""
+        return (live[tensor] for live in self._live)
+
+    def has(self, tensor: str) -> bool:
+        """Whether a tensor crosses the frontier."""
+        return bool(self._live) and tensor in self._live[0]
+
+    def snapshot(self, batches: int) -> list[dict[str, NDArray[Any]]]:
+        """What crosses the frontier, for the first batches."""
+        return [dict(live) for live in self._live[:batches]]
+
+    def rest(self, position: int, free: Sequence[str], free_shifts: Sequence[int]) -> tuple[Session, tuple[str, ...]]:
+        """Everything from a place to the graph outputs as a session, with some weights and shifts as inputs.
+
+        Returns:
+            The session, and the tensors it is fed with apart from the free ones.
+        """
+        nodes = self._order[position:]
+        outputs = [spec.name for spec in self._context.model.outputs if spec.name in self._context.model.writer]
+        made = {name for index in nodes for name in self._context.model.nodes[index].outputs}
+        data, entering = extract(
+            self._context.model, self._context.shapes.first.kinds, nodes, [n for n in outputs if n in made],
+            weights=self.weights, shifts=self.shifts, free=free, free_shifts=free_shifts,
+        )  # fmt: skip
+        return Session.open(data, self._provider), entering
+
+    def outputs(self, batches: Sequence[Feed]) -> list[dict[str, NDArray[Any]]]:
+        """Graph outputs of the network as it is, for some batches."""
+        session, entering = self.rest(0, (), ())
+        with session:
+            return [session.run({name: batch[name] for name in entering}) for batch in batches]
+
+    def bytes_held(self) -> int:
+        """Memory of the tensors that cross the frontier."""
+        return sum(int(np.asarray(array).nbytes) for live in self._live for array in live.values())

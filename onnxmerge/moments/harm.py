@@ -1,0 +1,229 @@
+"""What it does to the network's outputs when one group alone is cut: a harm curve for each group.
+
+For a group, backward elimination on the dense network's moments gives an order of channels and a local error for every
+count. The local error says little about what the network makes of it, so at a few counts the group is really cut: its
+consumers get their best weights, the rest of the network runs, and the outputs are compared.
+
+1. Class scores: mean Kullback-Leibler divergence of the class probabilities.
+2. Any other output: squared error in units of the output's variance. Outputs add.
+
+Between the measured counts, harm is the local error times a factor that is interpolated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.groups import Analysis, ChannelGroup
+from onnxmerge.channels.relations import Indices
+from onnxmerge.decompose.least_squares import Moments, solve
+from onnxmerge.decompose.obs import Elimination, Reader, eliminate
+from onnxmerge.graph import shift_name
+from onnxmerge.moments.frontier import Feed, Frontier
+from onnxmerge.moments.walk import FEWEST_ROWS, ROWS_PER_UNKNOWN, Walk
+from onnxmerge.moments.weighted import WeightedNode
+from onnxmerge.runtime.session import Provider
+
+__all__ = ["Curve", "divergence", "measure_curves"]
+
+Floats = NDArray[np.float64]
+Outputs = Sequence[Mapping[str, NDArray[Any]]]
+
+LEVELS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+"""Fractions of channels at which a group is really cut."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Harm of a group by the channels it keeps.
+
+    Attributes:
+        order: (n,) channels in the order in which they go.
+        harm: (n + 1,) harm when k channels are kept, by k; rises as k falls; harm[0] is harm[1].
+        measured: Counts at which it was measured.
+    """
+
+    order: Indices
+    harm: Floats
+    measured: tuple[int, ...]
+
+
+@dataclass
+class _Open:
+    """A group whose consumers have not all been reached."""
+
+    position: int
+    group: ChannelGroup
+    nodes: list[int]
+    place: int = -1
+    entering: list[dict[str, NDArray[Any]]] = field(default_factory=list)
+    moments: dict[int, list[Moments]] = field(default_factory=dict)
+
+
+def divergence(dense: Outputs, other: Outputs) -> float:
+    """Harm between the outputs of two networks on the same batches."""
+    total = 0.0
+    for name in dense[0]:
+        if np.asarray(dense[0][name]).dtype.kind != "f":
+            continue
+        one = np.concatenate([np.asarray(batch[name], dtype=np.float64) for batch in dense])
+        two = np.concatenate([np.asarray(batch[name], dtype=np.float64) for batch in other])
+        if one.ndim == 2 and one.shape[1] > 1:
+            total += _kullback_leibler(one, two)
+        else:
+            spread = float(np.square(one - one.mean(axis=0)).mean())
+            total += float(np.square(one - two).mean()) / max(spread, 1e-12)
+    return total if np.isfinite(total) else np.finfo(np.float64).max
+
+
+def _kullback_leibler(one: Floats, two: Floats) -> float:
+    probabilities = one.min() >= 0 and np.allclose(one.sum(axis=1), 1.0, atol=1e-3)
+    if probabilities:
+        log_one, log_two = np.log(np.maximum(one, 1e-9)), np.log(np.maximum(two, 1e-9))
+    else:
+        log_one, log_two = log_softmax(one, axis=1), log_softmax(two, axis=1)
+    return float((np.exp(log_one) * (log_one - log_two)).sum(axis=1).mean())
+
+
+def measure_curves(
+    analysis: Analysis,
+    walk: Walk,
+    context: Context,
+    positions: Sequence[int],
+    batches: Sequence[Feed],
+    *,
+    probes: int,
+    ridge: float = 1e-3,
+    provider: Provider = "auto",
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda _done: None,
+) -> dict[int, Curve]:
+    """Harm curves of groups, in one walk over the dense network.
+
+    Args:
+        analysis: The groups of a model.
+        walk: How it is walked.
+        context: The model.
+        positions: Groups to measure; all their consumers have to be weighted nodes of the walk.
+        batches: Samples.
+        probes: How many batches the outputs are compared on; 0: none, harm is the local error.
+        ridge: As for the refit.
+        provider: What runs the network.
+        seed: For sampled positions.
+        progress: Called with the fraction done.
+    """
+    frontier = Frontier(context, walk.order, batches, provider)
+    dense = frontier.outputs(batches[:probes]) if probes else []
+    waiting: dict[int, list[_Open]] = {}
+    for position in positions:
+        group = analysis.groups[position]
+        readers = sorted({consumer.node for consumer in group.consumers}, key=frontier.place)
+        entry = _Open(position, group, readers)
+        for reader in readers:
+            waiting.setdefault(reader, []).append(entry)
+    curves: dict[int, Curve] = {}
+    for index in walk.order:
+        if index not in waiting:
+            continue
+        frontier.advance(frontier.place(index))
+        node = walk.weighted[index]
+        for entry in waiting[index]:
+            if entry.place < 0:
+                entry.place, entry.entering = frontier.position, frontier.snapshot(probes)
+        moments = _input_moments(node, frontier, np.random.default_rng((seed, index)))
+        for entry in waiting[index]:
+            entry.moments[index] = moments
+            if len(entry.moments) == len(entry.nodes):
+                curves[entry.position] = _measure(entry, walk, frontier, dense, ridge)
+                entry.moments, entry.entering = {}, []
+                progress(len(curves) / len(positions))
+    return curves
+
+
+def _input_moments(node: WeightedNode, frontier: Frontier, rng: np.random.Generator) -> list[Moments]:
+    """Moments of what each convolution group of a node reads; the frontier goes on behind the node."""
+    inputs = list(frontier.get(node.node.inputs[0]))
+    output = node.output.tensor
+    frontier.advance(frontier.place(node.node.index) + 1, keep=(output,))
+    rows = [node.matrix(q).shape[0] for q in range(node.groups)]
+    moments = [Moments.empty(d, 0) for d in rows]
+    wanted = max(FEWEST_ROWS, ROWS_PER_UNKNOWN * max(rows))
+    total = sum(len(x) for x in inputs)
+    for x, y in zip(inputs, frontier.get(output), strict=True):
+        positions = node.patches.draw(y.shape[2:], -(-wanted // max(total, 1)), rng)
+        u = node.patches.rows(x, positions, y.shape[2:])
+        if positions is None and len(u) > max(1, 4 * wanted // len(inputs)):
+            u = u[rng.choice(len(u), size=max(1, 4 * wanted // len(inputs)), replace=False)]
+        for q, sums in enumerate(moments):
+            part = u[:, node.channels(q)]
+            flat = np.ascontiguousarray(part.reshape(len(part), -1))
+            sums.add(flat, np.zeros((len(flat), 0), dtype=np.float32))
+    return moments
+
+
+def _measure(entry: _Open, walk: Walk, frontier: Frontier, dense: Outputs, ridge: float) -> Curve:
+    group = entry.group
+    readers = []
+    for index in entry.nodes:
+        node = walk.weighted[index]
+        labels = group.members[node.input]
+        for q, sums in enumerate(entry.moments[index]):
+            uu = sums.centred()[0]
+            places = node.places(labels, group.size, q)
+            if places is None:
+                continue
+            old = node.matrix(q)
+            energy = float(np.einsum("do,de,eo->", old, uu, old, optimize=True))
+            readers.append(Reader(uu, old, places, 1.0 / max(energy, 1e-30)))
+    elimination = eliminate(readers, group.size, ridge)
+    if not dense:
+        return Curve(elimination.order, elimination.error, ())
+    counts = sorted({max(1, round(level * group.size)) for level in LEVELS} - {group.size}, reverse=True)
+    weights = [walk.weighted[index].weight for index in entry.nodes]
+    session, entering = frontier.rest(entry.place, weights, entry.nodes)
+    harms = []
+    with session:
+        for count in counts:
+            feed = _trial(entry, walk, elimination.kept(count), ridge)
+            got = [session.run({**{name: batch[name] for name in entering}, **feed}) for batch in entry.entering]
+            harms.append(divergence([{name: batch[name] for name in got[0]} for batch in dense], got))
+    return Curve(elimination.order, _interpolate(elimination, counts, harms), tuple(counts))
+
+
+def _trial(entry: _Open, walk: Walk, kept: Indices, ridge: float) -> dict[str, NDArray[Any]]:
+    """Best weights of all consumers when only `kept` is left, and what has to be added behind them."""
+    feed: dict[str, NDArray[Any]] = {}
+    for index in entry.nodes:
+        node = walk.weighted[index]
+        matrices, shifts = [], []
+        for q, sums in enumerate(entry.moments[index]):
+            uu, mean, old = sums.centred()[0], sums.means()[0], node.matrix(q)
+            alive = node.alive(q, [(entry.group, kept)])
+            new = np.zeros_like(old)
+            new[alive] = solve(uu[np.ix_(alive, alive)], uu[alive] @ old, old[alive], ridge)
+            matrices.append(new)
+            shifts.append(mean @ (old - new))
+        feed[node.weight] = node.assemble(matrices)
+        vector = np.concatenate(shifts).reshape((-1,) + (1,) * node.trailing)
+        feed[shift_name(node.output.tensor)] = vector.astype(node.array.dtype)
+    return feed
+
+
+def _interpolate(elimination: Elimination, counts: Sequence[int], harms: Sequence[float]) -> Floats:
+    """Harm for every count: local error times a factor interpolated between the measured counts, made monotone."""
+    size = len(elimination.order)
+    error = np.maximum(elimination.error, 1e-12)
+    factors = np.array(harms) / error[list(counts)]
+    every = np.interp(np.arange(size + 1), counts[::-1], factors[::-1])
+    harm = every * error
+    harm[list(counts)] = harms
+    harm[size] = 0.0
+    # More channels never hurt; noise in the measurement must not say so.
+    return np.maximum.accumulate(harm[::-1])[::-1]

@@ -1,0 +1,160 @@
+"""How a network is walked: which nodes can be solved anew, which of them repair a residual sum, and in what order.
+
+A node that feeds a residual Add wants the other summand to be there already, so that it can repair the error of that
+branch too. The order is topological, and such nodes wait until nothing else can run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.groups import ChannelGroup
+from onnxmerge.graph import Model
+from onnxmerge.moments.frontier import Feed, Frontier
+from onnxmerge.moments.weighted import WeightedNode, weighted_node
+from onnxmerge.moments.weights import tail_of
+from onnxmerge.runtime.session import Provider
+
+__all__ = [
+    "FEWEST_ROWS",
+    "ROWS_PER_UNKNOWN",
+    "Repair",
+    "Walk",
+    "batch_statistics",
+    "refusal",
+    "schedule",
+    "walk_of",
+]
+
+Floats = NDArray[np.float64]
+
+ROWS_PER_UNKNOWN = 96
+"""Rows drawn for each row of a weight matrix. On ResNet-56 with 512 images, 24 lost 0.2 points at r = 0.3."""
+FEWEST_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Where a weighted node meets a residual Add: `sum = scale·output + offset + other`."""
+
+    add: int
+    total: str
+    other: str
+    scale: Floats
+    offset: Floats
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How a network is walked.
+
+    Attributes:
+        order: Nodes in the order in which they run.
+        weighted: Nodes whose weight can be solved anew, by index.
+        repairs: Those that feed a residual Add.
+    """
+
+    order: tuple[int, ...]
+    weighted: Mapping[int, WeightedNode]
+    repairs: Mapping[int, Repair]
+
+
+def walk_of(context: Context) -> Walk:
+    """The walk over a network, from its structure alone."""
+    weighted = {
+        node.index: found for node in context.model.nodes if (found := weighted_node(context, node.index)) is not None
+    }
+    repairs = {index: repair for index, node in weighted.items() if (repair := _repair(context, node)) is not None}
+    return Walk(schedule(context.model, repairs.keys()), weighted, repairs)
+
+
+def _repair(context: Context, weighted: WeightedNode) -> Repair | None:
+    tail = tail_of(context, weighted.output)
+    readers = context.model.readers.get(tail.end.tensor, ())
+    if len(readers) != 1 or readers[0][0].op != "Add" or np.any(tail.scale == 0):
+        return None
+    add, position = readers[0]
+    other = add.inputs[1 - position]
+    same = context.dims(other) == context.dims(tail.end.tensor) == context.dims(add.outputs[0])
+    if context.is_constant(other) or not same:
+        return None
+    return Repair(add.index, add.outputs[0], other, tail.scale, tail.offset)
+
+
+def schedule(model: Model, late: Collection[int]) -> tuple[int, ...]:
+    """Indices of all nodes in a topological order in which `late` ones come as late as they can.
+
+    Among equals the file's order decides.
+    """
+    waiting: dict[int, int] = {}
+    followers: dict[int, list[int]] = {}
+    for node in model.nodes:
+        sources = {model.writer[name].index for name in (*node.inputs, *node.captures) if name in model.writer}
+        waiting[node.index] = len(sources)
+        for source in sources:
+            followers.setdefault(source, []).append(node.index)
+    ready: list[tuple[bool, int]] = []
+    for index, count in waiting.items():
+        if count == 0:
+            heappush(ready, (index in late, index))
+    order: list[int] = []
+    while ready:
+        _, index = heappop(ready)
+        order.append(index)
+        for follower in followers.get(index, ()):
+            waiting[follower] -= 1
+            if waiting[follower] == 0:
+                heappush(ready, (follower in late, follower))
+    return tuple(order)
+
+
+def refusal(context: Context, walk: Walk, group: ChannelGroup) -> str:
+    """Why a group cannot be refitted, "" if it can: all its consumers must be nodes of the walk that read it evenly."""
+    for consumer in group.consumers:
+        name = context.model.nodes[consumer.node].name
+        node = walk.weighted.get(consumer.node)
+        if consumer.weight is None:
+            return f"{name} multiplies two signals"
+        if node is None:
+            return f"the weight of {name} cannot be solved anew"
+        if all(node.places(group.members[node.input], group.size, q) is None for q in range(node.groups)):
+            return f"{name} reads channels unevenly"
+    return "" if group.consumers else "no weighted node reads it"
+
+
+def batch_statistics(
+    context: Context, walk: Walk, batches: Sequence[Feed], provider: Provider = "auto"
+) -> dict[str, NDArray[np.generic]]:
+    """Means and variances that make every BatchNormalization normalise by the given batches' own statistics.
+
+    Each layer then sees exactly the mean and variance of each channel that it saw in training, whatever the inputs
+    are; those supply the correlations alone. The network is walked once, each node behind statistics already replaced.
+
+    Returns:
+        New values of the running means and variances, by initializer.
+    """
+    frontier = Frontier(context, walk.order, batches, provider)
+    for index in walk.order:
+        node = context.model.nodes[index]
+        if node.op != "BatchNormalization" or not all(context.is_weight(name) for name in node.inputs[1:5]):
+            continue
+        frontier.advance(frontier.place(index))
+        count, total, squares = 0, 0.0, 0.0
+        for x in frontier.get(node.inputs[0]):
+            wide = np.asarray(x, dtype=np.float64)
+            axes = (0, *range(2, wide.ndim))
+            count += wide.size // wide.shape[1]
+            total = total + wide.sum(axis=axes)
+            squares = squares + np.square(wide).sum(axis=axes)
+        mean = np.asarray(total / count)
+        variance = np.maximum(squares / count - np.square(mean), 1e-12)
+        kind = context.model.weights.dtype(node.input(3))
+        frontier.weights[node.input(3)] = mean.astype(kind)
+        frontier.weights[node.input(4)] = variance.astype(kind)
+    return frontier.weights

@@ -1,0 +1,208 @@
+"""Refit: solve the weights behind cut channels anew, so that the network says what it said.
+
+The network is walked once, in an order in which every node that feeds a residual Add comes after the other summand.
+Two copies are advanced side by side over all samples: the dense one, and the one that is being cut (all channels still
+in it, but no consumer reads a removed one). At every weighted node behind the first cut:
+
+1. U is its input in the cut network (patches with padding, at sampled positions).
+2. T is what its output should be: the dense node's output; where it feeds a residual Add through affine nodes, what
+   makes the *sum* right, `(dense sum − other summand in the cut network − offset)/scale`, so that each block repairs
+   what its predecessors left.
+3. `min ‖U W' + b' − T‖² + ridge·‖W' − W_0‖²` over the kept rows gives the weight; removed rows are zero.
+
+Which channels of a group with a single consumer stay is decided there and then, by backward elimination on the moments
+of the cut network; groups with several consumers keep the order found on the dense one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.groups import Analysis, ChannelGroup
+from onnxmerge.channels.relations import Indices
+from onnxmerge.decompose.least_squares import Moments, choose_ridge, solve
+from onnxmerge.decompose.obs import Reader, eliminate
+from onnxmerge.moments.frontier import Feed, Frontier
+from onnxmerge.moments.walk import FEWEST_ROWS, ROWS_PER_UNKNOWN, Repair, Walk
+from onnxmerge.moments.weighted import WeightedNode
+from onnxmerge.runtime.session import Provider
+
+__all__ = ["Refitted", "refit"]
+
+Floats = NDArray[np.float64]
+Halves = tuple[Moments, Moments]
+
+
+@dataclass
+class Refitted:
+    """New weights, in the dense network's shapes.
+
+    Attributes:
+        kept: Channels that stay, by group position.
+        weights: New values by initializer.
+        shifts: Vectors to add behind nodes.
+    """
+
+    kept: dict[int, Indices]
+    weights: dict[str, NDArray[Any]] = field(default_factory=dict)
+    shifts: dict[int, Floats] = field(default_factory=dict)
+
+
+def refit(
+    context: Context,
+    analysis: Analysis,
+    walk: Walk,
+    kept: Mapping[int, Indices],
+    batches: Sequence[Feed],
+    *,
+    reselect: bool = True,
+    restore_variance: bool = False,
+    ridge: float = 1e-3,
+    provider: Provider = "auto",
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda _done: None,
+) -> Refitted:
+    """Cut and refit.
+
+    Args:
+        context: The analysed model.
+        analysis: Its groups.
+        walk: See `walk_of`.
+        kept: Channels that groups keep, ascending, by position; absent groups keep all.
+        batches: Samples.
+        reselect: Choose the channels of groups with a single consumer anew, as many as `kept` has.
+        restore_variance: Scale every refitted output channel up to its target's variance. Least squares explains
+            less than all of it; on samples that are not the real ones, what is missing would add up over the depth.
+        ridge: Least strength of the pull towards the original weights; more where halves of the samples disagree.
+        provider: What runs the network.
+        seed: For sampled positions.
+        progress: Called with the fraction done.
+    """
+    result = Refitted(dict(kept))
+    reading = _reading(analysis, walk, kept)
+    single = {p for p in kept if reselect and len(analysis.groups[p].consumers) == 1}
+    dense = Frontier(context, walk.order, batches, provider)
+    cut = Frontier(context, walk.order, batches, provider)
+    first = min((dense.place(index) for index in reading), default=len(walk.order))
+    keep = [
+        name for index, repair in walk.repairs.items() for name in (repair.total, walk.weighted[index].output.tensor)
+    ]
+    keep += [node.output.tensor for node in walk.weighted.values()]
+    for index in walk.order:
+        node = walk.weighted.get(index)
+        place = dense.place(index)
+        if node is None or place < first:
+            continue
+        repair = walk.repairs.get(index)
+        cut.advance(place)
+        if repair is not None and not cut.has(repair.other):
+            repair = None
+        needed = [repair.total] if repair is not None else [node.output.tensor]
+        dense.advance(max(place, dense.place(repair.add) if repair is not None else place) + 1, keep=keep)
+        keep = [name for name in keep if name not in needed]
+        moments = _moments(node, repair, cut, dense, needed[0], np.random.default_rng((seed, index)))
+        groups = reading.get(index, [])
+        for position in groups:
+            if position in single:
+                result.kept[position] = _select(node, analysis.groups[position], moments, len(kept[position]), ridge)
+        cuts = [(analysis.groups[p], result.kept[p]) for p in groups]
+        _solve(node, moments, cuts, ridge, restore_variance, result, cut)
+        progress((place + 1) / len(walk.order))
+    return result
+
+
+def _reading(analysis: Analysis, walk: Walk, positions: Iterable[int]) -> dict[int, list[int]]:
+    """Groups that lose channels, by the nodes that read them."""
+    reading: dict[int, list[int]] = {}
+    for position in positions:
+        for consumer in analysis.groups[position].consumers:
+            if consumer.node in walk.weighted:
+                reading.setdefault(consumer.node, []).append(position)
+    return reading
+
+
+def _moments(
+    node: WeightedNode, repair: Repair | None, cut: Frontier, dense: Frontier, target: str, rng: np.random.Generator
+) -> list[Halves]:
+    """Moments of every convolution group of a node, of even and of odd batches."""
+    moments: list[Halves] = []
+    inputs = list(cut.get(node.node.inputs[0]))
+    others = list(cut.get(repair.other)) if repair is not None else [None] * len(inputs)
+    total = sum(len(x) for x in inputs)
+    for turn, (x, other, y) in enumerate(zip(inputs, others, dense.get(target), strict=True)):
+        if not moments:
+            rows = [node.matrix(q).shape for q in range(node.groups)]
+            moments = [(Moments.empty(d, o), Moments.empty(d, o)) for d, o in rows]
+            wanted = max(FEWEST_ROWS, ROWS_PER_UNKNOWN * rows[0][0])
+        positions = node.patches.draw(y.shape[2:], -(-wanted // max(total, 1)), rng)
+        u = node.patches.rows(x, positions, y.shape[2:])
+        t = node.patches.outputs(y, positions)
+        if repair is not None and other is not None:
+            rest = node.patches.outputs(other, positions)
+            t = ((t - rest - repair.offset) / repair.scale).astype(np.float32)
+        if positions is None and len(u) > 4 * wanted // max(len(inputs), 1):
+            chosen = rng.choice(len(u), size=max(1, 4 * wanted // len(inputs)), replace=False)
+            u, t = u[chosen], t[chosen]
+        for q, halves in enumerate(moments):
+            part = u[:, node.channels(q)]
+            halves[turn % 2].add(np.ascontiguousarray(part.reshape(len(part), -1)), t[:, node.results(q)])
+    return moments
+
+
+def _select(
+    node: WeightedNode, group: ChannelGroup, moments: Sequence[Halves], count: int, ridge: float
+) -> Indices:
+    """Backward elimination on the cut network's own moments, from the best weights over all channels."""
+    readers = []
+    labels = group.members[node.input]
+    strongest = ridge
+    for q, halves in enumerate(moments):
+        places = node.places(labels, group.size, q)
+        if places is None:
+            continue
+        old = node.matrix(q)
+        strength = choose_ridge(*halves, np.ones(len(old), dtype=bool), old, ridge)
+        uu, ut, _ = halves[0].plus(halves[1]).centred()
+        readers.append(Reader(uu, solve(uu, ut, old, strength), places))
+        strongest = max(strongest, strength)
+    return eliminate(readers, group.size, strongest).kept(count)
+
+
+def _solve(
+    node: WeightedNode,
+    moments: Sequence[Halves],
+    cuts: Sequence[tuple[ChannelGroup, Indices]],
+    ridge: float,
+    restore_variance: bool,
+    result: Refitted,
+    cut: Frontier,
+) -> None:
+    """Solve a node's weights over the rows that stay, and let the cut network use them from here on."""
+    matrices, targets = [], []
+    for q, halves in enumerate(moments):
+        old = node.matrix(q)
+        alive = node.alive(q, cuts)
+        strength = choose_ridge(*halves, alive, old, ridge)
+        sums = halves[0].plus(halves[1])
+        uu, ut, tt = sums.centred()
+        mean_u, mean_t = sums.means()
+        new = np.zeros_like(old)
+        new[alive] = solve(uu[np.ix_(alive, alive)], ut[alive], old[alive], strength)
+        if restore_variance:
+            explained = np.einsum("do,de,eo->o", new, uu, new, optimize=True)
+            new *= np.sqrt(np.maximum(tt / np.maximum(explained, 1e-12 * np.maximum(tt, 1e-30)), 1.0))
+        matrices.append(new)
+        targets.append(mean_t - mean_u @ new)
+    weights = node.assemble(matrices)
+    # The node's own bias stays where it is; the shift is what has to be added to it.
+    vector = np.concatenate(targets) - node.bias
+    result.weights[node.weight] = weights
+    result.shifts[node.node.index] = vector
+    cut.weights[node.weight] = weights
+    cut.shifts[node.node.index] = (node.trailing, vector.astype(weights.dtype))

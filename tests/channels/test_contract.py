@@ -1,0 +1,184 @@
+"""The contract of every rule: a cut graph computes what the dense graph with the removed channels masked computes.
+
+A rule without a case in `tests/operators.py` fails. At the end, rules are broken on purpose: the contract must notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from onnxmerge.channels import rules
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.relations import Link, Relation
+from onnxmerge.channels.rules import TABLE, Rule
+from onnxmerge.channels.rules.base import no_edits
+from onnxmerge.errors import OnnxMergeError
+from onnxmerge.graph import Node
+from tests.builders import TOLERANCE, Net, analyse, hold
+from tests.operators import CASES, Case, built, case_of, chain
+
+Key = tuple[str, str]
+
+UNREACHABLE = {("", "SimplifiedLayerNormalization"): "ONNX's checker refuses a model that has it in ONNX's own domain"}
+
+
+def test_case_names_are_unique() -> None:
+    ids = [case.id for case in CASES]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("key", sorted(TABLE), ids=lambda key: ".".join(filter(None, key)))
+def test_every_rule_has_a_case(key: Key) -> None:
+    """A new rule needs a case here; see the top of this file."""
+    assert key in {(case.domain, case.op) for case in CASES} or key in UNREACHABLE
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_contract(case: Case) -> None:
+    model = built(case).model()
+    assert any((node.domain, node.op_type) == (case.domain, case.op) for node in model.graph.node)
+    analysed = analyse(model)
+    assert analysed.sizes == case.sizes
+    if case.reason:
+        assert any(case.reason in reason for reason in analysed.reasons), analysed.reasons
+    if not case.sizes:
+        assert case.reason
+        return
+    for seed in range(2):
+        held = hold(model, seed, reference=case.reference)
+        assert held.error < TOLERANCE
+        assert held.moved > 1e-3 or not case.moves
+
+
+def test_an_unknown_operator_pins() -> None:
+    net = Net(domains={"org.example": 1})
+    h = net.add("Mystery", net.conv(net.input(2, 3, 4, 4), 3, 6), domain="org.example", name="odd")
+    net.output(h)
+    analysed = analyse(net.model())
+    assert analysed.sizes == ()
+    assert "odd: org.example.Mystery has no rule" in analysed.reasons
+
+
+def test_an_opset_before_the_rule_pins() -> None:
+    net = Net(opset=6)
+    chain(lambda net, x: net.add("Relu", x))(net)
+    analysed = analyse(net.model())
+    assert analysed.sizes == ()
+    assert any("Relu of opset 6 has no rule" in reason for reason in analysed.reasons)
+
+
+def test_a_subgraph_pins_what_it_reads() -> None:
+    net = Net()
+    h = net.conv(net.input(2, 3, 4, 4), 3, 6, name="first")
+    inner = Net()
+    inner.nodes.append(helper.make_node("Relu", [h], ["inner"]))
+    inner.output("inner")
+    branch = inner.model().graph
+    flag = net.input(name="flag", dtype=np.bool_)
+    net.output(net.conv(net.add("If", flag, then_branch=branch, else_branch=branch), 6, 4, name="last"))
+    model = net.model()
+    analysed = analyse(model)
+    assert analysed.sizes == ()
+    assert any("has a subgraph" in reason for reason in analysed.reasons)
+    assert any("is read by a subgraph" in reason for reason in analysed.reasons)
+
+
+# --- sabotage: the contract must notice -------------------------------------------------------------------------
+
+
+def with_rule(monkeypatch: pytest.MonkeyPatch, op: str, **changes: Any) -> None:
+    table = dict(TABLE)
+    table["", op] = replace(table["", op], **changes)
+    monkeypatch.setattr(rules, "TABLE", table)
+
+
+def violated(case: Case) -> bool:
+    """Whether the contract shows that something is wrong, in numbers or by refusing the cut."""
+    try:
+        return any(hold(built(case).model(), seed).error > 10 * TOLERANCE for seed in range(4))
+    except OnnxMergeError:
+        return True
+
+
+def shifted(rule: Rule) -> Callable[[Node, Context], Relation]:
+    """The rule with every explicit index map, and every link along axis 1, off by one."""
+
+    def move(entry: Link, length: int) -> Link:
+        one = np.arange(length) if entry.at_one is None else entry.at_one
+        two = one if entry.at_two is None else entry.at_two
+        return replace(entry, at_one=one, at_two=np.roll(two, 1))
+
+    def relate(node: Node, context: Context) -> Relation:
+        relation = rule.relate(node, context)
+        links = tuple(
+            move(entry, (context.dims(entry.one.tensor) or ())[entry.one.axis])
+            if entry.one.axis == 1 and node.inputs[0] in (entry.one.tensor, entry.two.tensor)
+            else entry
+            for entry in relation.links
+        )
+        return replace(relation, links=links)
+
+    return relate
+
+
+SHIFTS = (
+    ("Relu", ""),
+    ("Concat", "two signals, one twice, a constant"),
+    ("Gather", "a constant order"),
+    ("Pad", "channels"),
+    ("Split", "input"),
+    ("Slice", "inputs"),
+    ("BatchNormalization", ""),
+    ("MaxPool", ""),
+    ("Add", "a constant a channel"),
+    ("SpaceToDepth", ""),
+)
+
+
+@pytest.mark.parametrize(("op", "label"), SHIFTS, ids=lambda value: value or "plain")
+def test_a_link_shifted_by_one_is_noticed(op: str, label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = case_of(op, label)
+    assert not violated(case)
+    with_rule(monkeypatch, op, relate=shifted(TABLE["", op]))
+    assert violated(case)
+
+
+RESIZES = (
+    ("Reshape", "free batch"),
+    ("Split", "input"),
+    ("Split", "attribute"),
+    ("Slice", "inputs"),
+    ("Slice", "attributes"),
+    ("Gather", "some of them, one twice"),
+    ("Pad", "a narrow summand"),
+    ("Expand", "named"),
+    ("Resize", "sizes"),
+    ("GroupNormalization", ""),
+    ("Conv", "depthwise"),
+    ("ConvTranspose", "depthwise"),
+)
+
+
+@pytest.mark.parametrize(("op", "label"), RESIZES, ids=lambda value: value or "plain")
+def test_a_forgotten_resize_is_noticed(op: str, label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = case_of(op, label)
+    if not case.reference:
+        assert not violated(case)
+    with_rule(monkeypatch, op, resize=no_edits)
+    try:
+        assert violated(case)
+    except Exception as error:
+        assert type(error).__module__.startswith(("onnx", "onnxruntime"))
+
+
+def test_a_forgotten_consumer_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Softmax over the channels taken for an element-wise operator, as Torch-Pruning takes what it does not know."""
+    case = case_of("Softmax", "channels")
+    with_rule(monkeypatch, "Softmax", relate=TABLE["", "Relu"].relate)
+    assert violated(case)

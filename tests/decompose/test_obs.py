@@ -1,0 +1,101 @@
+"""Backward elimination: against brute force, and on channels whose redundancy is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxmerge.decompose.least_squares import Moments, solve
+from onnxmerge.decompose.obs import Reader, eliminate
+
+
+def _covariance(rng: np.random.Generator, d: int) -> np.ndarray:
+    root = rng.normal(size=(2 * d, d))
+    return np.asarray(root.T @ root / (2 * d))
+
+
+def _least_error(covariance: np.ndarray, weight: np.ndarray, alive: np.ndarray) -> float:
+    """Error of the best weights on `alive` rows, against all rows, by least squares from the definition."""
+    best = np.zeros_like(weight)
+    best[alive] = np.linalg.solve(covariance[np.ix_(alive, alive)], covariance[alive] @ weight)
+    rest = weight - best
+    return float(np.einsum("do,de,eo->", rest, covariance, rest))
+
+
+@pytest.mark.parametrize("taps", [1, 3])
+def test_each_step_costs_what_least_squares_says(taps: int) -> None:
+    rng = np.random.default_rng(0)
+    n, o = 6, 4
+    covariance, weight = _covariance(rng, n * taps), rng.normal(size=(n * taps, o))
+    places = np.arange(n * taps).reshape(n, taps)
+    result = eliminate([Reader(covariance, weight, places)], n, ridge=0.0)
+    for count in range(1, n):
+        rows = places[result.kept(count)].ravel()
+        assert result.error[count] == pytest.approx(_least_error(covariance, weight, rows), rel=1e-8)
+    # The first to go is the best single choice.
+    single = [_least_error(covariance, weight, np.delete(places, g, axis=0).ravel()) for g in range(n)]
+    assert result.order[0] == int(np.argmin(single))
+
+
+def test_errors_rise_and_readers_add() -> None:
+    rng = np.random.default_rng(1)
+    covariance, weight = _covariance(rng, 8), rng.normal(size=(8, 3))
+    places = np.arange(8).reshape(8, 1)
+    one = eliminate([Reader(covariance, weight, places)], 8)
+    two = eliminate([Reader(covariance, weight, places)] * 2, 8)
+    assert np.array_equal(one.order, two.order)
+    assert np.allclose(two.error, 2 * one.error)
+    assert (np.diff(one.error[1:]) <= 0).all()
+
+
+def test_a_channel_that_is_a_combination_of_others_goes_first_and_costs_nothing() -> None:
+    rng = np.random.default_rng(2)
+    signals = rng.normal(size=(400, 5))
+    signals[:, 3] = signals[:, 0] - 2 * signals[:, 1]
+    covariance = np.cov(signals.T, bias=True)
+    result = eliminate([Reader(covariance, rng.normal(size=(5, 4)), np.arange(5).reshape(5, 1))], 5, ridge=1e-9)
+    assert result.order[0] in (0, 1, 3)
+    assert result.error[4] < 1e-6 * result.error[1]
+
+
+def test_a_permutation_of_channels_permutes_the_order() -> None:
+    rng = np.random.default_rng(3)
+    covariance, weight = _covariance(rng, 7), rng.normal(size=(7, 3))
+    places = np.arange(7).reshape(7, 1)
+    shuffled = rng.permutation(7)
+    one = eliminate([Reader(covariance, weight, places)], 7)
+    two = eliminate([Reader(covariance, weight, places[shuffled])], 7)
+    assert np.array_equal(shuffled[two.order], one.order)
+
+
+def test_rows_of_other_groups_are_never_removed() -> None:
+    rng = np.random.default_rng(4)
+    covariance, weight = _covariance(rng, 6), rng.normal(size=(6, 2))
+    result = eliminate([Reader(covariance, weight, np.array([[1], [4]]))], 2)
+    assert sorted(result.order.tolist()) == [0, 1]
+    others = np.array([0, 2, 3, 5])
+    assert result.error[0] == pytest.approx(_least_error(covariance, weight, others), rel=1e-2)
+
+
+def test_moments_add_and_solve_finds_the_planted_weights() -> None:
+    rng = np.random.default_rng(5)
+    u = rng.normal(size=(500, 4)).astype(np.float32) + 3.0
+    planted = rng.normal(size=(4, 2))
+    t = (u @ planted + 5.0).astype(np.float32)
+    whole, parts = Moments.empty(4, 2), Moments.empty(4, 2)
+    whole.add(u, t)
+    for start in range(0, 500, 100):
+        parts.add(u[start : start + 100], t[start : start + 100])
+    assert np.allclose(whole.uu, parts.uu, rtol=1e-5)
+    uu, ut, tt = parts.centred()
+    weight = solve(uu, ut, np.zeros((4, 2)), 0.0)
+    assert np.allclose(weight, planted, atol=1e-3)
+    mean_u, mean_t = parts.means()
+    assert np.allclose(mean_t - mean_u @ weight, 5.0, atol=1e-2)
+    assert np.allclose(tt, np.var(t, axis=0), rtol=1e-3)
+
+
+def test_a_strong_pull_keeps_the_old_weights() -> None:
+    pull = np.ones((3, 2))
+    assert np.allclose(solve(np.eye(3), np.zeros((3, 2)), pull, 1e6), pull, atol=1e-5)
+    assert np.array_equal(solve(np.zeros((3, 3)), np.zeros((3, 2)), pull, 1e-3), pull)
