@@ -231,6 +231,8 @@ def compress_file(
         check_target(Path(target), path, overwrite)
     elif not dry_run:
         raise UsageError("no output file was given")
+    if dry_run and (verification.min_cosine is not None or verification.max_drop is not None):
+        raise UsageError("a dry run verifies nothing; leave --min-cosine and --max-drop out")
     run = _start(path, options, shapes, progress)
     fitting, held = _load_samples(run, calibration, calib_size, data, images)
     result = _cut(run, fitting, held, verification.provider)
@@ -270,7 +272,7 @@ def inspect(source: Source, *, shapes: Shapes = _NO_SHAPES) -> Inspection:
         shapes=_input_shapes(run.model, cost),
         groups=groups,
         pinned=_pinned(analysis),
-        notes=tuple(run.notes),
+        notes=(*run.notes, *(f"{count} of the nodes: {reason}" for reason, count in analysis.refused.items())),
     )
 
 

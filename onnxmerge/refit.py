@@ -155,13 +155,10 @@ def _moments(
     return moments
 
 
-def _select(
-    node: WeightedNode, group: ChannelGroup, moments: Sequence[Halves], count: int, ridge: float
-) -> Indices:
+def _select(node: WeightedNode, group: ChannelGroup, moments: Sequence[Halves], count: int, ridge: float) -> Indices:
     """Backward elimination on the cut network's own moments, from the best weights over all channels."""
     readers = []
     labels = group.members[node.input]
-    strongest = ridge
     for q, halves in enumerate(moments):
         places = node.places(labels, group.size, q)
         if places is None:
@@ -170,8 +167,7 @@ def _select(
         strength = choose_ridge(*halves, np.ones(len(old), dtype=bool), old, ridge)
         uu, ut, _ = halves[0].plus(halves[1]).centred()
         readers.append(Reader(uu, solve(uu, ut, old, strength), places))
-        strongest = max(strongest, strength)
-    return eliminate(readers, group.size, strongest).kept(count)
+    return eliminate(readers, group.size, ridge).kept(count)
 
 
 def _solve(

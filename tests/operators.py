@@ -274,6 +274,27 @@ def matmul_batched_weight(net: Net) -> None:
     net.output(net.add("MatMul", net.add("Relu", h), net.random(2, 6, 4), name="last"), 3)
 
 
+def attentions(shared: int, masked: bool = False, packed: bool = False, **attributes: float) -> Build:
+    """Attention of 6 heads of queries, each width 4, over `shared` heads of keys and values of widths 4 and 5."""
+
+    def build(net: Net) -> None:
+        x = net.input(2, 3, 7)
+        made = []
+        for name, count, width in (("query", 6, 4), ("key", shared, 4), ("value", shared, 5)):
+            h = net.matmul(x, 7, count * width, name=name)
+            if not packed:
+                h = net.add("Transpose", net.add("Reshape", h, net.ints(0, 0, count, width)), perm=[0, 2, 1, 3])
+            made.append(h)
+        extra = [net.random(6, 3, 3)] if masked else []
+        sizes = {"q_num_heads": 6, "kv_num_heads": shared} if packed else {}
+        h = net.add("Attention", *made, *extra, **attributes, **sizes, name="attention")
+        if not packed:
+            h = net.add("Reshape", net.add("Transpose", h, perm=[0, 2, 1, 3]), net.ints(0, 0, 30))
+        net.output(net.matmul(h, 30, 4, name="last"), 3)
+
+    return build
+
+
 def query_key(net: Net) -> None:
     x = net.input(2, 3, 5)
     query, key = net.matmul(x, 5, 6, name="query"), net.matmul(x, 5, 6, name="key")
@@ -347,6 +368,11 @@ def contraction_cases() -> Iterator[Case]:
     yield Case("MatMul", "weight first", matmul_weight_first)
     yield Case("MatMul", "a weight a sample", matmul_batched_weight)
     yield Case("MatMul", "two signals", query_key)
+    yield Case("Attention", "", attentions(6), (6, 4, 5), opset=23)
+    yield Case("Attention", "mask a head, scale", attentions(6, masked=True, scale=0.3), (6, 4, 5), opset=23)
+    yield Case("Attention", "grouped queries", attentions(2), (2, 4, 5), opset=23)
+    yield Case("Attention", "one head of keys", attentions(1), (6, 4, 5), opset=23)
+    yield Case("Attention", "packed heads", attentions(6, packed=True), (), "heads packed in one axis", opset=23)
     yield Case("MatMul", "a vector", matmul_vector, (), "MatMul with a vector")
     yield Case("Einsum", "", einsums("bti,io->bto", "bti,oi->bto", ((5, 6), (4, 6))))
     yield Case("Einsum", "heads", einsums("bti,ihw->bhtw", "bhtw,hwo->bto", ((5, 2, 3), (2, 3, 4))), (2, 3))

@@ -7,6 +7,7 @@ See `walk` for how relations are followed and `explore` for how forks are tried.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -81,6 +82,19 @@ class Analysis:
     groups: tuple[ChannelGroup, ...]
     pinned: tuple[Pinned, ...]
     relations: tuple[Relation, ...] = field(repr=False)
+
+    @cached_property
+    def refused(self) -> Mapping[str, int]:
+        """Nodes that pin all they touch, counted by reason, most frequent first.
+
+        Where no producer is understood there are neither groups nor pinned channels; this says why.
+        """
+        reasons = [
+            relation.pins[0].reason
+            for relation in self.relations
+            if relation.pins and not relation.links and not relation.forks
+        ]
+        return dict(Counter(reason for reason in reasons if not reason.startswith("made by")).most_common())
 
 
 def find_groups(context: Context) -> Analysis:

@@ -171,7 +171,7 @@ class SetAttribute:
     """Give an attribute of the node a new value."""
 
     name: str
-    value: int | tuple[int, ...]
+    value: int | float | tuple[int, ...]
 
 
 @dataclass(frozen=True)

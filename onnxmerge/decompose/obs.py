@@ -64,7 +64,8 @@ class _State:
         scale = max(float(np.trace(reader.covariance)) / max(d, 1), 1e-30)
         # In units of the mean variance, so that the ridge and rounding mean the same for every consumer.
         system = reader.covariance / scale + ridge * np.eye(d)
-        self.inverse = np.asarray(linalg.inv(system, check_finite=False))
+        factor = linalg.cho_factor(system, overwrite_a=True, check_finite=False)
+        self.inverse = np.asarray(linalg.cho_solve(factor, np.eye(d), check_finite=False))
         self.weight = reader.weight.copy()
         self.factor = scale * reader.weighting
         self.places = reader.places

@@ -61,7 +61,7 @@ class Draft:
         self._changed[name] = value
         self._names.add(name)
 
-    def set_attribute(self, node: Node, name: str, value: int | tuple[int, ...]) -> None:
+    def set_attribute(self, node: Node, name: str, value: int | float | tuple[int, ...]) -> None:
         """Give an attribute a new value; an empty tuple removes it."""
         proto = self._nodes[node.index]
         kept = [attribute for attribute in proto.attribute if attribute.name != name]

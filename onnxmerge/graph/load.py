@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import external_data_helper
 
 from onnxmerge.errors import ModelError, UsageError
@@ -77,7 +77,19 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     return proto
 
 
+def _check_text(message: Message, name: str) -> None:
+    """Names are text; protobuf hands out bytes where they are not UTF-8."""
+    for field, value in message.ListFields():
+        several = value if field.is_repeated else (value,)
+        if field.type == field.TYPE_MESSAGE:
+            for part in several:
+                _check_text(part, name)
+        elif field.type == field.TYPE_STRING and any(isinstance(text, bytes) for text in several):
+            raise ModelError(f"{name} is not a valid ONNX model: {field.full_name} is not UTF-8")
+
+
 def _check_valid(proto: onnx.ModelProto, name: str, source: object) -> None:
+    _check_text(proto, name)
     try:
         if isinstance(source, (str, Path)) and any(True for _ in _external(proto)):
             onnx.checker.check_model(str(source))

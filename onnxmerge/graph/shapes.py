@@ -197,7 +197,15 @@ def _infer_node(
         RuntimeError, KeyError, IndexError, ValueError,
     ):  # fmt: skip
         return {}
-    return {name: kind for name, kind in inferred.items() if name in node.outputs}
+    return {name: _sane(kind) for name, kind in inferred.items() if name in node.outputs}
+
+
+def _sane(kind: onnx.TypeProto) -> onnx.TypeProto:
+    """A type without the shape where that has an impossible length; ONNX's inference aborts on some of those."""
+    dims = kind.tensor_type.shape.dim
+    if kind.WhichOneof("value") != "tensor_type" or all(0 <= dim.dim_value <= _LONGEST for dim in dims):
+        return kind
+    return onnx.helper.make_tensor_type_proto(kind.tensor_type.elem_type, None)
 
 
 def _concrete(kind: onnx.TypeProto) -> tuple[int, ...] | None:

@@ -136,7 +136,7 @@ class WeightedNode:
 def weighted_node(context: Context, index: int) -> WeightedNode | None:
     """A node whose weight can be solved anew; None where it is shared, captured, quantized or read transposed."""
     node = context.model.nodes[index]
-    patches = patches_of(context, node)
+    patches = patches_of(context, node) if context.known(node) else None
     if patches is None:
         return None
     weight = node.input(1)

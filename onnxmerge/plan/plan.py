@@ -260,6 +260,7 @@ def _left_alone(context: Context, analysis: Analysis, options: Options) -> dict[
 def _why_nothing(context: Context, analysis: Analysis, left_alone: Mapping[int, str]) -> str:
     reasons = dict.fromkeys(left_alone.values())
     reasons.update(dict.fromkeys(reason for entry in analysis.pinned for reason in entry.reasons))
+    reasons.update(dict.fromkeys(analysis.refused))
     failed = context.shapes.first.failed
     if failed:
         reasons[f"the shapes around {failed[0]} could not be inferred"] = None

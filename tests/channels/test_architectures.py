@@ -94,7 +94,9 @@ EXPECTED = {
     "convnext": Expected(3, {"hidden": Kind(64, 1, 1)}, LAYER_NORM),
     "unet": Expected(12, {"skipped to the decoder": Kind(8, 1, 2), "upsampled": Kind(12, 1, 1)}),
     "yolo": Expected(
-        28, {"half of a split": Kind(6, 1, 2), "residual inside": Kind(6, 2, 2), "pooled thrice": Kind(8, 1, 1)}
+        28,
+        {"half of a split": Kind(6, 1, 2), "residual inside": Kind(6, 2, 2), "pooled thrice": Kind(8, 1, 1)},
+        {"sides of a box, and bins under a softmax": "Reshape mixes it with other axes (16 to 4x4)"},
     ),
     "conv_lstm": Expected(3, {"read by the LSTM": Kind(16, 1, 1)}),
     "vit": Expected(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from types import MappingProxyType
 
 from onnxmerge.channels.context import Context, pin_all
 from onnxmerge.channels.relations import Axis, Pin, Relation
 from onnxmerge.channels.rules import (
+    attention,
     convolution,
     elementwise,
     layout,
@@ -26,6 +28,7 @@ TABLE = MappingProxyType(
     {
         (rule.domain, rule.op): rule
         for rule in (
+            *attention.RULES,
             *convolution.RULES,
             *elementwise.RULES,
             *layout.RULES,
@@ -65,4 +68,22 @@ def relate(node: Node, context: Context) -> Relation:
         )
     if not context.known(node):
         return pin_all(node, context, f"the shapes around {node.op} could not be inferred")
-    return rule.relate(node, context)
+    relation = rule.relate(node, context)
+    if not _consistent(relation, context):
+        return pin_all(node, context, f"the shapes around {node.op} contradict each other")
+    return relation
+
+
+def _consistent(relation: Relation, context: Context) -> bool:
+    """Whether every link joins elements that exist; ONNX's checks leave a bias or scale of any length alone."""
+    ways = (way for fork in relation.forks for way in fork.ways)
+    for entry in chain(relation.links, *(way.links for way in ways)):
+        ends = []
+        for axis, at in ((entry.one, entry.at_one), (entry.two, entry.at_two)):
+            dims = context.dims(axis.tensor) or ()
+            if axis.axis >= len(dims) or (at is not None and at.size and int(at.max()) >= dims[axis.axis]):
+                return False
+            ends.append(dims[axis.axis] if at is None else -1)
+        if ends[0] != ends[1]:
+            return False
+    return True
