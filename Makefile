@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 # Compresses a trained model with its own samples, and prints what it cost.
 demo: $(STAMP)
 	mkdir -p demo
-	$(BIN)/onnxmerge sample_models/vgg_bn.onnx demo/vgg_bn_half.onnx --ratio 0.5 \
+	$(BIN)/onnxmerge sample_models/vgg_bn.onnx demo/vgg_bn_half.onnx --ratio 0.5 --round-to 8 \
 	  --calib sample_models/fashion_mnist_calibration.npz --data sample_models/fashion_mnist_test.npz
 
 test: $(STAMP)

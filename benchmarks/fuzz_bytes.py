@@ -52,7 +52,7 @@ def run(data: bytes) -> str:
         warnings.simplefilter("ignore")
         for step in (
             lambda: inspect(data),
-            lambda: compress(data, Options(ratio=0.3), verification=Verification(enabled=False)),
+            lambda: compress(data, Options(ratio=0.3, method="prune"), verification=Verification(enabled=False)),
         ):
             try:
                 step()

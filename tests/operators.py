@@ -274,7 +274,7 @@ def matmul_batched_weight(net: Net) -> None:
     net.output(net.add("MatMul", net.add("Relu", h), net.random(2, 6, 4), name="last"), 3)
 
 
-def attentions(shared: int, masked: bool = False, packed: bool = False, **attributes: float) -> Build:
+def attentions(shared: int, masked: bool = False, packed: bool = False, scale: float = 0.0) -> Build:
     """Attention of 6 heads of queries, each width 4, over `shared` heads of keys and values of widths 4 and 5."""
 
     def build(net: Net) -> None:
@@ -286,8 +286,9 @@ def attentions(shared: int, masked: bool = False, packed: bool = False, **attrib
                 h = net.add("Transpose", net.add("Reshape", h, net.ints(0, 0, count, width)), perm=[0, 2, 1, 3])
             made.append(h)
         extra = [net.random(6, 3, 3)] if masked else []
-        sizes = {"q_num_heads": 6, "kv_num_heads": shared} if packed else {}
-        h = net.add("Attention", *made, *extra, **attributes, **sizes, name="attention")
+        settings: dict[str, Any] = {"q_num_heads": 6, "kv_num_heads": shared} if packed else {}
+        settings.update({"scale": scale} if scale else {})
+        h = net.add("Attention", *made, *extra, name="attention", **settings)
         if not packed:
             h = net.add("Reshape", net.add("Transpose", h, perm=[0, 2, 1, 3]), net.ints(0, 0, 30))
         net.output(net.matmul(h, 30, 4, name="last"), 3)
