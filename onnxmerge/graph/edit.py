@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnxmerge.graph.model import Lazy, Model, Node
+from onnxmerge.graph.model import Lazy, Model, Node, set_field
 
 __all__ = ["Draft", "fill", "joined", "to_proto"]
 
@@ -111,15 +111,9 @@ class Draft:
         """The changed model."""
         source = self._model.proto
         proto = onnx.ModelProto()
-        for field, value in source.ListFields():
-            if field.name == "graph":
-                continue
-            if field.is_repeated:
-                getattr(proto, field.name).extend(value)
-            elif field.message_type is not None:
-                getattr(proto, field.name).CopyFrom(value)
-            else:
-                setattr(proto, field.name, value)
+        for descriptor, value in source.ListFields():
+            if descriptor.name != "graph":
+                set_field(proto, descriptor, value)
         for key, text in self._metadata.items():
             kept = [entry for entry in proto.metadata_props if entry.key != key]
             del proto.metadata_props[:]

@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 from onnx import external_data_helper, numpy_helper
 
 from onnxmerge.graph.values import Dim, TensorSpec
 
-__all__ = ["Lazy", "Model", "Node", "Weights", "external_entries", "onnx_bits", "type_spec"]
+__all__ = ["Lazy", "Model", "Node", "Weights", "external_entries", "onnx_bits", "set_field", "type_spec"]
 
 Attribute = int | float | bytes | str | list[Any] | NDArray[Any] | onnx.GraphProto | None
 
@@ -69,6 +71,12 @@ class Lazy:
     shape: tuple[int, ...]
     element_type: int
     load: Callable[[], NDArray[Any]] = field(repr=False)
+
+    @classmethod
+    def of(cls, array: NDArray[Any], element_type: int) -> Lazy:
+        """An array that is there already."""
+        array.flags.writeable = False
+        return cls(tuple(array.shape), element_type, lambda: array)
 
 
 class Weights(Mapping[str, NDArray[Any]]):
@@ -123,6 +131,16 @@ class Weights(Mapping[str, NDArray[Any]]):
     def element_type(self, name: str) -> int:
         """ONNX's number of the element type."""
         return int(self._tensors[name].data_type)
+
+
+def set_field(proto: Message, descriptor: FieldDescriptor, value: Any) -> None:  # noqa: ANN401 - protobuf's own
+    """Copy one field, as `ListFields` gives it, into another message of the same type."""
+    if descriptor.is_repeated:
+        getattr(proto, descriptor.name).extend(value)
+    elif descriptor.message_type is not None:
+        getattr(proto, descriptor.name).CopyFrom(value)
+    else:
+        setattr(proto, descriptor.name, value)
 
 
 def onnx_bits(element_type: int) -> int:

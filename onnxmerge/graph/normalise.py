@@ -17,7 +17,7 @@ from onnx import external_data_helper, inliner, numpy_helper
 
 from onnxmerge.errors import ModelError
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate_node
-from onnxmerge.graph.model import Model, Node
+from onnxmerge.graph.model import Lazy, Model, Node, set_field
 
 __all__ = ["COPY_MARK", "normalise"]
 
@@ -37,13 +37,12 @@ _LARGEST = 1 << 26
 
 
 def normalise(model: Model) -> Model:
-    """The normal form of a model, as a new view.
+    """The normal form of a model, as a new view; the proto of the given one is used up.
 
     Raises:
         ModelError: Functions that cannot be inlined.
     """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+    proto = model.proto
     if proto.functions:
         try:
             proto = inliner.inline_local_functions(proto)
@@ -55,7 +54,37 @@ def normalise(model: Model) -> Model:
     copies = _copy_shared_vectors(Model(proto, model.folder, model.source))
     # Constants need not be inputs from IR version 4 on; before, every initializer had to be one.
     proto.ir_version = max(proto.ir_version, 4)
-    return Model(proto, model.folder, model.source, copies)
+    return _detached(Model(proto, model.folder, model.source, copies))
+
+
+def _detached(model: Model) -> Model:
+    """The same model with its weights as arrays and a proto that holds none.
+
+    Protobuf frees memory only with the whole message, and hands out a copy of the bytes each time; arrays are held
+    once, and every draft of the model shares them.
+    """
+    proto = onnx.ModelProto()
+    changed: dict[str, Lazy] = {}
+    for descriptor, value in model.proto.ListFields():
+        if descriptor.name != "graph":
+            set_field(proto, descriptor, value)
+    for descriptor, value in model.proto.graph.ListFields():
+        if descriptor.name != "initializer":
+            set_field(proto.graph, descriptor, value)
+    for tensor in model.proto.graph.initializer:
+        bare = proto.graph.initializer.add()
+        external = external_data_helper.uses_external_data(tensor)
+        if external or tensor.data_type == onnx.TensorProto.STRING:
+            bare.CopyFrom(tensor)
+            continue
+        bare.name, bare.data_type, bare.doc_string = tensor.name, tensor.data_type, tensor.doc_string
+        bare.dims.extend(tensor.dims)
+        try:
+            array = numpy_helper.to_array(tensor)
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"{model.source}: initializer {tensor.name!r} cannot be read: {error}") from error
+        changed[tensor.name] = Lazy.of(array, tensor.data_type)
+    return Model(proto, model.folder, model.source, model.copies, changed)
 
 
 def _constants_to_initializers(proto: onnx.ModelProto) -> None:

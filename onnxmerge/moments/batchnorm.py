@@ -30,6 +30,9 @@ Floats = NDArray[np.float64]
 QUANTILES = 256
 """The mean of relu(N(0, 1)) from so many values is off by 2e-4; twice as many change nothing that can be measured."""
 
+_MOST_HELD = 1 << 19
+"""Values held between two questions, 4 MB; a chain goes back to the last BatchNormalization only, so it is short."""
+
 _POINTWISE = frozenset(rule.op for rule in elementwise.RULES)
 _AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 _LAYOUT = frozenset(
@@ -70,7 +73,10 @@ class BatchNormMeans:
         """(n,) means of the elements of an axis; not a number where unknown."""
         length = (self._context.dims(axis.tensor) or ())[axis.axis]
         signal = self._signal(axis)
-        return np.full(length, np.nan) if signal is None else signal.values.mean(axis=0)
+        result = np.full(length, np.nan) if signal is None else signal.values.mean(axis=0)
+        if sum(known.values.size for known in self._known.values() if known is not None) > _MOST_HELD:
+            self._known.clear()
+        return result
 
     def _signal(self, axis: Axis) -> _Signal | None:
         # Nodes are followed back without recursion: residual networks are deeper than Python's stack.

@@ -9,13 +9,14 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxmerge.absorb import can_absorb
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, kept_elements
 from onnxmerge.channels.relations import Indices, Passes
 from onnxmerge.decompose import SCORES, Expression, Rows, express, least_first, select
-from onnxmerge.errors import NothingToCutError, UsageError
+from onnxmerge.errors import NothingToCutError, OnnxMergeError, UsageError
 from onnxmerge.moments.frontier import Feed
 from onnxmerge.moments.harm import measure_curves
 from onnxmerge.moments.walk import Walk, refusal
@@ -27,6 +28,8 @@ from onnxmerge.plan.options import Method, Options
 from onnxmerge.runtime.session import Provider
 
 __all__ = ["Evidence", "GroupPlan", "Plan", "make_plan"]
+
+Floats = NDArray[np.float64]
 
 _NEEDED = {"merge": Passes.POSITIVE, "fold": Passes.SELECTION}
 
@@ -180,7 +183,7 @@ def make_plan(
         NothingToCutError: No group may lose a channel.
     """
     left_alone = _left_alone(context, analysis, options)
-    rows = {}
+    scores: dict[int, Floats] = {}
     for position, group in enumerate(analysis.groups):
         why = refusal(context, evidence.walk, group) if evidence is not None else ""
         if position in left_alone or why:
@@ -190,14 +193,13 @@ def make_plan(
         if read is None:
             left_alone[position] = "the weights that make it cannot be read"
         else:
-            rows[position] = read
-    if not rows:
+            scores[position] = _scores(read, method)
+    if not scores:
         raise NothingToCutError(_why_nothing(context, analysis, left_alone))
     if method.select == "obs" and evidence is not None:
-        allocation, kept = _measured(context, analysis, cost, options, method, list(rows), evidence)
+        allocation, kept = _measured(context, analysis, cost, options, method, list(scores), evidence)
     else:
-        allocation = _allocate(context, analysis, cost, options, method, rows)
-        kept = {position: select(rows[position], n, method.select) for position, n in allocation.counts.items()}
+        allocation, kept = _allocate(analysis, cost, options, method, scores), {}
     return Plan(
         of=options.of,
         asked=options.ratio,
@@ -206,8 +208,8 @@ def make_plan(
         allocate=method.allocate,
         fold_mean=method.fold_mean,
         groups=tuple(
-            _plan_group(context, analysis, position, rows[position], kept[position], options, method)
-            for position in sorted(allocation.counts)
+            _plan_group(context, analysis, position, count, kept.get(position), options, method)
+            for position, count in sorted(allocation.counts.items())
         ),
         left_alone=left_alone,
     )
@@ -272,10 +274,9 @@ def _why_nothing(context: Context, analysis: Analysis, left_alone: Mapping[int, 
 
 
 def _allocate(
-    context: Context, analysis: Analysis, cost: CostModel, options: Options, method: Method, rows: Mapping[int, Rows]
+    analysis: Analysis, cost: CostModel, options: Options, method: Method, scores: Mapping[int, Floats]
 ) -> Allocation:
-    sizes = {position: analysis.groups[position].size for position in rows}
-    scores = {position: _scores(entry, method) for position, entry in rows.items()}
+    sizes = {position: len(score) for position, score in scores.items()}
     orders = {position: least_first(score) for position, score in scores.items()}
 
     def cost_of(counts: Mapping[int, int]) -> int:
@@ -300,7 +301,7 @@ def _uniform(sizes: Mapping[int, int], options: Options, cost_of: Callable[[Mapp
     return Allocation(counts, 1.0 - cost_of(counts) / whole, 1.0 - len(sizes) / whole)
 
 
-def _scores(rows: Rows, method: Method) -> np.ndarray:
+def _scores(rows: Rows, method: Method) -> Floats:
     """Scores that can be ranked across groups: as they are for BatchNormalization scales, else relative to the mean."""
     name = method.select if method.select in SCORES else "l2"
     score = SCORES[name](rows)
@@ -311,9 +312,21 @@ def _scores(rows: Rows, method: Method) -> np.ndarray:
 
 
 def _plan_group(
-    context: Context, analysis: Analysis, position: int, rows: Rows, kept: Indices, options: Options, method: Method
+    context: Context,
+    analysis: Analysis,
+    position: int,
+    count: int,
+    kept: Indices | None,
+    options: Options,
+    method: Method,
 ) -> GroupPlan:
     group = analysis.groups[position]
+    # Read again rather than held for all groups at once: rows are float64, twice the size of the weights.
+    rows = producer_rows(context, group)
+    if rows is None:
+        raise OnnxMergeError(f"the weights of {group.name} could be read before and cannot now")
+    if kept is None:
+        kept = select(rows, count, method.select)
     compensate, note = method.compensate, ""
     if compensate in _NEEDED:
         passes, where = group_passes(context, group, analysis.relations)

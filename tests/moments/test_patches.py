@@ -8,7 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxmerge.channels.context import Context
-from onnxmerge.graph import load, probe_shapes
+from onnxmerge.graph import load, probe_shapes, to_proto
 from onnxmerge.moments.frontier import Frontier
 from onnxmerge.moments.weighted import weighted_node
 from onnxmerge.runtime.session import Session
@@ -54,7 +54,7 @@ def test_rows_times_matrix_are_the_output(
     node = weighted_node(context, 0)
     assert node is not None
     value = np.random.default_rng(1).normal(size=x).astype(np.float32)
-    with Session.open(model.proto.SerializeToString(), "cpu") as session:
+    with Session.open(to_proto(model).SerializeToString(), "cpu") as session:
         y = session.run({"x": value})["y"]
     positions = node.patches.draw(y.shape[2:], 10_000, np.random.default_rng(2))
     rows, expected = node.patches.rows(value, positions, y.shape[2:]), node.patches.outputs(y, positions)
