@@ -62,6 +62,7 @@ def refit(
     batches: Sequence[Feed],
     *,
     reselect: bool = True,
+    everywhere: bool = True,
     restore_variance: bool = False,
     ridge: float = 1e-3,
     provider: Provider = "auto",
@@ -77,6 +78,7 @@ def refit(
         kept: Channels that groups keep, ascending, by position; absent groups keep all.
         batches: Samples.
         reselect: Choose the channels of groups with a single consumer anew, as many as `kept` has.
+        everywhere: Also solve nodes behind the first cut that read no cut channel.
         restore_variance: Scale every refitted output channel up to its target's variance. Least squares explains
             less than all of it; on samples that are not the real ones, what is missing would add up over the depth.
         ridge: Least strength of the pull towards the original weights; more where halves of the samples disagree.
@@ -90,23 +92,20 @@ def refit(
     dense = Frontier(context, walk.order, batches, provider)
     cut = Frontier(context, walk.order, batches, provider)
     first = min((dense.place(index) for index in reading), default=len(walk.order))
-    keep = [
-        name for index, repair in walk.repairs.items() for name in (repair.total, walk.weighted[index].output.tensor)
-    ]
-    keep += [node.output.tensor for node in walk.weighted.values()]
-    for index in walk.order:
-        node = walk.weighted.get(index)
-        place = dense.place(index)
-        if node is None or place < first:
-            continue
-        repair = walk.repairs.get(index)
+    solved = [index for index in walk.order if index in walk.weighted and dense.place(index) >= first]
+    if not everywhere:
+        solved = [index for index in solved if index in reading]
+    targets = {index: _targets(walk, index) for index in solved}
+    for index in solved:
+        node, repair, place = walk.weighted[index], walk.repairs.get(index), dense.place(index)
         cut.advance(place)
         if repair is not None and not cut.has(repair.other):
             repair = None
-        needed = [repair.total] if repair is not None else [node.output.tensor]
-        dense.advance(max(place, dense.place(repair.add) if repair is not None else place) + 1, keep=keep)
-        keep = [name for name in keep if name not in needed]
-        moments = _moments(node, repair, cut, dense, needed[0], np.random.default_rng((seed, index)))
+        target = repair.total if repair is not None else node.output.tensor
+        ahead = dense.place(repair.add) if repair is not None else place
+        dense.advance(max(place, ahead) + 1, keep={name for names in targets.values() for name in names})
+        del targets[index]
+        moments = _moments(node, repair, cut, dense, target, np.random.default_rng((seed, index)))
         groups = reading.get(index, [])
         for position in groups:
             if position in single:
@@ -115,6 +114,13 @@ def refit(
         _solve(node, moments, cuts, ridge, restore_variance, result, cut)
         progress((place + 1) / len(walk.order))
     return result
+
+
+def _targets(walk: Walk, index: int) -> tuple[str, ...]:
+    """Tensors of the dense network that a node may be fitted to."""
+    repair = walk.repairs.get(index)
+    output = walk.weighted[index].output.tensor
+    return (output,) if repair is None else (output, repair.total)
 
 
 def _reading(analysis: Analysis, walk: Walk, positions: Iterable[int]) -> dict[int, list[int]]:

@@ -54,19 +54,24 @@ def _groups(node: Node) -> int:
     return int(node.attributes.get("group", 1))
 
 
-def _contradicts(context: Context, x: str, inputs: int, outputs: int, g: int) -> bool:
-    """Whether the weight is not made for the input; ONNX's own checks do not look at that."""
-    return g < 1 or min(inputs, outputs) < 1 or bool(outputs % g) or (context.dims(x) or (0, 0))[1:2] != (inputs,)
+def _fits(context: Context, x: str, w: str, g: int, transposed: bool) -> bool:
+    """Whether the weight is made for the input; ONNX's own checks do not look at that."""
+    dims_x, dims_w = context.dims(x) or (), context.dims(w) or ()
+    if len(dims_x) != len(dims_w) or len(dims_x) < 3 or g < 1:
+        return False
+    inputs, outputs = (dims_w[0], dims_w[1] * g) if transposed else (dims_w[1] * g, dims_w[0])
+    return min(inputs, outputs) > 0 and inputs % g == outputs % g == 0 and dims_x[1] == inputs
 
 
 def _conv(node: Node, context: Context) -> Relation:
     x, w, y, bias = node.input(0), node.input(1), node.outputs[0], node.input(2)
     summand = node.input(3)  # FusedConv adds a fourth input to the result
     dims_x, dims_w = context.dims(x) or (), context.dims(w) or ()
-    g, outputs = _groups(node), dims_w[0]
-    if _contradicts(context, x, dims_w[1] * g, outputs, g):
+    g = _groups(node)
+    if not _fits(context, x, w, g, transposed=False):
         return pin_all(node, context, f"{node.op} whose weight does not fit its input")
-    m, r = dims_w[1], outputs // g
+    m, outputs = dims_w[1], dims_w[0]
+    r = outputs // g
     links = [link(x, 0, y, 0), link(w, 0, y, 1)]
     if bias:
         links.append(link(bias, 0, y, 1))
@@ -97,7 +102,7 @@ def _conv_transpose(node: Node, context: Context) -> Relation:
     x, w, y, bias = node.input(0), node.input(1), node.outputs[0], node.input(2)
     dims_w = context.dims(w) or ()
     g = _groups(node)
-    if _contradicts(context, x, dims_w[0], dims_w[1] * g, g):
+    if not _fits(context, x, w, g, transposed=True):
         return pin_all(node, context, f"{node.op} whose weight does not fit its input")
     m, r = dims_w[0] // g, dims_w[1]
     links = [link(x, 0, y, 0), link(x, 1, w, 0)]
