@@ -9,8 +9,13 @@ For a consumer weight W with contracted axis i and a group's expression `a ≈ Z
 1. `W'[:, j] = Σ_i W[:, i] Z[i, j]` for kept j, zero for removed ones. An axis that shows a channel several times (a
    flattened picture) is treated place by place: the p-th place of i goes to the p-th place of j.
 2. `b' = b + Σ_i Σ_taps W[:, i] c_i` with `c = m − Z m_S` from known means m; elements whose mean is not known count 0.
-   Zero padding makes the offset inexact at borders.
+   Zero padding makes the offset inexact at borders. A weight that differs from one place of a batch to the next has
+   no such vector: its bias is left alone.
 3. `fold` also changes producers: a kept channel's effective row becomes the mean of its cluster's.
+
+Biases are spoken of in units of the node's output, along the axis its weight makes channels on (the last but one where
+the weight is the left factor). `bias_of` reads one, `add_biases` adds to it; what Gemm's alpha and beta make of the
+stored numbers is known to these two alone.
 """
 
 from __future__ import annotations
@@ -28,7 +33,12 @@ from onnxmerge.decompose import Expression
 from onnxmerge.graph import Draft, Lazy, Node
 from onnxmerge.moments.weights import constant_on_axis, tail_of
 
-__all__ = ["absorb", "add_biases", "can_absorb", "mask_signals"]
+__all__ = ["absorb", "add_biases", "bias_of", "can_absorb", "can_fold", "mask_signals"]
+
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv"})
+_GEMMS = frozenset({"Gemm", "FusedGemm"})
+_MATMULS = frozenset({"MatMul", "FusedMatMul"})
+_FOLDABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 Floats = NDArray[np.float64]
 Means = Callable[[Axis], Floats]
@@ -44,6 +54,25 @@ def can_absorb(context: Context, group: ChannelGroup) -> str:
             return f"the weight of {where} is not stored as plain numbers"
         if _places(group.members[consumer.weight], group.size) is None:
             return f"{where} reads channels unevenly"
+    return ""
+
+
+def can_fold(context: Context, group: ChannelGroup) -> str:
+    """Why the group's producers cannot become means of their clusters, "" if they can."""
+    for producer in group.producers:
+        node = context.model.nodes[producer.node]
+        if node.op not in _FOLDABLE or node.domain:
+            return f"{node.name} is a {node.op}, whose rows cannot be averaged"
+        if not context.is_weight(producer.weight.tensor):
+            return f"the weight of {node.name} is not stored as plain numbers"
+        if not _alone(context, producer.weight.tensor):
+            return f"the weight of {node.name} is read elsewhere too"
+        if bias_of(context, node) is None:
+            return f"the bias of {node.name} is not one number a channel"
+        on_weight = _places(group.members[producer.weight], group.size)
+        on_output = _places(group.members[producer.output], group.size)
+        if on_weight is None or on_output is None or on_weight.shape != on_output.shape:
+            return f"{node.name} makes channels unevenly"
     return ""
 
 
@@ -92,7 +121,7 @@ def add_biases(context: Context, draft: Draft, offsets: Mapping[int, Floats]) ->
     Args:
         context: The analysed model.
         draft: A draft of it.
-        offsets: (o,) vectors by node.
+        offsets: (o,) vectors by node, in units of its output, relative to what it puts out now.
 
     Returns:
         The vectors added to the model, each with the axis it lies along.
@@ -163,7 +192,10 @@ def _offset(
     gaps[places] = rest
     weight = np.asarray(context.model.weights[consumer.weight.tensor], dtype=np.float64)
     moved = np.moveaxis(weight, (consumer.outputs, consumer.weight.axis), (0, 1))
-    taps = moved.reshape(*moved.shape[:2], -1).sum(axis=2)  # (o, i)
+    node = context.model.nodes[consumer.node]
+    if node.op in _MATMULS and any(length > 1 for length in moved.shape[2:]):
+        return None  # a weight for each place of the batch: no one vector
+    taps = _alpha(node) * moved.reshape(*moved.shape[:2], -1).sum(axis=2)  # (o, i)
     if taps.shape[1] == len(gaps):
         return np.asarray(taps @ gaps)
     # A convolution in groups: row o reads the inputs of its own group.
@@ -176,20 +208,19 @@ def _fold_producers(
     context: Context, draft: Draft, group: ChannelGroup, expression: Expression, biases: dict[int, Floats]
 ) -> None:
     """Let every kept channel's effective row become the mean of its cluster's."""
+    if can_fold(context, group):
+        return
     for producer in group.producers:
-        labels = group.members[producer.weight]
-        places = _places(labels, group.size)
-        tail = tail_of(context, producer.output)
+        places = _places(group.members[producer.weight], group.size)
         on_output = _places(group.members[producer.output], group.size)
-        if places is None or on_output is None or places.shape != on_output.shape:
+        bias = bias_of(context, context.model.nodes[producer.node])
+        tail = tail_of(context, producer.output)
+        if places is None or on_output is None or bias is None:
             continue
         scale, offset = tail.scale[on_output], tail.offset[on_output]
         counts = np.bincount(expression.target, minlength=group.size)[expression.kept].astype(np.float64) + 1.0
         usable = np.all(scale[expression.kept] != 0, axis=1)
         _change(draft, producer.weight, _averaging(places, scale, counts, usable, expression))
-        bias = np.zeros(len(tail.scale))
-        if producer.bias and context.is_weight(producer.bias):
-            bias = np.asarray(context.model.weights[producer.bias], dtype=np.float64).reshape(-1)
         shift = scale * bias[on_output] + offset
         mean = shift.copy()
         np.add.at(mean, expression.target, shift[expression.removed])
@@ -216,52 +247,110 @@ def _averaging(
     return change
 
 
-def _add_bias(context: Context, draft: Draft, node: Node, offset: Floats) -> dict[str, Axis]:
-    """Add a vector to the output channels of a Conv, ConvTranspose, Gemm or MatMul; returns what was added."""
+def _channel_axis(context: Context, node: Node) -> Axis:
+    """The output axis that a node's weight makes channels on."""
     output = node.outputs[0]
-    channel = 1 if node.op in ("Conv", "ConvTranspose", "FusedConv") else context.rank(output) - 1
-    length = (context.dims(output) or ())[channel]
-    factor = 1.0
-    if node.op in ("Gemm", "FusedGemm"):
-        beta = float(node.attributes.get("beta", 1.0))
-        if beta == 0:
-            return {}
-        factor = float(node.attributes.get("alpha", 1.0)) / beta
-    if node.op in ("MatMul", "FusedMatMul"):
-        return _add_behind(context, draft, node, offset)
-    position = 2
-    old = node.input(position)
-    if old:
-        if constant_on_axis(context, old, 1, 0, length) is None:
-            return {}
-        _change(draft, Axis(old, 0), lambda bias: bias + factor * offset)
-        return {}
-    kind = context.model.weights.dtype(node.input(1))
-    name = draft.fresh(f"{node.name}_bias")
-    draft.set_weight(name, (factor * offset).astype(kind))
-    draft.set_input(node, position, name)
-    return {name: Axis(output, channel)}
+    if node.op in _CONVOLUTIONS:
+        return Axis(output, 1)
+    from_left = context.is_constant(node.input(0)) and not context.is_constant(node.input(1))
+    return Axis(output, context.rank(output) - (2 if from_left else 1))
 
 
-def _add_behind(context: Context, draft: Draft, node: Node, offset: Floats) -> dict[str, Axis]:
-    """A MatMul's bias is the Add behind it, or a new one."""
-    output = node.outputs[0]
-    axis = Axis(output, context.rank(output) - 1)
-    readers = context.model.readers.get(output, ())
+def _alpha(node: Node) -> float:
+    return float(node.attributes.get("alpha", 1.0)) if node.op in _GEMMS | _MATMULS else 1.0
+
+
+def _beta(node: Node) -> float:
+    return float(node.attributes.get("beta", 1.0)) if node.op in _GEMMS else 1.0
+
+
+def _stored_bias(context: Context, node: Node, along: Axis) -> Floats | None:
+    """(o,) the numbers of a node's third input for each channel; None where it varies along another axis."""
+    length = (context.dims(along.tensor) or ())[along.axis]
+    name = node.input(2) if node.op not in _MATMULS else ""
+    if not name:
+        return np.zeros(length)
+    rank, axis = (1, 0) if node.op in _CONVOLUTIONS else (context.rank(along.tensor), along.axis)
+    return constant_on_axis(context, name, rank, axis, length)
+
+
+def bias_of(context: Context, node: Node) -> Floats | None:
+    """(o,) what a Conv, ConvTranspose, Gemm or MatMul itself adds to its output channels, in units of its output.
+
+    None where that is not one constant a channel.
+    """
+    if _beta(node) == 0:
+        return np.zeros((context.dims(node.outputs[0]) or ())[_channel_axis(context, node).axis])
+    stored = _stored_bias(context, node, _channel_axis(context, node))
+    return None if stored is None else _beta(node) * stored
+
+
+def _alone(context: Context, name: str) -> bool:
+    """Whether one input of one node is all that reads an initializer."""
     outputs = {spec.name for spec in context.model.outputs}
-    if len(readers) == 1 and output not in outputs and readers[0][0].op == "Add":
+    return (
+        len(context.model.readers.get(name, ())) == 1 and name not in context.model.captured and name not in outputs
+    )
+
+
+def _add_bias(context: Context, draft: Draft, node: Node, offset: Floats) -> dict[str, Axis]:
+    """Add a vector to the output channels of a Conv, ConvTranspose, Gemm or MatMul; returns what was added.
+
+    1. A bias that nobody else reads, with one number a channel, is changed in place. 2. Any other constant bias is
+    replaced by a new vector of all channels. 3. Where there is no place for a vector (MatMul, a Gemm whose weight is
+    the left factor or whose bias is a matrix or computed), it is added behind the node.
+    """
+    along, beta = _channel_axis(context, node), _beta(node)
+    stored = _stored_bias(context, node, along)
+    if node.op in _MATMULS or stored is None or (node.op in _GEMMS and along.axis == 0):
+        return _add_behind(context, draft, node, offset, along)
+    if beta == 0:
+        # The bias that is there counts nothing; a new one is to count in full.
+        draft.set_attribute(node, "beta", 1.0)
+        stored, beta = np.zeros(len(offset)), 1.0
+    elif node.input(2) and _alone(context, node.input(2)):
+        shape = draft.weight(node.input(2)).shape
+        if shape and shape[-1] == len(offset):
+            _change(draft, Axis(node.input(2), len(shape) - 1), _plus(offset / beta))
+            return {}
+    name = draft.fresh(f"{node.name}_bias")
+    draft.set_weight(name, (stored + offset / beta).astype(_weight_type(context, node)))
+    draft.set_input(node, 2, name)
+    return {name: along}
+
+
+def _plus(vector: Floats) -> Callable[[Floats], Floats]:
+    return lambda bias: bias + vector.reshape((-1,) + (1,) * (bias.ndim - 1))
+
+
+def _weight_type(context: Context, node: Node) -> np.dtype[Any]:
+    name = next(name for name in (node.input(1), node.input(0)) if context.is_weight(name))
+    return context.model.weights.dtype(name)
+
+
+def _add_behind(context: Context, draft: Draft, node: Node, offset: Floats, along: Axis) -> dict[str, Axis]:
+    """A MatMul's bias is the Add behind it, or a new one."""
+    output, rank = along.tensor, context.rank(along.tensor)
+    readers = context.model.readers.get(output, ())
+    if _alone(context, output) and readers[0][0].op == "Add" and not readers[0][0].domain:
         reader, position = readers[0]
         other = reader.inputs[1 - position]
-        held = constant_on_axis(context, other, context.rank(output), axis.axis, len(offset))
-        shape = context.model.weights.shape(other) if held is not None else ()
-        if held is not None and shape and shape[-1] == len(offset):
-            _change(draft, Axis(other, len(shape) - 1), lambda bias: (bias.T + offset).T)
-            return {}
+        held = constant_on_axis(context, other, rank, along.axis, len(offset))
+        if held is not None and _alone(context, other):
+            shape = draft.weight(other).shape
+            place = along.axis - (rank - len(shape))
+            if place >= 0 and shape[place] == len(offset):
+                _change(draft, Axis(other, place), _plus(offset))
+                return {}
     name, raw = draft.fresh(f"{node.name}_bias"), draft.fresh(f"{output}_without_bias")
-    draft.set_weight(name, offset.astype(context.model.weights.dtype(node.input(1))))
+    # Before opset 7, operands were aligned by an attribute, and axes of length 1 were not stretched.
+    old = context.model.opsets[""] < 7
+    shape = (-1,) if old else (-1,) + (1,) * (rank - 1 - along.axis)
+    attributes = {"broadcast": 1, "axis": along.axis} if old else {}
+    draft.set_weight(name, offset.astype(_weight_type(context, node)).reshape(shape))
     draft.rename_output(node, 0, raw)
-    draft.insert_after(node, "Add", (raw, name), output)
-    return {name: axis}
+    draft.insert_after(node, "Add", (raw, name), output, **attributes)
+    return {name: along}
 
 
 def mask_signals(context: Context, draft: Draft, groups: Sequence[ChannelGroup], kept: Mapping[int, Indices]) -> None:
@@ -284,9 +373,17 @@ def mask_signals(context: Context, draft: Draft, groups: Sequence[ChannelGroup],
         shape = [1] * context.rank(tensor)
         shape[axis] = len(mask)
         name, result = draft.fresh(f"{tensor}_mask"), draft.fresh(f"{tensor}_masked")
-        draft.set_weight(name, mask.reshape(shape))
         source = reads.get((index, position), tensor)
-        draft.insert_before(node, "Where", (name, source, _zero_like(draft, context, node, position)), result)
+        if context.model.opsets[""] >= 9:
+            draft.set_weight(name, mask.reshape(shape))
+            draft.insert_before(node, "Where", (name, source, _zero_like(draft, context, node, position)), result)
+        else:  # no Where yet; Mul differs from it only where a removed channel is not finite
+            old = context.model.opsets[""] < 7
+            shape = [len(mask)] if old else shape
+            attributes = {"broadcast": 1, "axis": axis} if old else {}
+            kind = context.shapes.first.kinds[tensor]
+            draft.set_weight(name, Lazy(tuple(shape), kind, lambda mask=mask, shape=shape: mask.reshape(shape)))
+            draft.insert_before(node, "Mul", (source, name), result, **attributes)
         draft.set_input(node, position, result)
         reads[(index, position)] = result
 

@@ -39,7 +39,7 @@ from onnxmerge.graph import (
 from onnxmerge.moments.batchnorm import BatchNormMeans
 from onnxmerge.moments.walk import batch_statistics, walk_of
 from onnxmerge.plan.cost import CostModel
-from onnxmerge.plan.options import Options
+from onnxmerge.plan.options import Method, Options
 from onnxmerge.plan.plan import Evidence, Plan, make_plan
 from onnxmerge.refit import refit
 from onnxmerge.report.account import Account, GroupEntry, Inspection, PinnedEntry, SideBySide, Sizes
@@ -403,8 +403,7 @@ def _measured_dims(run: _Run, samples: Samples | None) -> Mapping[str, tuple[int
 
 def _cut(run: _Run, fitting: Samples | None, held: Samples | None, provider: Provider) -> _Cut:
     context, analysis, cost = _analyse(run, held if held is not None else fitting)
-    measurable = fitting is not None or _image_like(run, cost)
-    method = run.options.resolved(measurable)
+    method = _method(run, context, cost, fitting)
     evidence, statistics = None, context
     if method.compensate == "refit" and run.options.ratio > 0:
         evidence, statistics = _evidence(run, context, cost, fitting, provider)
@@ -422,8 +421,11 @@ def _cut(run: _Run, fitting: Samples | None, held: Samples | None, provider: Pro
         with run.stage("refitting"):
             refitted = refit(
                 statistics, analysis, evidence.walk, plan.kept(), evidence.batches,
-                reselect=method.select == "obs", restore_variance=fitting is None, ridge=evidence.ridge,
-                provider=provider, seed=run.options.seed, progress=lambda done: run.progress("refitting", done),
+                # On synthetic pictures the order found on the dense network is the better one: 85.6 against 82.2 on
+                # ResNet-56 at half of the inner channels.
+                reselect=method.select == "obs" and fitting is not None, restore_variance=fitting is None,
+                ridge=evidence.ridge, provider=provider, seed=run.options.seed,
+                progress=lambda done: run.progress("refitting", done),
             )  # fmt: skip
         plan = plan.with_kept(refitted.kept)
 
@@ -450,6 +452,22 @@ def _cut(run: _Run, fitting: Samples | None, held: Samples | None, provider: Pro
         return bytes(to_proto(dense.finish()).SerializeToString())
 
     return _Cut(context, analysis, cost, plan, model, twin)
+
+
+def _method(run: _Run, context: Context, cost: CostModel, fitting: Samples | None) -> Method:
+    """The method, with what it can look at taken into account."""
+    unknown = [node.name for node in run.model.nodes for name in node.outputs if name and not context.has_kind(name)]
+    if run.model.bytes_of_weights() > _MEMORY_LIMIT:
+        problem = "above 2 GB weights are not fitted to samples"
+    elif unknown:
+        problem = f"the type of what {unknown[0]} makes is not known, so weights are not fitted to samples"
+    else:
+        return run.options.resolved(measurable=fitting is not None or _image_like(run, cost))
+    method = run.options.resolved(measurable=False)
+    if method.compensate == "refit":
+        raise UsageError(f"{problem}; use --method neuron-merging")
+    run.notes.append(problem)
+    return method
 
 
 def _image_like(run: _Run, cost: CostModel) -> bool:

@@ -39,6 +39,10 @@ Floats = NDArray[np.float64]
 Halves = tuple[Moments, Moments]
 
 
+MOST_RESTORED = 2.0
+"""Largest factor by which a channel is scaled up; a fit that explains less than a quarter of the variance is noise."""
+
+
 @dataclass
 class Refitted:
     """New weights, in the dense network's shapes.
@@ -153,11 +157,14 @@ def _moments(
             rest = node.patches.outputs(other, positions)
             t = ((t - rest - repair.offset) / repair.scale).astype(np.float32)
         if positions is None and len(u) > 4 * wanted // max(len(inputs), 1):
-            chosen = rng.choice(len(u), size=max(1, 4 * wanted // len(inputs)), replace=False)
-            u, t = u[chosen], t[chosen]
+            drawn = rng.choice(len(u), size=max(1, 4 * wanted // len(inputs)), replace=False)
+            u, t = u[drawn], t[drawn]
+        # Even batches and odd ones; a single batch is split itself.
+        parts = ((turn % 2, slice(None)),) if len(inputs) > 1 else ((0, slice(0, None, 2)), (1, slice(1, None, 2)))
         for q, halves in enumerate(moments):
-            part = u[:, node.channels(q)]
-            halves[turn % 2].add(np.ascontiguousarray(part.reshape(len(part), -1)), t[:, node.results(q)])
+            for half, chosen in parts:
+                part = u[chosen, node.channels(q)]
+                halves[half].add(np.ascontiguousarray(part.reshape(len(part), -1)), t[chosen, node.results(q)])
     return moments
 
 
@@ -198,7 +205,8 @@ def _solve(
         new[alive] = solve(uu[np.ix_(alive, alive)], ut[alive], old[alive], strength)
         if restore_variance:
             explained = np.einsum("do,de,eo->o", new, uu, new, optimize=True)
-            new *= np.sqrt(np.maximum(tt / np.maximum(explained, 1e-12 * np.maximum(tt, 1e-30)), 1.0))
+            ratio = np.divide(tt, explained, out=np.ones_like(tt), where=explained > 0)
+            new *= np.sqrt(np.clip(ratio, 1.0, np.square(MOST_RESTORED)))
         matrices.append(new)
         targets.append(mean_t - mean_u @ new)
     weights = node.assemble(matrices)

@@ -93,17 +93,30 @@ def _apply(context: Context, draft: Draft, node: Node, edit: Edit) -> None:
 
 
 def _override(context: Context, draft: Draft, node: Node, edit: SetLengths) -> None:
-    """Let the node read `Where(at, lengths, computed)` instead of the computed lengths."""
+    """Let the node read the computed lengths with those at the cut axes replaced."""
     computed = node.input(edit.position)
     total = (context.dims(computed) or (0,))[0]
     chosen, lengths = np.zeros(total, dtype=bool), np.zeros(total, dtype=np.int64)
     chosen[list(edit.at)] = True
     lengths[list(edit.at)] = edit.lengths
-    at, values, result = (draft.fresh(f"{computed}_{what}") for what in ("cut_at", "cut_to", "cut"))
-    draft.set_weight(at, chosen)
-    draft.set_weight(values, lengths)
-    draft.insert_before(node, "Where", (at, values, computed), result)
+    result = draft.fresh(f"{computed}_cut")
+    for op, inputs, output in _replacing(context, draft, chosen, lengths, computed, result):
+        draft.insert_before(node, op, inputs, output)
     draft.set_input(node, edit.position, result)
+
+
+def _replacing(
+    context: Context, draft: Draft, chosen: NDArray[np.bool_], lengths: Indices, computed: str, result: str
+) -> tuple[tuple[str, tuple[str, str, str] | tuple[str, str], str], ...]:
+    """(op, inputs, output) of `Where(chosen, lengths, computed)`; `computed · (1 − chosen) + lengths` before opset 9."""
+    mask, values = draft.fresh(f"{result}_at"), draft.fresh(f"{result}_to")
+    draft.set_weight(values, lengths)
+    if context.model.opsets[""] >= 9:
+        draft.set_weight(mask, chosen)
+        return (("Where", (mask, values, computed), result),)
+    draft.set_weight(mask, (~chosen).astype(np.int64))
+    rest = draft.fresh(f"{result}_rest")
+    return ("Mul", (computed, mask), rest), ("Add", (rest, values), result)
 
 
 def _keep_shape(context: Context, draft: Draft, node: Node, left: Mapping[Axis, Indices]) -> None:
@@ -119,11 +132,10 @@ def _keep_shape(context: Context, draft: Draft, node: Node, left: Mapping[Axis, 
     chosen, lengths = np.zeros(len(window), dtype=bool), np.zeros(len(window), dtype=np.int64)
     chosen[at] = True
     lengths[at] = [dims[window[place]] for place in at]
-    raw, where, values = (draft.fresh(f"{output}_{what}") for what in ("after_cut", "cut_at", "before_cut"))
-    draft.set_weight(where, chosen)
-    draft.set_weight(values, lengths)
+    raw = draft.fresh(f"{output}_after_cut")
     draft.rename_output(node, 0, raw)
-    draft.insert_after(node, "Where", (where, values, raw), output)
+    for op, inputs, made in _replacing(context, draft, chosen, lengths, raw, output):
+        draft.insert_after(node, op, inputs, made)
 
 
 def _looked_at(context: Context, shape: str, at: Sequence[int]) -> bool:
@@ -136,15 +148,29 @@ def _looked_at(context: Context, shape: str, at: Sequence[int]) -> bool:
             value = context.value(node.input(1))
             if value is None or any(int(entry) % length in at for entry in value.reshape(-1)):
                 return True
-        elif node.op == "Slice" and position == 0 and "starts" not in node.attributes:
-            starts, ends = context.value(node.input(1)), context.value(node.input(2))
-            if starts is None or ends is None or len(starts) != 1:
-                return True
-            if any(place in at for place in range(length)[slice(int(starts[0]), int(ends[0]))]):
+        elif node.op == "Slice" and position == 0:
+            window = _slice_of(context, node)
+            if window is None or any(place in at for place in range(length)[window]):
                 return True
         else:
             return True
     return False
+
+
+def _slice_of(context: Context, node: Node) -> slice | None:
+    """What a Slice takes of a vector; None where that is not known."""
+    bounds = []
+    for position, name, default in ((1, "starts", None), (2, "ends", None), (4, "steps", 1)):
+        value: Any = default
+        if name in node.attributes:
+            value = node.attributes[name]
+        elif node.input(position):
+            value = context.value(node.input(position))
+        flat = [] if value is None else np.asarray(value).reshape(-1).tolist()
+        if len(flat) != 1:
+            return None
+        bounds.append(int(flat[0]))
+    return slice(*bounds) if bounds[2] else None
 
 
 def _check_shapes(context: Context, result: Model, left: Mapping[Axis, Indices], replaced: AbstractSet[str]) -> None:

@@ -56,6 +56,10 @@ class Context:
             return None
         return results[[name for name in node.outputs if name].index(tensor)]
 
+    def has_kind(self, tensor: str) -> bool:
+        """Whether the element type of a tensor is known."""
+        return tensor in self.shapes.first.kinds
+
     def known(self, node: Node) -> bool:
         """Whether the shapes of all inputs and outputs are known."""
         return all(not name or self.dims(name) is not None for name in (*node.inputs, *node.outputs))

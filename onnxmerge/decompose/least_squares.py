@@ -117,7 +117,7 @@ def solve(uu: Floats, ut: Floats, pull: Floats, ridge: float) -> Floats:
     """
     d = len(uu)
     scale = float(np.trace(uu)) / max(d, 1)
-    if scale <= 0:
+    if scale <= 0 or not np.isfinite(scale) or not np.isfinite(ut).all():
         return pull.copy()
     strength = max(ridge, 1e-9) * scale
     system = uu + strength * np.eye(d)

@@ -63,9 +63,7 @@ class _State:
         d = len(reader.covariance)
         scale = max(float(np.trace(reader.covariance)) / max(d, 1), 1e-30)
         # In units of the mean variance, so that the ridge and rounding mean the same for every consumer.
-        system = reader.covariance / scale + ridge * np.eye(d)
-        factor = linalg.cho_factor(system, overwrite_a=True, check_finite=False)
-        self.inverse = np.asarray(linalg.cho_solve(factor, np.eye(d), check_finite=False))
+        self.inverse = _inverse(reader.covariance / scale, ridge)
         self.weight = reader.weight.copy()
         self.factor = scale * reader.weighting
         self.places = reader.places
@@ -87,6 +85,17 @@ class _State:
         self.inverse[rows, :] = 0.0
         self.inverse[:, rows] = 0.0
         self.inverse[rows, rows] = 1.0
+
+
+def _inverse(covariance: Floats, ridge: float) -> Floats:
+    """Inverse of a covariance plus ridge·I; rounding can leave one indefinite, then the ridge grows."""
+    for strength in (ridge, 10 * ridge, 100 * ridge):
+        try:
+            factor = linalg.cho_factor(covariance + strength * np.eye(len(covariance)), check_finite=False)
+        except linalg.LinAlgError:
+            continue
+        return np.asarray(linalg.cho_solve(factor, np.eye(len(covariance)), check_finite=False))
+    return np.eye(len(covariance))
 
 
 def eliminate(readers: Sequence[Reader], size: int, ridge: float = 1e-3) -> Elimination:

@@ -1,6 +1,6 @@
 """The only place that knows ONNX files: read, check, infer shapes, view, edit, write."""
 
-from onnxmerge.graph.edit import Draft, to_proto
+from onnxmerge.graph.edit import Draft, to_proto, written_parameters
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate
 from onnxmerge.graph.extract import extract, shift_name
 from onnxmerge.graph.load import external_files, load
@@ -31,4 +31,5 @@ __all__ = [
     "shift_name",
     "staged",
     "to_proto",
+    "written_parameters",
 ]

@@ -7,6 +7,7 @@ more, drops value_info that no longer holds, and joins copies of shared vectors 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnxmerge.errors import OnnxMergeError
 from onnxmerge.graph.model import Lazy, Model, Node, set_field
 
-__all__ = ["Draft", "fill", "joined", "to_proto"]
+__all__ = ["Draft", "as_stored", "fill", "joined", "to_proto", "written_parameters"]
 
 
 class Draft:
@@ -85,18 +87,18 @@ class Draft:
         self.set_weight(name, value)
         self.set_input(node, position, name)
 
-    def insert_before(self, node: Node, op: str, inputs: Sequence[str], output: str) -> None:
-        """Put a new node in front of another."""
-        made = onnx.helper.make_node(op, list(inputs), [output], name=output)
+    def insert_before(self, node: Node, op: str, inputs: Sequence[str], output: str, **attributes: int) -> None:
+        """Put a new node in front of another, behind those that were put there before."""
+        made = onnx.helper.make_node(op, list(inputs), [output], name=output, **attributes)
         self._before.setdefault(node.index, []).append(made)
 
     def rename_output(self, node: Node, position: int, name: str) -> None:
         """Give a node's output another name; what reads the old name must be made by an inserted node."""
         self._nodes[node.index].output[position] = name
 
-    def insert_after(self, node: Node, op: str, inputs: Sequence[str], output: str) -> None:
-        """Put a new node behind another."""
-        made = onnx.helper.make_node(op, list(inputs), [output], name=self.fresh(f"{output}_by_{op}"))
+    def insert_after(self, node: Node, op: str, inputs: Sequence[str], output: str, **attributes: int) -> None:
+        """Put a new node behind another, and behind those that were put there before."""
+        made = onnx.helper.make_node(op, list(inputs), [output], name=self.fresh(f"{output}_by_{op}"), **attributes)
         self._after.setdefault(node.index, []).append(made)
 
     def forget_shape(self, tensor: str) -> None:
@@ -167,15 +169,28 @@ def to_proto(model: Model) -> onnx.ModelProto:
     return proto
 
 
+def _joinable(model: Model) -> dict[str, str]:
+    """Copies of shared vectors that are still equal to what they are copies of."""
+    known = model.weights
+    return {
+        copy: name
+        for copy, name in model.copies.items()
+        if copy in known and name in known and _equal(model, copy, name)
+    }
+
+
+def written_parameters(model: Model) -> int:
+    """Elements of all initializers of the model as it is written."""
+    joinable = _joinable(model)
+    return sum(prod(model.weights.shape(name)) for name in model.weights if name not in joinable)
+
+
 def joined(model: Model) -> onnx.ModelProto:
     """The proto of a model with equal copies of shared vectors joined again; weights are not filled in."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
-    renamed: dict[str, str] = {}
-    for copy, name in model.copies.items():
-        if copy in tensors and name in tensors and _equal(model, copy, name):
-            renamed[copy] = name
+    renamed = _joinable(model)
     if not renamed:
         return proto
     for node in proto.graph.node:
@@ -195,9 +210,20 @@ def _equal(model: Model, one: str, two: str) -> bool:
     return first.dtype == second.dtype and first.tobytes() == second.tobytes()
 
 
-def fill(tensor: onnx.TensorProto, array: NDArray[Any]) -> None:
-    """Put an array into a tensor, in the tensor's own element type."""
+def as_stored(tensor: onnx.TensorProto, array: NDArray[Any]) -> NDArray[Any]:
+    """An array in the element type of the tensor that is to hold it.
+
+    Raises:
+        OnnxMergeError: It does not have the shape that the tensor says.
+    """
+    if array.shape != tuple(tensor.dims):
+        raise OnnxMergeError(f"values of shape {array.shape} were made for {tensor.name!r} of shape {tuple(tensor.dims)}")
     kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    filled = numpy_helper.from_array(np.asarray(array, dtype=kind, order="C"), tensor.name)
+    return np.asarray(array, dtype=kind, order="C")
+
+
+def fill(tensor: onnx.TensorProto, array: NDArray[Any]) -> None:
+    """Put an array into a tensor, in the tensor's own element type and shape."""
+    filled = numpy_helper.from_array(as_stored(tensor, array), tensor.name)
     tensor.Clear()
     tensor.CopyFrom(filled)

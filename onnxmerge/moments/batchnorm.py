@@ -148,10 +148,12 @@ class BatchNormMeans:
             if signal is None:
                 continue
             sources.add(signal.source)
+            # An average is nearly constant: what is known of it is its mean.
+            shown = signal.values.mean(axis=0, keepdims=True) if node.op in _AVERAGES else signal.values
             if entry.at_one is None or entry.at_two is None:
-                values[:] = signal.values
+                values[:] = shown
             else:
-                values[:, entry.at_two] = signal.values[:, entry.at_one]
+                values[:, entry.at_two] = shown[:, entry.at_one]
         if not sources:
             return None
         # Functions of several sources stay functions of one only as long as nothing combines their elements.

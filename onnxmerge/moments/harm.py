@@ -5,7 +5,8 @@ count. The local error says little about what the network makes of it, so at a f
 consumers get their best weights, the rest of the network runs, and the outputs are compared.
 
 1. Class scores: mean Kullback-Leibler divergence of the class probabilities.
-2. Any other output: squared error in units of the output's variance. Outputs add.
+2. Any other number: squared error in units of the output's variance.
+3. Anything else: the fraction of entries that changed. Outputs add.
 
 Between the measured counts, harm is the local error times a factor that is interpolated.
 """
@@ -68,19 +69,29 @@ class _Open:
 
 
 def divergence(dense: Outputs, other: Outputs) -> float:
-    """Harm between the outputs of two networks on the same batches."""
+    """Harm between the outputs of two networks on the same batches.
+
+    Outputs that are not numbers with a scale (classes, masks) count by the fraction of entries that changed. A batch
+    whose output has another shape (boxes that passed a threshold) counts as changed altogether.
+    """
     total = 0.0
     for name in dense[0]:
-        if np.asarray(dense[0][name]).dtype.kind != "f":
-            continue
-        one = np.concatenate([np.asarray(batch[name], dtype=np.float64) for batch in dense])
-        two = np.concatenate([np.asarray(batch[name], dtype=np.float64) for batch in other])
-        if one.ndim == 2 and one.shape[1] > 1:
-            total += _kullback_leibler(one, two)
-        else:
-            spread = float(np.square(one - one.mean(axis=0)).mean())
-            total += float(np.square(one - two).mean()) / max(spread, 1e-12)
-    return total if np.isfinite(total) else np.finfo(np.float64).max
+        pairs = [(np.atleast_1d(one[name]), np.atleast_1d(two[name])) for one, two in zip(dense, other, strict=True)]
+        same = [(one, two) for one, two in pairs if one.shape == two.shape]
+        total += (len(pairs) - len(same)) / len(pairs)
+        if same:
+            total += float(np.mean([_divergence(one, two) for one, two in same]))
+    return total if np.isfinite(total) else float(np.finfo(np.float64).max)
+
+
+def _divergence(one: NDArray[Any], two: NDArray[Any]) -> float:
+    if one.dtype.kind not in "fV":
+        return float(np.mean(one != two)) if one.size else 0.0
+    first, second = one.astype(np.float64), two.astype(np.float64)
+    if first.ndim == 2 and first.shape[1] > 1:
+        return _kullback_leibler(first, second)
+    spread = float(np.square(first - first.mean()).mean()) if first.size else 0.0
+    return float(np.square(first - second).mean()) / max(spread, 1e-12) if first.size else 0.0
 
 
 def _kullback_leibler(one: Floats, two: Floats) -> float:

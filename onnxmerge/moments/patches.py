@@ -21,7 +21,7 @@ __all__ = ["Patches", "patches_of"]
 Values = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
-_CONVOLUTIONS = ("Conv", "ConvTranspose", "FusedConv")
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,9 @@ class Patches:
 
 
 def patches_of(context: Context, node: Node) -> Patches | None:
-    """How a node reads its first input; None where its weight is not its second input, or is read transposed."""
+    """How a node reads its first input; None where its output is no plain product with its second input."""
     weight = node.input(1)
-    if not context.is_weight(weight) or context.is_constant(node.input(0)):
+    if node.domain or not context.is_weight(weight) or context.is_constant(node.input(0)):
         return None
     dims = context.dims(weight) or ()
     if node.op in _CONVOLUTIONS:
