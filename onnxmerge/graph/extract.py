@@ -79,6 +79,7 @@ def extract(
         if name not in free:
             tensor = graph.initializer.add()
             tensor.name, tensor.data_type = name, model.weights.element_type(name)
+            tensor.dims.extend(model.weights.shape(name))
             fill(tensor, weights[name] if name in weights else model.weights[name])
     for name in entering:
         graph.input.append(_typed(name, kinds[name]))

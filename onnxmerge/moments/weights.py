@@ -128,6 +128,9 @@ def producer_rows(context: Context, group: ChannelGroup) -> Rows | None:
         if array is None:
             return None
         weight = np.moveaxis(array, producer.weight.axis, 0)
+        node = context.model.nodes[producer.node]
+        if node.op in ("Gemm", "FusedGemm", "FusedMatMul") and node.attributes.get("alpha", 1.0) != 1:
+            weight = float(node.attributes["alpha"]) * weight.astype(np.float64)
         labels = group.members[producer.weight]
         rows = _by_channel(weight, labels, group.size)
         on_output = group.members[producer.output]

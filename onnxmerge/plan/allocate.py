@@ -19,7 +19,7 @@ import numpy as np
 
 from onnxmerge.decompose import least_first
 
-__all__ = ["Allocation", "along_path", "global_path", "round_counts", "uniform_counts", "uniform_path"]
+__all__ = ["Allocation", "along_path", "global_path", "least_counts", "round_counts", "uniform_counts", "uniform_path"]
 
 FLOOR = 0.1
 """Least fraction of its channels that a group keeps under a global ranking. A guess: below it a single layer
@@ -61,6 +61,11 @@ def round_counts(counts: Mapping[int, int], sizes: Mapping[int, int], multiple: 
         group: min(max(round(count / multiple), 1) * multiple, sizes[group]) if count < sizes[group] else count
         for group, count in counts.items()
     }
+
+
+def least_counts(sizes: Mapping[int, int], multiple: int) -> dict[int, int]:
+    """The fewest channels that groups can be cut to: one, or one multiple; a group that is too small keeps all."""
+    return {group: min(multiple, size) for group, size in sizes.items()}
 
 
 def uniform_path(sizes: Mapping[int, int]) -> list[Step]:

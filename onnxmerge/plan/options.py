@@ -106,6 +106,8 @@ class Options:
             raise UsageError(f"threshold is {self.threshold:g}; a cosine lies between -1 and 1")
         if not 0 <= self.balance <= 1:
             raise UsageError(f"balance is {self.balance:g}; it lies between 0 and 1")
+        if self.seed < 0:
+            raise UsageError(f"seed is {self.seed}; it is at least 0")
         if self.round_to < 1:
             raise UsageError(f"round-to is {self.round_to}; channel counts are multiples of at least 1")
 

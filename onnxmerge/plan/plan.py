@@ -11,23 +11,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.absorb import can_absorb
+from onnxmerge.absorb import can_absorb, can_fold
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, kept_elements
-from onnxmerge.channels.relations import Indices, Passes
+from onnxmerge.channels.relations import Axis, Indices, Passes
 from onnxmerge.decompose import SCORES, Expression, Rows, express, least_first, select
 from onnxmerge.errors import NothingToCutError, OnnxMergeError, UsageError
 from onnxmerge.moments.frontier import Feed
 from onnxmerge.moments.harm import measure_curves
 from onnxmerge.moments.walk import Walk, refusal
 from onnxmerge.moments.weights import group_passes, producer_rows
-from onnxmerge.plan.allocate import Allocation, along_path, global_path, round_counts, uniform_counts, uniform_path
+from onnxmerge.plan.allocate import (
+    Allocation,
+    along_path,
+    global_path,
+    least_counts,
+    round_counts,
+    uniform_counts,
+    uniform_path,
+)
 from onnxmerge.plan.budget import descend
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.options import Method, Options
 from onnxmerge.runtime.session import Provider
 
-__all__ = ["Evidence", "GroupPlan", "Plan", "make_plan"]
+__all__ = ["Evidence", "GroupPlan", "Plan", "make_plan", "reached_by"]
 
 Floats = NDArray[np.float64]
 
@@ -196,11 +204,16 @@ def make_plan(
             scores[position] = _scores(read, method)
     if not scores:
         raise NothingToCutError(_why_nothing(context, analysis, left_alone))
+    if options.ratio > 0 and options.of != "channels" and not _counted(cost, options.of, {}):
+        raise NothingToCutError(
+            f"{context.model.source}: its {options.of} count as 0, so there is no fraction of them to remove; "
+            "try --of channels"
+        )
     if method.select == "obs" and evidence is not None:
         allocation, kept = _measured(context, analysis, cost, options, method, list(scores), evidence)
     else:
         allocation, kept = _allocate(analysis, cost, options, method, scores), {}
-    return Plan(
+    plan = Plan(
         of=options.of,
         asked=options.ratio,
         reached=allocation.reached,
@@ -213,6 +226,22 @@ def make_plan(
         ),
         left_alone=left_alone,
     )
+    return replace(plan, reached=reached_by(plan, analysis, cost))
+
+
+def reached_by(plan: Plan, analysis: Analysis, cost: CostModel) -> float:
+    """The fraction of what a plan counts that goes with just the channels it removes.
+
+    Allocations go by counts, which says it exactly only where all channels of a group cost the same.
+    """
+    whole = _counted(cost, plan.of, {}) if plan.of != "channels" else 0
+    if not whole:
+        return plan.reached
+    return 1.0 - _counted(cost, plan.of, kept_elements(analysis.groups, plan.kept())) / whole
+
+
+def _counted(cost: CostModel, of: str, left: Mapping[Axis, Indices]) -> int:
+    return cost.macs(left) if of == "macs" else cost.parameters(left)
 
 
 def _measured(
@@ -236,7 +265,7 @@ def _measured(
         whole = cost_of({})
         harms = {position: curves[position].harm for position in positions}
         counts = descend(harms, sizes, cost_of, (1.0 - options.ratio) * whole, options.round_to)
-        least = cost_of(dict.fromkeys(positions, 1))
+        least = cost_of(least_counts(sizes, options.round_to))
         allocation = Allocation(counts, 1.0 - cost_of(counts) / whole, 1.0 - least / whole)
     else:
         allocation = _uniform(sizes, options, cost_of)
@@ -298,7 +327,9 @@ def _uniform(sizes: Mapping[int, int], options: Options, cost_of: Callable[[Mapp
     counts = round_counts(uniform_counts(sizes, options.ratio), sizes, options.round_to)
     counts = {position: count for position, count in counts.items() if count < sizes[position]}
     whole = cost_of({})
-    return Allocation(counts, 1.0 - cost_of(counts) / whole, 1.0 - len(sizes) / whole)
+    return Allocation(
+        counts, 1.0 - cost_of(counts) / whole, 1.0 - cost_of(least_counts(sizes, options.round_to)) / whole
+    )
 
 
 def _scores(rows: Rows, method: Method) -> Floats:
@@ -330,7 +361,7 @@ def _plan_group(
     compensate, note = method.compensate, ""
     if compensate in _NEEDED:
         passes, where = group_passes(context, group, analysis.relations)
-        problem = can_absorb(context, group)
+        problem = can_absorb(context, group) or (can_fold(context, group) if compensate == "fold" else "")
         if passes < _NEEDED[compensate]:
             problem = f"{where} does not let {compensate} through"
         if problem:
