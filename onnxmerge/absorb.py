@@ -288,9 +288,7 @@ def bias_of(context: Context, node: Node) -> Floats | None:
 def _alone(context: Context, name: str) -> bool:
     """Whether one input of one node is all that reads an initializer."""
     outputs = {spec.name for spec in context.model.outputs}
-    return (
-        len(context.model.readers.get(name, ())) == 1 and name not in context.model.captured and name not in outputs
-    )
+    return len(context.model.readers.get(name, ())) == 1 and name not in context.model.captured and name not in outputs
 
 
 def _add_bias(context: Context, draft: Draft, node: Node, offset: Floats) -> dict[str, Axis]:
@@ -382,7 +380,8 @@ def mask_signals(context: Context, draft: Draft, groups: Sequence[ChannelGroup],
             shape = [len(mask)] if old else shape
             attributes = {"broadcast": 1, "axis": axis} if old else {}
             kind = context.shapes.first.kinds[tensor]
-            draft.set_weight(name, Lazy(tuple(shape), kind, lambda mask=mask, shape=shape: mask.reshape(shape)))
+            factor = mask.reshape(shape).astype(np.float64)
+            draft.set_weight(name, Lazy.of(factor, kind))
             draft.insert_before(node, "Mul", (source, name), result, **attributes)
         draft.set_input(node, position, result)
         reads[(index, position)] = result

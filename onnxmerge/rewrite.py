@@ -108,7 +108,7 @@ def _override(context: Context, draft: Draft, node: Node, edit: SetLengths) -> N
 def _replacing(
     context: Context, draft: Draft, chosen: NDArray[np.bool_], lengths: Indices, computed: str, result: str
 ) -> tuple[tuple[str, tuple[str, str, str] | tuple[str, str], str], ...]:
-    """(op, inputs, output) of `Where(chosen, lengths, computed)`; `computed · (1 − chosen) + lengths` before opset 9."""
+    """(op, inputs, output) of `Where(chosen, lengths, computed)`; before opset 9 `computed·(1 − chosen) + lengths`."""
     mask, values = draft.fresh(f"{result}_at"), draft.fresh(f"{result}_to")
     draft.set_weight(values, lengths)
     if context.model.opsets[""] >= 9:

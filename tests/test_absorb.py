@@ -6,14 +6,14 @@ it does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 
-from onnxmerge.absorb import absorb
+from onnxmerge.absorb import absorb, add_biases, bias_of
 from onnxmerge.channels.groups import kept_elements
 from onnxmerge.decompose import Expression
 from onnxmerge.graph import Draft, to_proto
@@ -396,3 +396,178 @@ def test_a_factor_of_1_01_is_noticed_there() -> None:
     wrong = {position: replace(e, factor=e.factor * 1.01) for position, e in expressions.items()}
     assert expressions[0].removed.size
     assert relative(run(absorbed(analysed, wrong), feed), expected) > 10 * TOLERANCE
+
+
+# --- biases, in units of the output -----------------------------------------------------------------------------
+
+
+def with_bias(net: Net, op: str, bias: Array | None, **attributes: float) -> str:
+    """One weighted node of 4 output channels; `op` may end in "-left" where the weight is the left factor."""
+    vector = [] if bias is None else [net.const(np.asarray(bias, dtype=np.float32))]
+    if op == "Conv":
+        return net.add("Conv", net.input(2, 3, 5, 5), net.random(4, 3, 3, 3), *vector)
+    if op == "ConvTranspose":
+        return net.add("ConvTranspose", net.input(2, 3, 5, 5), net.random(3, 4, 2, 2), *vector)
+    if op == "Gemm":
+        return net.add("Gemm", net.input(7, 3), net.random(3, 4), *vector, **attributes)
+    if op == "Gemm-left":
+        return net.add("Gemm", net.random(4, 3), net.input(3, 7), *vector, **attributes)
+    if op == "MatMul-left":
+        h = net.add("MatMul", net.random(4, 3), net.input(2, 3, 7))
+        return net.add("Add", h, *vector) if vector else h
+    h = net.add("MatMul", net.input(2, 7, 3), net.random(3, 4))
+    return net.add("Add", *vector, h) if vector else h
+
+
+BIASES: dict[str, tuple[str, Array | None, dict[str, float]]] = {
+    "Conv": ("Conv", np.arange(4), {}),
+    "Conv without": ("Conv", None, {}),
+    "ConvTranspose": ("ConvTranspose", np.arange(4), {}),
+    "Gemm": ("Gemm", np.arange(4), {"alpha": 2.0, "beta": 0.5}),
+    "Gemm without": ("Gemm", None, {"alpha": 2.0, "beta": 0.5}),
+    "Gemm (1, n)": ("Gemm", np.arange(4)[None], {}),
+    "Gemm (1,)": ("Gemm", np.ones(1), {"beta": 0.5}),
+    "Gemm ()": ("Gemm", np.ones(()), {"alpha": 2.0}),
+    "Gemm of every entry": ("Gemm", np.arange(28).reshape(7, 4), {"beta": 0.5}),
+    "Gemm beta 0": ("Gemm", np.arange(4), {"beta": 0.0}),
+    "Gemm from the left": ("Gemm-left", np.arange(7), {"beta": 0.5}),
+    "Gemm from the left without": ("Gemm-left", None, {"alpha": 2.0}),
+    "MatMul": ("MatMul", None, {}),
+    "MatMul and Add": ("MatMul", np.arange(4), {}),
+    "MatMul and Add of one number": ("MatMul", np.ones(1), {}),
+    "MatMul from the left": ("MatMul-left", None, {}),
+    "MatMul from the left and Add": ("MatMul-left", np.arange(4)[:, None], {}),
+    "MatMul from the left and Add along another axis": ("MatMul-left", np.arange(7), {}),
+}
+
+
+@pytest.mark.parametrize("name", BIASES)
+@pytest.mark.parametrize("reader", ["", "shared", "output"])
+def test_a_vector_is_added_in_units_of_the_output(name: str, reader: str) -> None:
+    """What comes out is what came out plus the vector along the channels, and nobody else notices."""
+    op, bias, attributes = BIASES[name]
+    net = Net(opset=17)
+    out = with_bias(net, op, bias, **attributes)
+    rank = 4 if op.startswith("Conv") else 2 if op.startswith("Gemm") else 3
+    net.output(out, rank)
+    if reader and bias is not None:
+        held = net.initializers[-1].name
+        if reader == "output":
+            net.output(held, np.ndim(bias))
+        else:
+            net.output(net.add("Neg", held), np.ndim(bias))
+    model = net.model()
+    context = analyse(model).context
+    draft = Draft(context.model)
+    vector = np.array([1.0, -2.0, 3.0, 5.0])
+    node = context.model.nodes[0]
+    add_biases(context, draft, {node.index: vector})
+    feed = random_feed(model)
+    before, after = run(model, feed), run(to_proto(draft.finish()), feed)
+    axis = 1 if op.startswith("Conv") else rank - 2 if op.endswith("left") else rank - 1
+    shape = [1] * rank
+    shape[axis] = 4
+    assert relative(after, [before[0] + vector.reshape(shape), *before[1:]]) < EXACT
+    stored = bias_of(context, node)
+    assert stored is None or len(stored) == 4
+
+
+@pytest.mark.parametrize("op", ["Gemm", "MatMul"])
+@pytest.mark.parametrize("width", [5, 7])
+def test_means_go_along_the_channels_of_a_weight_on_the_left(op: str, width: int) -> None:
+    """Removed channels that are constant; the other axis may be as long as that of the channels."""
+    net = Net(opset=17)
+    shape = (3, 7) if op == "Gemm" else (2, 3, 7)
+    h = net.add(op, net.random(6, 3), net.input(*shape), name="first")
+    net.output(net.add(op, net.random(width, 6), net.add("Relu", h), name="last"), len(shape))
+    model = net.model()
+    analysed = analyse(model)
+    assert analysed.sizes == (6,)
+    expression = Expression(6, np.arange(3), np.array([], np.int64), np.array([], np.int64), np.empty(0))
+    result = []
+    for means in (np.ones(6), np.zeros(6)):
+        draft = Draft(analysed.context.model)
+        added = absorb(
+            analysed.context,
+            draft,
+            analysed.groups,
+            {0: expression},
+            lambda _axis, means=means: means,  # type: ignore[misc]
+        )
+        left = kept_elements(analysed.groups, {0: expression.kept})
+        result.append(run(to_proto(cut(analysed.context, draft, left, added)), random_feed(model))[0])
+    last = weight(model, net.initializers[1].name).astype(np.float64)
+    offset = last[:, 3:].sum(axis=1)
+    assert relative([result[0]], [result[1] + offset[:, None]]) < EXACT
+
+
+def test_a_weight_for_each_head_gets_no_offset() -> None:
+    """Its outputs differ from head to head: there is no one vector, and a sum over heads is wrong."""
+    net = Net(opset=17)
+    h = net.add("MatMul", net.input(2, 1, 7, 3), net.random(3, 6), name="first")
+    net.output(net.add("MatMul", net.add("Relu", h), net.random(3, 6, 5), name="last"), 4)
+    model = net.model()
+    analysed = analyse(model)
+    expression = Expression(6, np.arange(3), np.array([], np.int64), np.array([], np.int64), np.empty(0))
+    draft = Draft(analysed.context.model)
+    assert absorb(analysed.context, draft, analysed.groups, {0: expression}, lambda _axis: np.ones(6)) == {}
+    assert [node.op for node in draft.finish().nodes] == ["MatMul", "Relu", "MatMul"]
+
+
+@pytest.mark.parametrize("bias", [(8,), (1, 8), (1,), (), None], ids=str)
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (2.0, 0.5), (2.0, 0.0)])
+def test_fold_averages_in_units_of_the_output(bias: tuple[int, ...] | None, alpha: float, beta: float) -> None:
+    """Exact duplicates but for their biases: what the kept channel puts out is the mean of both."""
+    net = Net(opset=17)
+    rng = np.random.default_rng(5)
+    w = rng.standard_normal((6, 4)).astype(np.float32)
+    vector = [] if bias is None else [net.const((rng.standard_normal(bias) / 4).astype(np.float32))]
+    h = net.add("Gemm", net.input(7, 6), net.const(np.concatenate([w, w], axis=1)), *vector, alpha=alpha, beta=beta)
+    net.output(h, 2)
+    h = net.add("Tanh", h)
+    net.output(net.gemm(h, 8, 4), 2)
+    model = net.model()
+    del model.graph.output[0]
+    result = compressed(model, replace(HALF, method="fold"))
+    (group,) = result.plan.groups
+    assert group.compensate == "fold"
+    assert sorted(abs(i - j) for i, j in zip(group.removed, group.target, strict=True)) == [4, 4, 4, 4]
+    wide, narrow = onnx.ModelProto(), onnx.ModelProto()
+    wide.CopyFrom(model)
+    narrow.CopyFrom(result.model)
+    first = result.model.graph.node[0].output[0]
+    for each in (wide, narrow):
+        each.graph.output.append(onnx.helper.make_tensor_value_info(first, 1, None))
+    feed = random_feed(model)
+    before, after = run(wide, feed)[1], run(narrow, feed)[1]
+    means = (before[:, :4] + before[:, 4:]) / 2
+    assert relative([after], [means[:, [channel % 4 for channel in group.kept]]]) < EXACT
+
+
+def embedding(net: Net) -> str:
+    return net.add("Gather", net.random(10, 8), net.input(2, 5, dtype=np.int64), name="first")
+
+
+def einsum(net: Net) -> str:
+    return net.add("Einsum", net.input(2, 5, 6), net.random(6, 8), equation="abc,cd->abd", name="first")
+
+
+def matrix_bias(net: Net) -> str:
+    return net.add("Gemm", net.input(5, 6), net.random(6, 8), net.random(5, 8), name="first")
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [(embedding, "Gather, whose rows"), (einsum, "Einsum, whose rows"), (matrix_bias, "bias of first")],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_cannot_be_folded_says_so(build: Callable[[Net], str], reason: str) -> None:
+    net = Net(opset=17)
+    h = net.add("Tanh", build(net))
+    net.output(net.matmul(h, 8, 4), 2 if build is matrix_bias else 3)
+    result = compressed(net.model(), replace(HALF, method="fold"))
+    (group,) = result.plan.groups
+    assert group.compensate == "none"
+    assert reason in group.note
+    assert not group.averages
+    assert np.isfinite(run(result.model, random_feed(net.model()))[0]).all()

@@ -87,7 +87,7 @@ class Draft:
         self.set_weight(name, value)
         self.set_input(node, position, name)
 
-    def insert_before(self, node: Node, op: str, inputs: Sequence[str], output: str, **attributes: int) -> None:
+    def insert_before(self, node: Node, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:  # noqa: ANN401 - as make_node
         """Put a new node in front of another, behind those that were put there before."""
         made = onnx.helper.make_node(op, list(inputs), [output], name=output, **attributes)
         self._before.setdefault(node.index, []).append(made)
@@ -96,7 +96,7 @@ class Draft:
         """Give a node's output another name; what reads the old name must be made by an inserted node."""
         self._nodes[node.index].output[position] = name
 
-    def insert_after(self, node: Node, op: str, inputs: Sequence[str], output: str, **attributes: int) -> None:
+    def insert_after(self, node: Node, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:  # noqa: ANN401 - as make_node
         """Put a new node behind another, and behind those that were put there before."""
         made = onnx.helper.make_node(op, list(inputs), [output], name=self.fresh(f"{output}_by_{op}"), **attributes)
         self._after.setdefault(node.index, []).append(made)
@@ -217,7 +217,9 @@ def as_stored(tensor: onnx.TensorProto, array: NDArray[Any]) -> NDArray[Any]:
         OnnxMergeError: It does not have the shape that the tensor says.
     """
     if array.shape != tuple(tensor.dims):
-        raise OnnxMergeError(f"values of shape {array.shape} were made for {tensor.name!r} of shape {tuple(tensor.dims)}")
+        raise OnnxMergeError(
+            f"values of shape {array.shape} were made for {tensor.name!r} of shape {tuple(tensor.dims)}"
+        )
     kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     return np.asarray(array, dtype=kind, order="C")
 

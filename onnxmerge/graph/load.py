@@ -3,7 +3,8 @@
 Every way a file can be bad is one ModelError of one line:
 
 1. missing, a folder, not readable; 2. not a protobuf, truncated, a text file, empty; 3. refused by ONNX's
-checker; 4. external data that are missing, too short, or outside the model's folder; 5. a weight that is NaN.
+checker; 4. external data that are missing, too short, outside the model's folder, or read inside a subgraph; 5. a
+weight that is NaN.
 """
 
 from __future__ import annotations
@@ -133,7 +134,26 @@ def _external(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 yield attribute.t
 
 
+def _in_subgraphs(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, onnx.TensorProto]]:
+    """Nodes with subgraphs, each with a tensor in them, at any depth, that lives in another file."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            inner = [attribute.g] if attribute.HasField("g") else []
+            for subgraph in (*inner, *attribute.graphs):
+                constants = [a.t for n in subgraph.node for a in n.attribute if a.HasField("t")]
+                for tensor in (*subgraph.initializer, *constants):
+                    if external_data_helper.uses_external_data(tensor):
+                        yield node, tensor
+                for _, tensor in _in_subgraphs(subgraph):
+                    yield node, tensor
+
+
 def _check_external(proto: onnx.ModelProto, name: str, folder: Path | None) -> None:
+    for node, tensor in _in_subgraphs(proto.graph):
+        raise ModelError(
+            f"{name}: {tensor.name!r} in a subgraph of {node.op_type} {node.name!r} lies in another file, which is not "
+            "supported there; load and save the model with onnx to have it in one file"
+        )
     for tensor in _external(proto):
         try:
             location, offset, length = external_entries(tensor)
@@ -174,4 +194,7 @@ def external_files(path: Path) -> tuple[Path, ...]:
         proto = _parse(_read(path), str(path))
     except (ModelError, UsageError):
         return ()
-    return tuple(path.parent / name for name in dict.fromkeys(external_entries(t)[0] for t in _external(proto)))
+    folder = path.resolve().parent
+    tensors = (*_external(proto), *(tensor for _, tensor in _in_subgraphs(proto.graph)))
+    locations = (entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location")
+    return tuple(folder / name for name in dict.fromkeys(locations))

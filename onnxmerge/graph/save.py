@@ -1,13 +1,22 @@
-"""Write a model so that a reader sees the whole new file or the old one, never half of either.
+"""Write a model so that no reader ever sees half of it.
 
 The model is written into a folder of its own beside the target, verified there by whoever asked for it, and
-moved into place at the end. Above 2 GB, or where it is asked for, weights go as a stream into `NAME.data`
-beside the model, one at a time, so that memory holds a single weight.
+moved into place at the end. Above 2 GB, or where it is asked for, weights go as a stream into a file beside the
+model, one at a time, so that memory holds a single weight.
+
+That file is called `NAME.data`, or `NAME.1.data` and so on where the name is taken: a file that is there is never
+replaced, so the model that reads it stays whole until the new one takes its place. Publishing is three steps:
+
+1. the new data file appears under its free name, which no model reads yet;
+2. the model replaces the old one, which is one atomic step: the old whole model before it, the new one after it;
+3. data files called after the model that was replaced, which no model in the folder reads, are removed.
+   An interruption before this step leaves a file that nobody needs, and no broken model.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,11 +24,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from onnxmerge.errors import OnnxMergeError, UsageError
-from onnxmerge.graph.edit import fill, joined, to_proto
+from onnxmerge.graph.edit import as_stored, fill, joined, to_proto
+from onnxmerge.graph.load import external_files
 from onnxmerge.graph.model import Model, onnx_bits
 
 __all__ = ["Staged", "check_target", "staged"]
@@ -36,10 +45,12 @@ class Staged:
     Attributes:
         path: Where it can be loaded from now.
         target: Where `publish` puts it.
+        keep: Data files that stay, whatever model read them.
     """
 
     path: Path
     target: Path
+    keep: tuple[Path, ...] = ()
 
     @property
     def size(self) -> int:
@@ -47,36 +58,65 @@ class Staged:
         return sum(file.stat().st_size for file in self.path.parent.iterdir())
 
     def publish(self) -> None:
-        """Move the files into place; the model itself comes last."""
-        for file in sorted(self.path.parent.iterdir(), key=lambda file: file == self.path):
-            file.replace(self.target.parent / file.name)
+        """Move the files into place: data first, then the model, then what only the replaced model read goes.
+
+        Raises:
+            UsageError: The disk refuses.
+        """
+        replaced = external_files(self.target) if self.target.is_file() else ()
+        data = [file for file in self.path.parent.iterdir() if file != self.path]
+        try:
+            for file in data:
+                file.replace(self.target.parent / file.name)
+            self.path.replace(self.target)
+        except OSError as error:
+            raise UsageError(f"{self.target} cannot be written: {error.strerror or error}") from error
+        _remove_unread(self.target, replaced, self.keep)
+
+
+def _remove_unread(target: Path, files: tuple[Path, ...], keep: tuple[Path, ...]) -> None:
+    """Remove data files of a replaced model that are called after it and that no model of its folder reads now."""
+    ours = re.compile(re.escape(target.name) + r"(\.\d+)?\.data")
+    unread = [file for file in files if ours.fullmatch(file.name) and file.is_file()]
+    if not unread:
+        return
+    models = (target, *sorted(target.parent.glob("*.onnx")))
+    read = {file.resolve() for file in (*keep, *(file for model in models for file in external_files(model)))}
+    for file in unread:
+        if file.resolve() not in read:
+            file.unlink(missing_ok=True)
 
 
 def check_target(target: Path, source: Path | None, overwrite: bool) -> None:
     """Refuse a target that cannot be written or would destroy its source.
 
     Raises:
-        UsageError: The target is a folder, its folder is missing or not writable, or it is the source.
+        UsageError: The target is a folder, its folder is missing or not writable, or it is the source or holds
+            weights of it.
     """
     if target.is_dir():
         raise UsageError(f"{target} is a folder; give the name of the file to write, such as {target / 'out.onnx'}")
     folder = target.parent
     if not folder.is_dir():
         raise UsageError(f"the folder of {target} does not exist; create {folder} first")
-    if source is not None and target.exists() and source.exists() and target.samefile(source) and not overwrite:
-        raise UsageError(f"{target} is the input itself; give another name, or --overwrite to replace it")
+    if source is not None and source.is_file() and target.exists():
+        if target.samefile(source) and not overwrite:
+            raise UsageError(f"{target} is the input itself; give another name, or --overwrite to replace it")
+        if any(file.exists() and target.samefile(file) for file in external_files(source)):
+            raise UsageError(f"{target} holds weights of {source}; give another name")
     if not os.access(folder, os.W_OK | os.X_OK) or (target.exists() and not os.access(target, os.W_OK)):
         raise UsageError(f"{target} cannot be written: permission denied")
 
 
 @contextmanager
-def staged(model: Model, target: Path, external: bool = False) -> Iterator[Staged]:
+def staged(model: Model, target: Path, external: bool = False, keep: tuple[Path, ...] = ()) -> Iterator[Staged]:
     """Write a model beside its target; what is not published is removed at the end.
 
     Args:
         model: What to write.
         target: The file it is meant for.
         external: Put weights beside the model even below 2 GB.
+        keep: Data files that stay when the target is replaced, though only the model that was there reads them.
 
     Raises:
         UsageError: The disk refuses.
@@ -89,13 +129,13 @@ def staged(model: Model, target: Path, external: bool = False) -> Iterator[Stage
         path = folder / target.name
         try:
             if external or model.bytes_of_weights() > _PROTOBUF_LIMIT:
-                _write_external(model, path)
+                _write_external(model, path, _free_name(target))
             else:
                 path.write_bytes(to_proto(model).SerializeToString(deterministic=True))
         except OSError as error:
             raise UsageError(f"{target} cannot be written: {error.strerror or error}") from error
         _check(path, target)
-        yield Staged(path, target)
+        yield Staged(path, target, keep)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -108,19 +148,29 @@ def _check(path: Path, target: Path) -> None:
         raise OnnxMergeError(f"the model for {target} is not valid: {str(error).splitlines()[0]}") from error
 
 
-def _write_external(model: Model, path: Path) -> None:
+def _free_name(target: Path) -> str:
+    """Name of a data file that does not exist beside the target."""
+    name, number = f"{target.name}.data", 1
+    while (target.parent / name).exists():
+        name, number = f"{target.name}.{number}.data", number + 1
+    return name
+
+
+def _write_external(model: Model, path: Path, name_of_data: str) -> None:
     proto = joined(model)
-    data = path.with_name(path.name + ".data")
+    data = path.with_name(name_of_data)
     with data.open("wb") as stream:
         for tensor in proto.graph.initializer:
-            array = model.weights[tensor.name]
             kind = tensor.data_type
+            if kind == onnx.TensorProto.STRING:
+                continue  # text has no external form; it is in the proto already
+            array = as_stored(tensor, model.weights[tensor.name])
             if array.size * array.dtype.itemsize < _SMALLEST_EXTERNAL or onnx_bits(kind) != array.dtype.itemsize * 8:
                 fill(tensor, array)
                 continue
             stream.write(b"\0" * (-stream.tell() % _ALIGNMENT))
             offset = stream.tell()
-            np.ascontiguousarray(array).tofile(stream)
+            array.tofile(stream)
             name, dims = tensor.name, list(tensor.dims)
             tensor.Clear()
             tensor.name, tensor.data_type = name, kind

@@ -116,11 +116,6 @@ class Plan:
         """Expressions by group position."""
         return {entry.group: entry.expression() for entry in self.groups}
 
-    def with_kept(self, kept: Mapping[int, Indices]) -> Plan:
-        """The plan with other channels kept, as many as before."""
-        groups = tuple(replace(entry, kept=tuple(kept[entry.group].tolist())) for entry in self.groups)
-        return replace(self, groups=groups)
-
     def to_json(self) -> str:
         """The plan as JSON, keys in order."""
         return json.dumps(asdict(self), indent=1)

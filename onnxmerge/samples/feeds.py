@@ -102,6 +102,33 @@ class Samples:
             )
         return self.part(0, cut), self.part(cut, len(self.feeds))
 
+    def hold_out(self, n: int) -> tuple[Samples, Samples]:
+        """Two disjoint parts: all feeds but ``n``, and these ``n``.
+
+        They are evenly spaced: files are often sorted by class, and the last few would all be of one.
+
+        Args:
+            n: Feeds of the second part; both parts have to get at least one.
+
+        Raises:
+            UsageError: One part would be empty.
+
+        Example:
+            >>> samples = Samples(tuple({"x": np.array([i])} for i in range(10)), None, "ten", synthetic=False)
+            >>> [int(feed["x"][0]) for feed in samples.hold_out(2)[1].feeds]
+            [2, 7]
+        """
+        total = len(self.feeds)
+        if not 0 < n < total:
+            raise UsageError(f"{self.source}: cannot hold {n} of {total} feeds out: both parts need at least one")
+        out = np.zeros(total, dtype=bool)
+        out[(2 * np.arange(n) + 1) * total // (2 * n)] = True
+        return self._chosen(~out), self._chosen(out)
+
+    def _chosen(self, at: NDArray[np.bool_]) -> Samples:
+        labels = None if self.labels is None else self.labels[np.repeat(at, self.rows)]
+        return replace(self, feeds=tuple(self.feeds[i] for i in np.flatnonzero(at)), labels=labels)
+
 
 def batch_axis_is_free(inputs: Sequence[TensorSpec]) -> bool:
     """Whether feeds of these inputs may be joined along axis 0; the cases are in the module's docstring."""
