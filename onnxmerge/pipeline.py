@@ -39,6 +39,7 @@ from onnxmerge.graph import (
     written_parameters,
 )
 from onnxmerge.moments.batchnorm import BatchNormMeans
+from onnxmerge.moments.harm import LEVELS
 from onnxmerge.moments.walk import batch_statistics, walk_of
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.options import Method, Options
@@ -79,10 +80,11 @@ _NEAR = 0.02
 """How far from the asked fraction a result may land before the account says so."""
 _HELD_OUT = 128
 _BATCH = 32
-_PROBES = 128
-"""Samples on which harm is measured."""
-_MOST_SYNTHETIC, _FEWEST_SYNTHETIC, _SYNTHETIC_ELEMENTS = 512, 64, 24_000_000
-"""Synthetic pictures to fit on: 512 small ones, 160 of 3x224x224, at least 64."""
+_PROBES, _FEWEST_PROBES, _PROBE_MACS = 128, 8, 2.5e12
+"""Samples on which harm is measured, and what that may cost: about a minute on two cores."""
+_AFFORDABLE_MACS = 5e11
+_MOST_SYNTHETIC, _FEWEST_SYNTHETIC, _SYNTHETIC_ELEMENTS = 512, 16, 24_000_000
+"""Synthetic pictures to fit on: 512 small ones, 160 of 3x224x224, at least 16."""
 _RIDGE, _RIDGE_SYNTHETIC = 1e-3, 1e-2
 
 
@@ -438,10 +440,10 @@ def _measured_dims(run: _Run, samples: Samples | None) -> Mapping[str, tuple[int
 
 def _cut(run: _Run, fitting: Samples | None, held: Samples | None, provider: Provider) -> _Cut:
     context, analysis, cost = _analyse(run, held if held is not None else fitting)
-    method = _method(run, context, cost, fitting)
+    method = _method(run, context, analysis, cost, fitting)
     evidence, statistics = None, context
     if method.compensate == "refit" and run.options.ratio > 0:
-        evidence, statistics = _evidence(run, context, cost, fitting, provider)
+        evidence, statistics = _evidence(run, context, analysis, cost, fitting, provider)
     with run.stage("planning"):
         plan = make_plan(statistics, analysis, cost, run.options, method, evidence)
     if run.options.ratio > 0 and not plan.groups:
@@ -486,7 +488,9 @@ def _cut(run: _Run, fitting: Samples | None, held: Samples | None, provider: Pro
     return _Cut(context, analysis, cost, plan, model, twin)
 
 
-def _method(run: _Run, context: Context, cost: CostModel, fitting: Samples | None) -> Method:
+def _method(
+    run: _Run, context: Context, analysis: Analysis, cost: CostModel, fitting: Samples | None
+) -> Method:
     """The method, with what it can look at taken into account."""
     unknown = [node.name for node in run.model.nodes for name in node.outputs if name and not context.has_kind(name)]
     if run.model.bytes_of_weights() > _MEMORY_LIMIT:
@@ -494,7 +498,8 @@ def _method(run: _Run, context: Context, cost: CostModel, fitting: Samples | Non
     elif unknown:
         problem = f"the type of what {unknown[0]} makes is not known, so weights are not fitted to samples"
     else:
-        return run.options.resolved(measurable=fitting is not None or _image_like(run, cost))
+        seen = fitting is not None or (_image_like(run, cost) and _affordable(run, analysis, cost))
+        return run.options.resolved(measurable=seen)
     method = run.options.resolved(measurable=False)
     if method.compensate == "refit":
         raise UsageError(f"{problem}; use --method neuron-merging")
@@ -511,8 +516,24 @@ def _image_like(run: _Run, cost: CostModel) -> bool:
     )
 
 
+def _affordable(run: _Run, analysis: Analysis, cost: CostModel) -> bool:
+    """Whether a fit on made-up pictures takes minutes rather than a quarter of an hour; noted where it does not."""
+    one = len(analysis.groups) * len(LEVELS) * cost.macs({}) / 2
+    if run.options.method == "auto" and one * _FEWEST_PROBES > _AFFORDABLE_MACS:
+        run.notes.append("a network of this size is not fitted to made-up pictures unasked; --calib or --method refit do")
+        return False
+    return True
+
+
+def _probed(analysis: Analysis, cost: CostModel) -> int:
+    """Samples on which harm is measured: fewer where many groups of a large network would take long."""
+    # Each group runs what lies behind it, half of the network on average, once for each level.
+    one = len(analysis.groups) * len(LEVELS) * cost.macs({}) / 2
+    return int(min(_PROBES, max(_FEWEST_PROBES, _PROBE_MACS / max(one, 1))))
+
+
 def _evidence(
-    run: _Run, context: Context, cost: CostModel, fitting: Samples | None, provider: Provider
+    run: _Run, context: Context, analysis: Analysis, cost: CostModel, fitting: Samples | None, provider: Provider
 ) -> tuple[Evidence, Context]:
     """What a refit looks at, and the model it looks at it in.
 
@@ -528,7 +549,8 @@ def _evidence(
             count = max(_FEWEST_SYNTHETIC, min(_MOST_SYNTHETIC, _SYNTHETIC_ELEMENTS // largest))
             samples = synthetic_samples(run.model.inputs, shapes, count, run.options.seed)
             run.notes.append(f"no samples were given: weights were fitted on {samples.source}")
-        batches = list(samples.batches(_BATCH))
+        probed = _probed(analysis, cost)
+        batches = list(samples.batches(min(_BATCH, probed)))
         rows = samples.count / len(batches)
         if fitting is None:
             draft = Draft(run.model)
@@ -538,7 +560,7 @@ def _evidence(
     evidence = Evidence(
         walk=walk,
         batches=batches,
-        probes=max(1, ceil(_PROBES / rows)),
+        probes=max(1, ceil(probed / rows)),
         ridge=_RIDGE_SYNTHETIC if fitting is None else _RIDGE,
         provider=provider,
         seed=run.options.seed,

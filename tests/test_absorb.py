@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -401,7 +402,7 @@ def test_a_factor_of_1_01_is_noticed_there() -> None:
 # --- biases, in units of the output -----------------------------------------------------------------------------
 
 
-def with_bias(net: Net, op: str, bias: Array | None, **attributes: float) -> str:
+def with_bias(net: Net, op: str, bias: Array | None, **attributes: Any) -> str:
     """One weighted node of 4 output channels; `op` may end in "-left" where the weight is the left factor."""
     vector = [] if bias is None else [net.const(np.asarray(bias, dtype=np.float32))]
     if op == "Conv":
@@ -451,10 +452,12 @@ def test_a_vector_is_added_in_units_of_the_output(name: str, reader: str) -> Non
     rank = 4 if op.startswith("Conv") else 2 if op.startswith("Gemm") else 3
     net.output(out, rank)
     if reader and bias is not None:
-        held = net.initializers[-1].name
+        held = net.initializers[0].name
         if reader == "output":
             net.output(held, np.ndim(bias))
         else:
+            # Listed as an input, it is not copied for each use when the model is loaded.
+            net.input(*np.shape(bias), name=held)
             net.output(net.add("Neg", held), np.ndim(bias))
     model = net.model()
     context = analyse(model).context

@@ -8,12 +8,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
-from onnxmerge.errors import GateError, NothingToCutError, OnnxMergeError
+from onnxmerge.errors import GateError, NothingToCutError, OnnxMergeError, UsageError
 from onnxmerge.pipeline import compare, compress, compress_file, inspect
 from onnxmerge.plan.options import Options
 from onnxmerge.rewrite import cut
@@ -166,3 +167,165 @@ def test_the_same_file_twice(source: Path, tmp_path: Path) -> None:
         compress_file(source, tmp_path / name / "out.onnx", QUICK)
         digests.add(hashlib.sha256((tmp_path / name / "out.onnx").read_bytes()).hexdigest())
     assert len(digests) == 1
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def wide() -> onnx.ModelProto:
+    """Weights that are large enough to be stored apart."""
+    net = Net(opset=17)
+    h = net.add("Relu", net.conv(net.input("N", 3, 8, 8), 3, 32, 3, name="a"))
+    net.output(net.conv(net.add("Relu", net.conv(h, 32, 32, 3, name="b")), 32, 4, name="c"))
+    return net.model()
+
+
+def outputs_of(path: Path) -> list[np.ndarray]:
+    return run(onnx.load(path), random_feed(wide()))
+
+
+def apart(path: Path) -> Path:
+    onnx.save(wide(), path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=0)
+    return path
+
+
+def test_a_model_is_replaced_by_itself_with_its_data(tmp_path: Path) -> None:
+    """The data of the old model go with it; the size of what was read is that of what was read."""
+    path = apart(tmp_path / "m.onnx")
+    size = sum(file.stat().st_size for file in tmp_path.iterdir())
+    expected = run(compress(path, QUICK, verification=UNVERIFIED).model, random_feed(wide()))
+    account = compress_file(path, path, QUICK, overwrite=True, external_data=True)
+    assert account.before.file_bytes == size
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx", "m.onnx.1.data"]
+    assert account.after.file_bytes == sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert relative(outputs_of(path), expected) < 1e-6
+    # Once more, and the first name is free again.
+    compress_file(path, path, replace(QUICK, ratio=0.2), overwrite=True, external_data=True)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+    outputs_of(path)
+
+
+def test_data_that_another_model_reads_are_left_alone(tmp_path: Path) -> None:
+    source = apart(tmp_path / "out.onnx").rename(tmp_path / "in.onnx")
+    before = outputs_of(source)
+    for _ in range(2):
+        compress_file(source, tmp_path / "out.onnx", QUICK, external_data=True)
+        assert relative(outputs_of(source), before) == 0
+        assert (tmp_path / "out.onnx.data").exists()
+    with pytest.raises(UsageError, match=r"holds weights of .*in\.onnx"):
+        compress_file(source, tmp_path / "out.onnx.data", QUICK)
+
+
+def test_saving_over_the_source_changes_nothing_in_memory(tmp_path: Path) -> None:
+    path = apart(tmp_path / "m.onnx")
+    result = compress(path, QUICK, verification=UNVERIFIED)
+    before = result.model.SerializeToString()
+    result.save(path, external_data=True)
+    assert result.model.SerializeToString() == before
+    assert relative(outputs_of(path), run(result.model, random_feed(wide()))) == 0
+
+
+def test_text_stays_in_the_model(tmp_path: Path) -> None:
+    net = Net(opset=17)
+    h = net.add("Relu", net.conv(net.input(2, 3, 8, 8), 3, 32, 3))
+    h = net.conv(net.add("Relu", net.conv(h, 32, 32, 3)), 32, 200)
+    words: list[Any] = [f"class {number}".encode() for number in range(200)]
+    names = onnx.helper.make_tensor("names", onnx.TensorProto.STRING, [200], words)
+    net.initializers.append(names)
+    net.output(h)
+    label = net.add("Gather", "names", net.add("ArgMax", h, axis=1))
+    net.outputs.append(onnx.helper.make_tensor_value_info(label, onnx.TensorProto.STRING, ["a", "b", "c", "d"]))
+    onnx.save(net.model(), tmp_path / "in.onnx")
+    compress_file(tmp_path / "in.onnx", tmp_path / "out.onnx", QUICK, verification=UNVERIFIED, external_data=True)
+    assert (tmp_path / "out.onnx.data").exists()
+    written = onnx.load(tmp_path / "out.onnx")
+    assert list(next(t for t in written.graph.initializer if t.name == "names").string_data) == list(names.string_data)
+
+
+# --- samples and gates --------------------------------------------------------------------------------------------
+
+
+def test_a_model_without_inputs() -> None:
+    net = Net(opset=17)
+    x = net.add("RandomNormal", shape=[1, 3, 8, 8], seed=1.0)
+    net.output(net.conv(net.add("Relu", net.conv(x, 3, 8)), 8, 4))
+    assert compress(net.model(), Options(ratio=0.4), verification=UNVERIFIED).plan.groups
+
+
+@pytest.mark.parametrize("name", ["file", "args", "kwds", "a/b"])
+def test_arrays_of_any_name(name: str) -> None:
+    net = Net(opset=17)
+    x = net.input("N", 3, 8, 8, name=name)
+    net.output(net.conv(net.add("Relu", net.conv(x, 3, 8)), 8, 4))
+    arrays = {name: np.random.default_rng(0).random((10, 3, 8, 8), dtype=np.float32)}
+    result = compress(net.model(), QUICK, calibration=arrays)
+    assert result.report.fidelity is not None
+    assert result.report.fidelity.outputs[0].samples == 10
+    with pytest.raises(UsageError, match="no array of numbers"):
+        compress(net.model(), QUICK, calibration={name: np.array([None, 1], dtype=object)})
+
+
+def test_held_out_samples_are_spread(source: Path) -> None:
+    arrays = {"x": np.random.default_rng(0).random((20, 3, 8, 8), dtype=np.float32)}
+    report = compress(source, Options(ratio=0.3), calibration=arrays).report
+    assert any("on 4 calibration samples, evenly spaced" in note for note in report.notes)
+    assert report.fidelity is not None
+    assert report.fidelity.outputs[0].samples == 4
+
+
+def test_gates_that_no_output_can_answer_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net(opset=17)
+    h = net.conv(net.add("Relu", net.conv(net.input("N", 3, 8, 8), 3, 8)), 8, 4)
+    net.output(net.add("ArgMax", h, axis=1), 4, np.int64)
+    monkeypatch.setattr("onnxmerge.pipeline.find_groups", lambda _context: pytest.fail("the work began"))
+    for gate in (Verification(max_drop=1.0), Verification(min_cosine=0.9)):
+        with pytest.raises(UsageError, match=r"--max-drop needs|--min-cosine: no output"):
+            compress(net.model(), QUICK, verification=gate)
+
+
+def test_a_negative_seed() -> None:
+    with pytest.raises(UsageError, match="seed is -1"):
+        Options(seed=-1)
+
+
+# --- numbers ------------------------------------------------------------------------------------------------------
+
+
+def test_parameters_are_those_that_are_written() -> None:
+    """Biases that a refit adds count."""
+    net = Net(opset=17)
+    h = net.add("Relu", net.conv(net.input("N", 3, 16, 16), 3, 16, 3))
+    h = net.add("Relu", net.conv(h, 16, 16, 3, bias=False))
+    net.output(net.conv(h, 16, 4, bias=False))
+    result = compress(net.model(), Options(ratio=0.4), verification=UNVERIFIED)
+    written = sum(int(np.prod(tensor.dims)) for tensor in result.model.graph.initializer)
+    assert len(result.model.graph.initializer) > len(net.initializers)
+    assert result.report.after.parameters == written
+
+
+@pytest.mark.parametrize("method", ["auto", "neuron-merging", "receding"])
+@pytest.mark.parametrize("of", ["macs", "params"])
+def test_what_was_reached_is_what_went(source: Path, method: str, of: str) -> None:
+    result = compress(source, Options(ratio=0.4, of=of, method=method, fold_mean=False), verification=UNVERIFIED)
+    report = result.report
+    if of == "macs":
+        assert report.reached == pytest.approx(1 - report.after.macs / report.before.macs)
+    elif method != "auto":  # a refit adds biases, which are not what the ratio counts
+        assert report.reached == pytest.approx(1 - report.after.parameters / report.before.parameters)
+
+
+@pytest.mark.parametrize("of", ["macs", "params", "channels"])
+@pytest.mark.parametrize("method", ["neuron-merging", "refit"])
+def test_the_most_that_can_go_in_multiples(source: Path, method: str, of: str) -> None:
+    with pytest.raises(NothingToCutError, match=r"up to 0\.000 can"):
+        compress(source, Options(ratio=0.4, method=method, of=of, round_to=64), verification=UNVERIFIED)
+
+
+def test_nothing_that_counts() -> None:
+    """At a batch of 0 there are no MACs to take a fraction of."""
+    net = Net(opset=17)
+    net.output(net.conv(net.add("Relu", net.conv(net.input(0, 3, 8, 8), 3, 8)), 8, 4))
+    for method in ("prune", "neuron-merging"):
+        with pytest.raises(NothingToCutError, match="macs count as 0"):
+            compress(net.model(), Options(ratio=0.4, method=method), verification=UNVERIFIED)
+    assert compress(net.model(), Options(ratio=0.4, method="prune", of="params"), verification=UNVERIFIED).plan.groups

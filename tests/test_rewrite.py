@@ -208,3 +208,82 @@ def test_a_cut_model_can_be_cut_again(tmp_path: Path) -> None:
     second = compress(path, HALF).model
     assert weight(second, model.graph.initializer[0].name).shape[0] == 2
     assert load(path).nodes
+
+
+# --- arithmetic on shapes, in every form ------------------------------------------------------------------------
+
+
+def scaled_by_its_width(net: Net, take: str) -> None:
+    """The signal is divided by the number of its channels, which has to stay what it was."""
+    h = net.conv(net.input(2, 3, 4, 4), 3, 6, name="first")
+    shape = net.add("Shape", h)
+    if take == "Gather":
+        width = net.add("Gather", shape, net.ints(1), axis=0)
+    elif take == "Slice":
+        width = net.add("Slice", shape, net.ints(1), net.ints(2))
+    elif take == "Slice with attributes":
+        width = net.add("Slice", shape, starts=[1], ends=[2], axes=[0])
+    elif take == "reversed":
+        reverse = net.add("Slice", shape, net.ints(-1), net.ints(-9), net.ints(0), net.ints(-1))
+        width = net.add("Gather", reverse, net.ints(2), axis=0)
+    else:  # every third entry from the second on
+        width = net.add("Slice", shape, net.ints(1), net.ints(9), net.ints(-1), net.ints(3))
+    h = net.add("Div", h, net.add("Cast", width, to=1))
+    net.output(net.conv(h, 6, 4, name="last"))
+
+
+@pytest.mark.parametrize(
+    ("take", "opset"),
+    [
+        ("Gather", 7), ("Gather", 8), ("Gather", 9), ("Gather", 17), ("Slice", 10), ("Slice", 17),
+        ("Slice with attributes", 8), ("Slice with attributes", 9), ("reversed", 13), ("in steps", 13),
+    ],
+)  # fmt: skip
+def test_a_width_that_is_looked_at_stays(take: str, opset: int) -> None:
+    net = Net(opset=opset)
+    scaled_by_its_width(net, take)
+    assert analyse(net.model()).sizes == (6,)
+    held = hold(net.model())
+    assert held.error < TOLERANCE
+    assert held.moved > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("bounds", "seen"),
+    [((2, 4), False), ((0, 4), True), ((2, 9, 0, 1), False), ((3, 1, 0, -1), False), ((3, 0, 0, -1), True),
+     ((0, 9, 0, 2), False), ((-3, 9, -1, 2), True)],
+    ids=str,
+)  # fmt: skip
+def test_only_what_is_looked_at_is_kept(bounds: tuple[int, ...], seen: bool) -> None:
+    net = Net(opset=13)
+    h = net.conv(net.input(2, 3, 4, 4), 3, 6, name="first")
+    part = net.add("Slice", net.add("Shape", h), *(net.ints(bound) for bound in bounds))
+    h = net.add("Div", h, net.add("Cast", net.add("ReduceMax", part, keepdims=0), to=1))
+    net.output(net.conv(h, 6, 4, name="last"))
+    analysed = analyse(net.model())
+    result = cut_model(analysed, some(analysed.groups))
+    assert ("Where" in {node.op_type for node in result.graph.node}) == seen
+    assert hold(net.model()).error < TOLERANCE
+
+
+@pytest.mark.parametrize("opset", [7, 8, 9])
+def test_computed_lengths_follow_before_there_was_where(opset: int) -> None:
+    net = Net(opset=opset)
+    h = net.conv(net.input(2, 3, 4, 4), 3, 6, name="first")
+    shape = net.add("Shape", net.add("Relu", h))
+    h = net.add("Reshape", net.add("Relu", h), net.add("Mul", shape, net.ints(1, 1, 1, 1)))
+    net.output(net.conv(h, 6, 4, name="last"))
+    assert analyse(net.model()).sizes == (6,)
+    assert hold(net.model()).error < TOLERANCE
+
+
+@pytest.mark.parametrize("opset", [7, 8, 9])
+def test_the_dense_twin_masks_before_there_was_where(opset: int) -> None:
+    """Query times key contracts without a weight, so the twin zeroes the signal."""
+    net = Net(opset=opset)
+    x = net.input(2, 5, 7)
+    query, key = net.matmul(x, 7, 6), net.matmul(x, 7, 6)
+    scores = net.add("MatMul", query, net.add("Transpose", key, perm=[0, 2, 1]))
+    net.output(net.add("Softmax", scores, axis=2), 3)
+    result = compress(net.model(), HALF)
+    assert result.report.after.channels < result.report.before.channels

@@ -11,8 +11,18 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxmerge.channels.context import Context
-from onnxmerge.errors import UsageError
-from onnxmerge.graph import Draft, Lazy, TensorSpec, infer_shapes, input_dims, load, probe_shapes, to_proto
+from onnxmerge.errors import ModelError, OnnxMergeError, UsageError
+from onnxmerge.graph import (
+    Draft,
+    Lazy,
+    TensorSpec,
+    external_files,
+    infer_shapes,
+    input_dims,
+    load,
+    probe_shapes,
+    to_proto,
+)
 from tests.builders import Net, random_feed, relative, run
 
 
@@ -215,3 +225,44 @@ def test_quantized_weights_are_read(opset: int) -> None:
     array = Context(model, probe_shapes(model, {})).array(w)
     assert array is not None
     np.testing.assert_array_equal(array, (stored - 1) * scale)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_external_data_in_a_subgraph_are_refused_at_once(tmp_path: Path, depth: int) -> None:
+    tensor = numpy_helper.from_array(np.ones((2, 3), np.float32), "far")
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["far"], ["y1"])], "branch", [],
+        [helper.make_tensor_value_info("y1", 1, [2, 3])], [tensor],
+    )  # fmt: skip
+    for level in range(1, depth):
+        branch = helper.make_graph(
+            [helper.make_node("If", ["flag"], ["y1"], then_branch=branch, else_branch=branch)], f"outer{level}", [],
+            [helper.make_tensor_value_info("y1", 1, [2, 3])],
+        )  # fmt: skip
+    net = Net()
+    flag = net.input(name="flag", dtype=np.bool_)
+    net.output(net.add("If", flag, name="choose", then_branch=branch, else_branch=branch), 2)
+    model = net.model()
+    graphs = [attribute.g for attribute in model.graph.node[0].attribute]
+    while graphs:
+        graph = graphs.pop()
+        graphs += [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+        for held in graph.initializer:
+            onnx.external_data_helper.set_external_data(held, location="m.data", offset=0, length=24)
+            held.ClearField("raw_data")
+    path = tmp_path / "m.onnx"
+    (tmp_path / "m.data").write_bytes(np.ones(6, np.float32).tobytes())
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="'far' in a subgraph of If 'choose'") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+    assert external_files(path) == ((tmp_path / "m.data").resolve(),)
+
+
+def test_values_of_another_shape_are_not_written() -> None:
+    net = Net()
+    net.output(net.add("Add", net.input(2, 3), net.random(3, name="b")), 2)
+    draft = Draft(load(net.model()))
+    draft.set_weight("b", Lazy((3,), onnx.TensorProto.FLOAT, lambda: np.ones(6, np.float32)))
+    with pytest.raises(OnnxMergeError, match=r"shape \(6,\) were made for 'b' of shape \(3,\)"):
+        to_proto(draft.finish())

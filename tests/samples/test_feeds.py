@@ -88,3 +88,20 @@ def test_batch_axis(dims: list[tuple[Dim, ...] | None], free: bool, fixed: int) 
     inputs = [TensorSpec(f"x{i}", "float32", each) for i, each in enumerate(dims)]
     assert batch_axis_is_free(inputs) is free
     assert fixed_batch(inputs) == fixed
+
+
+def test_what_is_held_out_is_spread_and_keeps_its_labels() -> None:
+    feeds = tuple({"x": np.array([2 * i, 2 * i + 1])} for i in range(10))
+    samples = Samples(feeds, np.arange(20), "twenty", synthetic=False, rows=2)
+    for n in range(1, 10):
+        rest, out = samples.hold_out(n)
+        for part in (rest, out):
+            assert part.labels is not None
+            assert part.labels.tolist() == [x for feed in part.feeds for x in feed["x"].tolist()]
+        assert len(out.feeds) == n
+        assert sorted([*rest.labels.tolist(), *out.labels.tolist()]) == list(range(20))  # type: ignore[union-attr]
+        starts = np.diff([feed["x"][0] // 2 for feed in out.feeds])
+        assert n == 1 or starts.max() - starts.min() <= 1
+    for n in (0, 10):
+        with pytest.raises(UsageError, match="hold"):
+            samples.hold_out(n)
