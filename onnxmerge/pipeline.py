@@ -520,7 +520,7 @@ def _affordable(run: _Run, analysis: Analysis, cost: CostModel) -> bool:
     """Whether a fit on made-up pictures takes minutes rather than a quarter of an hour; noted where it does not."""
     one = len(analysis.groups) * len(LEVELS) * cost.macs({}) / 2
     if run.options.method == "auto" and one * _FEWEST_PROBES > _AFFORDABLE_MACS:
-        run.notes.append("a network of this size is not fitted to made-up pictures unasked; --calib or --method refit do")
+        run.notes.append("a network of this size is fitted to samples (--calib), or to made-up pictures with --method refit")
         return False
     return True
 
