@@ -488,9 +488,7 @@ def _cut(run: _Run, fitting: Samples | None, held: Samples | None, provider: Pro
     return _Cut(context, analysis, cost, plan, model, twin)
 
 
-def _method(
-    run: _Run, context: Context, analysis: Analysis, cost: CostModel, fitting: Samples | None
-) -> Method:
+def _method(run: _Run, context: Context, analysis: Analysis, cost: CostModel, fitting: Samples | None) -> Method:
     """The method, with what it can look at taken into account."""
     unknown = [node.name for node in run.model.nodes for name in node.outputs if name and not context.has_kind(name)]
     if run.model.bytes_of_weights() > _MEMORY_LIMIT:
@@ -520,7 +518,7 @@ def _affordable(run: _Run, analysis: Analysis, cost: CostModel) -> bool:
     """Whether a fit on made-up pictures takes minutes rather than a quarter of an hour; noted where it does not."""
     one = len(analysis.groups) * len(LEVELS) * cost.macs({}) / 2
     if run.options.method == "auto" and one * _FEWEST_PROBES > _AFFORDABLE_MACS:
-        run.notes.append("a network of this size is fitted to samples (--calib), or to made-up pictures with --method refit")
+        run.notes.append("a network of this size is fitted to samples (--calib); --method refit makes some up")
         return False
     return True
 
@@ -666,6 +664,9 @@ def _account(
     left = kept_elements(analysis.groups, plan.kept())
     removed = sum(entry.size - len(entry.kept) for entry in plan.groups)
     notes = [*run.notes, *(measured.notes if measured is not None else ())]
+    timing = None if measured is None else measured.latency
+    if timing is not None and timing.high is not None and timing.high < 1 and run.options.round_to == 1:
+        notes.append("slower than before: CPUs work in blocks of 8 or 16 channels; try --round-to 8 or --round-to 16")
     return Account(
         source=run.model.source,
         target=None if target is None else str(target),
