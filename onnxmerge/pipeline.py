@@ -83,8 +83,8 @@ _BATCH = 32
 _PROBES, _FEWEST_PROBES, _PROBE_MACS = 128, 8, 2.5e12
 """Samples on which harm is measured, and what that may cost: about a minute on two cores."""
 _AFFORDABLE_MACS = 5e11
-_MOST_SYNTHETIC, _FEWEST_SYNTHETIC, _SYNTHETIC_ELEMENTS = 512, 16, 24_000_000
-"""Synthetic pictures to fit on: 512 small ones, 160 of 3x224x224, at least 16."""
+_MOST_SYNTHETIC, _FEWEST_SYNTHETIC, _SYNTHETIC_ELEMENTS, _SYNTHETIC_MACS = 512, 16, 24_000_000, 2e11
+"""Synthetic pictures to fit on: 512 small ones, 160 of 3x224x224, fewer where one takes many MACs, at least 16."""
 _RIDGE, _RIDGE_SYNTHETIC = 1e-3, 1e-2
 
 
@@ -544,7 +544,8 @@ def _evidence(
         if samples is None:
             shapes = {spec.name: cost.dims[spec.name] for spec in run.model.inputs}
             largest = max(prod(shape) for shape in shapes.values())
-            count = max(_FEWEST_SYNTHETIC, min(_MOST_SYNTHETIC, _SYNTHETIC_ELEMENTS // largest))
+            fitting_size = min(_SYNTHETIC_ELEMENTS // largest, int(_SYNTHETIC_MACS / max(cost.macs({}), 1)))
+            count = max(_FEWEST_SYNTHETIC, min(_MOST_SYNTHETIC, fitting_size))
             samples = synthetic_samples(run.model.inputs, shapes, count, run.options.seed)
             run.notes.append(f"no samples were given: weights were fitted on {samples.source}")
         probed = _probed(analysis, cost)
