@@ -28,7 +28,7 @@ from onnxmerge.channels.groups import Analysis, ChannelGroup
 from onnxmerge.channels.relations import Indices
 from onnxmerge.decompose.least_squares import Moments, choose_ridge, solve
 from onnxmerge.moments.frontier import Feed, Frontier
-from onnxmerge.moments.walk import FEWEST_ROWS, ROWS_PER_UNKNOWN, Repair, Walk
+from onnxmerge.moments.walk import Repair, Walk, rows_wanted
 from onnxmerge.moments.weighted import WeightedNode
 from onnxmerge.runtime.session import Provider
 
@@ -139,7 +139,7 @@ def _moments(
         if not moments:
             rows = [node.matrix(q).shape for q in range(node.groups)]
             moments = [(Moments.empty(d, o), Moments.empty(d, o)) for d, o in rows]
-            wanted = max(FEWEST_ROWS, ROWS_PER_UNKNOWN * rows[0][0])
+            wanted = rows_wanted(rows[0][0])
         positions = node.patches.draw(y.shape[2:], -(-wanted // max(total, 1)), rng)
         u = node.patches.rows(x, positions, y.shape[2:])
         t = node.patches.outputs(y, positions)

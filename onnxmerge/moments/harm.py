@@ -28,7 +28,7 @@ from onnxmerge.decompose.least_squares import Moments, solve
 from onnxmerge.decompose.obs import Elimination, Reader, eliminate
 from onnxmerge.graph import shift_name
 from onnxmerge.moments.frontier import Feed, Frontier
-from onnxmerge.moments.walk import FEWEST_ROWS, ROWS_PER_UNKNOWN, Walk
+from onnxmerge.moments.walk import Walk, rows_wanted
 from onnxmerge.moments.weighted import WeightedNode
 from onnxmerge.runtime.session import Provider
 
@@ -165,7 +165,7 @@ def _input_moments(node: WeightedNode, frontier: Frontier, rng: np.random.Genera
     frontier.advance(frontier.place(node.node.index) + 1, keep=(output,))
     rows = [node.matrix(q).shape[0] for q in range(node.groups)]
     moments = [Moments.empty(d, 0) for d in rows]
-    wanted = max(FEWEST_ROWS, ROWS_PER_UNKNOWN * max(rows))
+    wanted = rows_wanted(max(rows))
     total = sum(len(x) for x in inputs)
     for x, y in zip(inputs, frontier.get(output), strict=True):
         positions = node.patches.draw(y.shape[2:], -(-wanted // max(total, 1)), rng)
