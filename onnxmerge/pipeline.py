@@ -40,7 +40,7 @@ from onnxmerge.graph import (
 )
 from onnxmerge.moments.batchnorm import BatchNormMeans
 from onnxmerge.moments.harm import LEVELS
-from onnxmerge.moments.walk import batch_statistics, walk_of
+from onnxmerge.moments.walk import batch_statistics, refusal, walk_of
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.options import Method, Options
 from onnxmerge.plan.plan import Evidence, Plan, make_plan, reached_by
@@ -493,6 +493,8 @@ def _method(run: _Run, context: Context, analysis: Analysis, cost: CostModel, fi
     unknown = [node.name for node in run.model.nodes for name in node.outputs if name and not context.has_kind(name)]
     if run.model.bytes_of_weights() > _MEMORY_LIMIT:
         problem = "above 2 GB weights are not fitted to samples"
+    elif _nothing_to_solve(context, analysis):
+        problem = "no weight behind a channel group is stored as plain numbers of its own, so none is fitted to samples"
     elif unknown:
         problem = f"the type of what {unknown[0]} makes is not known, so weights are not fitted to samples"
     else:
@@ -503,6 +505,12 @@ def _method(run: _Run, context: Context, analysis: Analysis, cost: CostModel, fi
         raise UsageError(f"{problem}; use --method neuron-merging")
     run.notes.append(problem)
     return method
+
+
+def _nothing_to_solve(context: Context, analysis: Analysis) -> bool:
+    """Whether no channel group at all can be refitted, as in a quantized network."""
+    walk = walk_of(context)
+    return bool(analysis.groups) and all(refusal(context, walk, group) for group in analysis.groups)
 
 
 def _image_like(run: _Run, cost: CostModel) -> bool:
