@@ -356,9 +356,7 @@ def mask_signals(context: Context, draft: Draft, groups: Sequence[ChannelGroup],
     masks: dict[tuple[int, int, int], NDArray[np.bool_]] = {}
     for position, channels in kept.items():
         group = groups[position]
-        stays = np.zeros(group.size + 1, dtype=bool)
-        stays[channels] = True
-        stays[-1] = True
+        stays = group.stays(channels)
         for consumer in group.consumers:
             if consumer.weight is None or not context.is_weight(consumer.weight.tensor):
                 key = (consumer.node, consumer.position, consumer.input.axis)

@@ -522,10 +522,14 @@ def _image_like(run: _Run, cost: CostModel) -> bool:
     )
 
 
+def _probe_macs(analysis: Analysis, cost: CostModel) -> float:
+    """MACs of measuring harm on one sample: each group runs what lies behind it, half of the network, at each level."""
+    return len(analysis.groups) * len(LEVELS) * cost.macs({}) / 2
+
+
 def _affordable(run: _Run, analysis: Analysis, cost: CostModel) -> bool:
     """Whether a fit on made-up pictures takes minutes rather than a quarter of an hour; noted where it does not."""
-    one = len(analysis.groups) * len(LEVELS) * cost.macs({}) / 2
-    if run.options.method == "auto" and one * _FEWEST_PROBES > _AFFORDABLE_MACS:
+    if run.options.method == "auto" and _probe_macs(analysis, cost) * _FEWEST_PROBES > _AFFORDABLE_MACS:
         run.notes.append("a network of this size is fitted to samples (--calib); --method refit makes some up")
         return False
     return True
@@ -533,9 +537,7 @@ def _affordable(run: _Run, analysis: Analysis, cost: CostModel) -> bool:
 
 def _probed(analysis: Analysis, cost: CostModel) -> int:
     """Samples on which harm is measured: fewer where many groups of a large network would take long."""
-    # Each group runs what lies behind it, half of the network on average, once for each level.
-    one = len(analysis.groups) * len(LEVELS) * cost.macs({}) / 2
-    return int(min(_PROBES, max(_FEWEST_PROBES, _PROBE_MACS / max(one, 1))))
+    return int(min(_PROBES, max(_FEWEST_PROBES, _PROBE_MACS / max(_probe_macs(analysis, cost), 1))))
 
 
 def _evidence(

@@ -62,7 +62,6 @@ def refit(
     kept: Mapping[int, Indices],
     batches: Sequence[Feed],
     *,
-    everywhere: bool = True,
     restore_variance: bool = False,
     ridge: float = 1e-3,
     provider: Provider = "auto",
@@ -77,7 +76,6 @@ def refit(
         walk: See `walk_of`.
         kept: Channels that groups keep, ascending, by position; absent groups keep all.
         batches: Samples.
-        everywhere: Also solve nodes behind the first cut that read no cut channel.
         restore_variance: Scale every refitted output channel up to its target's variance. Least squares explains
             less than all of it; on samples that are not the real ones, what is missing would add up over the depth.
         ridge: Least strength of the pull towards the original weights; more where halves of the samples disagree.
@@ -91,8 +89,6 @@ def refit(
     cut = Frontier(context, walk.order, batches, provider)
     first = min((dense.place(index) for index in reading), default=len(walk.order))
     solved = [index for index in walk.order if index in walk.weighted and dense.place(index) >= first]
-    if not everywhere:
-        solved = [index for index in solved if index in reading]
     targets = {index: _targets(walk, index) for index in solved}
     for index in solved:
         node, repair, place = walk.weighted[index], walk.repairs.get(index), dense.place(index)

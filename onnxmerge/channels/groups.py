@@ -44,6 +44,13 @@ class ChannelGroup:
     consumers: tuple[Consumer, ...] = field(repr=False)
     carriers: tuple[int, ...] = field(repr=False)
 
+    def stays(self, kept: Indices) -> NDArray[np.bool_]:
+        """(n + 1,) whether a channel stays, to be indexed with labels: label -1, an element of other groups, does."""
+        mask = np.zeros(self.size + 1, dtype=bool)
+        mask[kept] = True
+        mask[-1] = True
+        return mask
+
     @cached_property
     def coupled(self) -> bool:
         """Whether more than one producer makes the channels."""
@@ -143,9 +150,7 @@ def kept_elements(groups: Sequence[ChannelGroup], kept: Mapping[int, Indices]) -
     masks: dict[Axis, np.ndarray] = {}
     for position, channels in kept.items():
         group = groups[position]
-        stays = np.zeros(group.size + 1, dtype=bool)
-        stays[channels] = True
-        stays[-1] = True  # label -1: elements of other groups
+        stays = group.stays(channels)
         for axis, labels in group.members.items():
             mask = masks.setdefault(axis, np.ones(len(labels), dtype=bool))
             mask &= stays[labels]

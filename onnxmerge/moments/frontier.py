@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.channels.context import Context
@@ -113,7 +112,3 @@ class Frontier:
         session, entering = self.rest(0, (), ())
         with session:
             return [session.run({name: batch[name] for name in entering}) for batch in batches]
-
-    def bytes_held(self) -> int:
-        """Memory of the tensors that cross the frontier."""
-        return sum(int(np.asarray(array).nbytes) for live in self._live for array in live.values())

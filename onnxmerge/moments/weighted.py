@@ -98,10 +98,7 @@ class WeightedNode:
         """Rows of `matrix(group)` whose channel stays, given the channels that some groups keep."""
         rows = np.ones(self.channels(group).stop - self.channels(group).start, dtype=bool)
         for channel_group, kept in cuts:
-            stays = np.zeros(channel_group.size + 1, dtype=bool)
-            stays[kept] = True
-            stays[-1] = True  # label -1: elements of other groups
-            rows &= stays[channel_group.members[self.input][self.channels(group)]]
+            rows &= channel_group.stays(kept)[channel_group.members[self.input][self.channels(group)]]
         return np.repeat(rows, self.patches.taps)
 
     def _matrices(self) -> Floats:
