@@ -490,6 +490,9 @@ def _cut(run: _Run, fitting: Samples | None, held: Samples | None, provider: Pro
 
 def _method(run: _Run, context: Context, analysis: Analysis, cost: CostModel, fitting: Samples | None) -> Method:
     """The method, with what it can look at taken into account."""
+    method = run.options.resolved(measurable=True)
+    if method.compensate != "refit":
+        return method
     unknown = [node.name for node in run.model.nodes for name in node.outputs if name and not context.has_kind(name)]
     if run.model.bytes_of_weights() > _MEMORY_LIMIT:
         problem = "above 2 GB weights are not fitted to samples"
