@@ -100,6 +100,9 @@ def along_path(
 ) -> Allocation:
     """The point of a path whose cost is nearest to (1 − ratio) of the whole.
 
+    Where a single step overshoots – a head of an attention, a wide layer of a small network – the steps behind it that
+    still fit are taken instead, so that the budget is met as well as any group's own steps allow.
+
     Args:
         path: Steps; the cost falls along them.
         sizes: Channels of each group.
@@ -112,19 +115,44 @@ def along_path(
     def counts_at(step: int) -> dict[int, int]:
         return round_counts(dict(path[:step]), sizes, multiple)
 
-    def removed_at(step: int) -> float:
-        return 1.0 - cost(counts_at(step)) / whole if whole else 0.0
+    def removed(counts: Mapping[int, int]) -> float:
+        return 1.0 - cost(counts) / whole if whole else 0.0
 
     low, high = 0, len(path)
-    most = removed_at(high)
+    most = removed(counts_at(high))
     while low < high:
         middle = (low + high) // 2
-        if removed_at(middle) < ratio:
+        if removed(counts_at(middle)) < ratio:
             low = middle + 1
         else:
             high = middle
-    nearest = min((step for step in (low - 1, low) if step >= 0), key=lambda step: abs(removed_at(step) - ratio))
     if ratio == 0:
-        nearest = 0
-    counts = {group: count for group, count in counts_at(nearest).items() if count < sizes[group]}
-    return Allocation(counts, removed_at(nearest), most)
+        return Allocation({}, 0.0, most)
+    over = counts_at(low)
+    under = _fill(counts_at(max(low - 1, 0)), path[low:], sizes, multiple, lambda counts: removed(counts) <= ratio)
+    counts = min((under, over), key=lambda counts: abs(removed(counts) - ratio))
+    return Allocation({g: count for g, count in counts.items() if count < sizes[g]}, removed(counts), most)
+
+
+def _fill(
+    counts: dict[int, int],
+    steps: Sequence[Step],
+    sizes: Mapping[int, int],
+    multiple: int,
+    fits: Callable[[Mapping[int, int]], bool],
+) -> dict[int, int]:
+    """Counts with the further steps that fit; a group whose step does not fit is done, so that few are tried."""
+    done: set[int] = set()
+    for group, count in steps:
+        if group in done:
+            continue
+        further = {**counts, **round_counts({group: count}, sizes, multiple)}
+        if further[group] == counts.get(group):
+            continue
+        if fits(further):
+            counts = further
+        else:
+            done.add(group)
+        if len(done) == len(sizes):
+            break
+    return counts

@@ -168,17 +168,20 @@ def test_pins_say_why(name: str, exporter: str) -> None:
         assert not others
 
 
-@pytest.mark.parametrize(("name", "exporter"), CASES)
-def test_a_cut_holds_the_contract_and_the_budget(name: str, exporter: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "exporter", "method"),
+    [*((name, exporter, "prune") for name, exporter in CASES), *((name, "script", "auto") for name in EXPECTED)],
+)
+def test_a_cut_holds_the_contract_and_the_budget(name: str, exporter: str, method: str) -> None:
     # `compress` compares the cut model with its dense twin and raises where they differ.
     result = compress(
         FOLDER / f"{name}_{exporter}.onnx",
-        Options(ratio=0.3, allocate="uniform", method="prune"),
+        Options(ratio=0.3, method=method),
         shapes=EXPECTED[name].shapes,
         verification=Verification(provider="cpu"),
     )
     before, after = result.report.before.macs, result.report.after.macs
-    assert abs(1 - after / before - 0.3) <= 0.02
+    assert abs(1 - after / before - 0.3) <= 0.02 * 0.3
     assert result.report.fidelity is not None
 
 

@@ -73,6 +73,18 @@ def test_budgets_are_met(ratio: float, kind: str) -> None:
     assert allocation.reached == 1 - squares(sizes, allocation.counts) / squares(sizes, {})
 
 
+def test_smaller_steps_fill_up_where_a_large_one_overshoots() -> None:
+    # Group 0 loses a third of the cost with each channel, group 1 a hundredth.
+    def cost(counts: Mapping[int, int]) -> int:
+        return 30 * counts.get(0, 2) + counts.get(1, 40)
+
+    allocation = along_path(
+        [(1, 39), (0, 1), (1, 38), (1, 37), *((1, n) for n in range(36, 0, -1))], {0: 2, 1: 40}, 0.1, cost
+    )
+    assert allocation.counts == {1: 30}
+    assert allocation.reached == pytest.approx(0.1)
+
+
 def test_what_cannot_go_is_said() -> None:
     sizes = {0: 4}
     allocation = along_path(uniform_path(sizes), sizes, 0.9, lambda counts: 100 + counts.get(0, 4))
