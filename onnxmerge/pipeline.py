@@ -442,6 +442,7 @@ def _cut(run: _Run, fitting: Samples | None, held: Samples | None, provider: Pro
     context, analysis, cost = _analyse(run, held if held is not None else fitting)
     method = _method(run, context, analysis, cost, fitting)
     evidence, statistics = None, context
+    constants: Mapping[Axis, Any] = {}
     if method.compensate == "refit" and run.options.ratio > 0:
         evidence, statistics = _evidence(run, context, analysis, cost, fitting, provider)
     with run.stage("planning"):
@@ -463,6 +464,8 @@ def _cut(run: _Run, fitting: Samples | None, held: Samples | None, provider: Pro
                 progress=lambda done: run.progress("refitting", done),
             )  # fmt: skip
 
+        constants = refitted.constants
+
         def change(draft: Draft) -> Mapping[str, Axis]:
             for name, array in refitted.weights.items():
                 draft.set_weight(name, array)
@@ -477,7 +480,7 @@ def _cut(run: _Run, fitting: Samples | None, held: Samples | None, provider: Pro
         draft = Draft(run.model)
         added = change(draft)
         draft.set_metadata("onnxmerge", _record(plan))
-        model = cut(context, draft, kept_elements(analysis.groups, plan.kept()), added)
+        model = cut(context, draft, kept_elements(analysis.groups, plan.kept()), added, constants)
 
     def twin() -> bytes:
         dense = Draft(run.model)

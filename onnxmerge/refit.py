@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, ChannelGroup
-from onnxmerge.channels.relations import Indices
+from onnxmerge.channels.relations import Axis, Indices
 from onnxmerge.decompose.least_squares import Moments, choose_ridge, solve
 from onnxmerge.moments.frontier import Feed, Frontier
 from onnxmerge.moments.walk import Repair, Walk, rows_wanted
@@ -49,10 +49,13 @@ class Refitted:
     Attributes:
         weights: New values by initializer.
         shifts: Vectors to add behind nodes.
+        constants: What the summand of a residual Add has become where its branch lost every channel, shaped to stretch
+            over the others, by its channel axis.
     """
 
     weights: dict[str, NDArray[Any]] = field(default_factory=dict)
     shifts: dict[int, Floats] = field(default_factory=dict)
+    constants: dict[Axis, NDArray[Any]] = field(default_factory=dict)
 
 
 def refit(
@@ -74,7 +77,7 @@ def refit(
         context: The analysed model.
         analysis: Its groups.
         walk: See `walk_of`.
-        kept: Channels that groups keep, ascending, by position; absent groups keep all.
+        kept: Channels that groups keep, ascending, by position; absent groups keep all, none only `vanishing` ones.
         batches: Samples.
         restore_variance: Scale every refitted output channel up to its target's variance. Least squares explains
             less than all of it; on samples that are not the real ones, what is missing would add up over the depth.
@@ -102,6 +105,10 @@ def refit(
         moments = _moments(node, repair, cut, dense, target, np.random.default_rng((seed, index)))
         cuts = [(analysis.groups[position], kept[position]) for position in reading.get(index, [])]
         _solve(node, moments, cuts, ridge, restore_variance, result, cut)
+        if any(not len(channels) for _, channels in cuts):
+            sum_of = walk.repairs[index]
+            level = sum_of.scale * (node.bias + result.shifts[index]) + sum_of.offset
+            result.constants[sum_of.summand] = level.reshape((-1,) + (1,) * node.trailing).astype(node.array.dtype)
         progress((place + 1) / len(walk.order))
     return result
 

@@ -34,6 +34,7 @@ def cut(
     draft: Draft,
     left: Mapping[Axis, Indices],
     added: Mapping[str, Axis] = MappingProxyType({}),
+    constants: Mapping[Axis, NDArray[Any]] = MappingProxyType({}),
 ) -> Model:
     """The model without the removed channels.
 
@@ -42,10 +43,13 @@ def cut(
         draft: A draft of that model, in which weights may have changed, but not their shapes.
         left: Indices that stay, for every axis that loses some: see `kept_elements`.
         added: Vectors that the draft added to the model, with the axis along which each lies.
+        constants: Values, without batch axes, that take the place of a tensor whose branch keeps no channel, by its
+            channel axis. Axes of which nothing is left belong to such branches, which go whole.
 
     Raises:
         OnnxMergeError: The result does not have the shapes that the plan predicts; nothing of it may be used.
     """
+    left = {axis: indices for axis, indices in left.items() if len(indices)}
     for axis in left:
         draft.forget_shape(axis.tensor)
     for name in dict.fromkeys(axis.tensor for axis in left):
@@ -56,7 +60,11 @@ def cut(
     for name, along in added.items():
         if along in left:
             draft.set_weight(name, _sliced(draft.weight(name), {0: left[along]}))
-    replaced: set[str] = set()
+    replaced = {axis.tensor for axis in constants}
+    for axis, value in constants.items():
+        node = context.model.writer[axis.tensor]
+        draft.forget_shape(axis.tensor)
+        draft.make_constant(node, node.outputs.index(axis.tensor), value[left[axis]] if axis in left else value)
     for node in context.model.nodes:
         rule = rule_of(node)
         if node.op == "Shape" and node.domain == "":

@@ -75,6 +75,42 @@ def test_repeated_channels_go_at_no_cost(activation: str, allocate: str) -> None
     assert worst < 5e-3
 
 
+def _with_a_constant_branch() -> onnx.ModelProto:
+    """The same with a BatchNormalization behind the second branch that turns it into a constant, padding included."""
+    model = _residual_model("Relu", seed=5)
+    nodes = list(model.graph.node)
+    add = next(node for node in nodes if node.output[0] == "s1")
+    add.input[0] = "n1"
+    scale = np.full(6, 1e-7, np.float32)
+    for name, values in (("g", scale), ("be", np.arange(6)), ("mu", np.zeros(6)), ("va", np.ones(6))):
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
+    norm = helper.make_node("BatchNormalization", ["b1", "g", "be", "mu", "va"], ["n1"], epsilon=0.0)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[: nodes.index(add)], norm, *nodes[nodes.index(add) :]])
+    return model
+
+
+@pytest.mark.parametrize("only", [("inner*",), ()])
+def test_a_branch_that_says_nothing_vanishes(only: tuple[str, ...]) -> None:
+    model = _with_a_constant_branch()
+    result = compress(
+        model, Options(ratio=0.45, method="refit", only=only), calibration=_samples(64, 1), data=_samples(16, 2),
+        verification=CPU,
+    )  # fmt: skip
+    left = {entry.name: len(entry.kept) for entry in result.plan.groups}
+    assert left["inner1"] == 0
+    weights = {tensor.name for tensor in result.model.graph.initializer}
+    assert not {"in1", "out1", "g"} & weights
+    assert [node.op_type for node in result.model.graph.node].count("Conv") == 3
+    fidelity = result.report.fidelity
+    assert fidelity is not None
+    assert fidelity.relative_l2 is not None
+    if only:
+        # The other branch lost nothing that it needed, so nothing is lost.
+        assert fidelity.relative_l2 < 5e-3
+    assert result.report.reached == pytest.approx(0.45, abs=0.03)
+
+
 def test_refit_beats_removal_where_nothing_is_redundant() -> None:
     model = _residual_model("Relu", seed=3)
     errors = {}

@@ -34,6 +34,7 @@ class Draft:
         self._after: dict[int, list[onnx.NodeProto]] = {}
         self._stale: set[str] = set()
         self._metadata: dict[str, str] = {}
+        self._dropping = False
         self._names = set(self._tensors) | {name for node in model.nodes for name in (*node.inputs, *node.outputs)}
         self._names.update(spec.name for spec in model.inputs)
 
@@ -101,6 +102,13 @@ class Draft:
         made = onnx.helper.make_node(op, list(inputs), [output], name=self.fresh(f"{output}_by_{op}"), **attributes)
         self._after.setdefault(node.index, []).append(made)
 
+    def make_constant(self, node: Node, position: int, value: NDArray[Any]) -> None:
+        """Let an output of a node be an initializer; the node goes, and so does what only it read."""
+        name = node.outputs[position]
+        self._nodes[node.index].output[position] = self.fresh(f"{name}_unread")
+        self.set_weight(name, value)
+        self._dropping = True
+
     def forget_shape(self, tensor: str) -> None:
         """Drop the declared shape of an intermediate tensor."""
         self._stale.add(tensor)
@@ -131,8 +139,22 @@ class Draft:
             graph.node.append(node)
             graph.node.extend(self._after.get(index, ()))
         graph.output.extend(source.graph.output)
+        if self._dropping:
+            self._drop_unread(graph)
         self._finish_tensors(graph)
         return Model(proto, self._model.folder, self._model.source, self._remaining, self._changed)
+
+    def _drop_unread(self, graph: onnx.GraphProto) -> None:
+        """Remove nodes none of whose outputs is read."""
+        read = {value.name for value in graph.output} | self._model.captured
+        kept = []
+        for node in reversed(graph.node):
+            if read.intersection(node.output):
+                kept.append(node)
+                read.update(node.input)
+        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
+        del graph.node[:]
+        graph.node.extend(kept)
 
     def _finish_tensors(self, graph: onnx.GraphProto) -> None:
         source = self._model.proto.graph

@@ -13,7 +13,7 @@ Between the measured counts, harm is the local error times a factor that is inte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +47,8 @@ class Curve:
 
     Attributes:
         order: (n,) channels in the order in which they go.
-        harm: (n + 1,) harm when k channels are kept, by k; rises as k falls; harm[0] is harm[1].
+        harm: (n + 1,) harm when k channels are kept, by k; rises as k falls; harm[0] means
+            something only for a group that may vanish.
         measured: Counts at which it was measured.
     """
 
@@ -63,6 +64,7 @@ class _Open:
     position: int
     group: ChannelGroup
     nodes: list[int]
+    vanishes: bool
     place: int = -1
     entering: list[dict[str, NDArray[Any]]] = field(default_factory=list)
     moments: dict[int, list[Moments]] = field(default_factory=dict)
@@ -111,6 +113,7 @@ def measure_curves(
     batches: Sequence[Feed],
     *,
     probes: int,
+    vanishing: Collection[int] = (),
     ridge: float = 1e-3,
     provider: Provider = "auto",
     seed: int = 0,
@@ -125,6 +128,7 @@ def measure_curves(
         positions: Groups to measure; all their consumers have to be weighted nodes of the walk.
         batches: Samples.
         probes: How many batches the outputs are compared on; 0: none, harm is the local error.
+        vanishing: Groups that are also measured without any channel.
         ridge: As for the refit.
         provider: What runs the network.
         seed: For sampled positions.
@@ -136,7 +140,7 @@ def measure_curves(
     for position in positions:
         group = analysis.groups[position]
         readers = sorted({consumer.node for consumer in group.consumers}, key=frontier.place)
-        entry = _Open(position, group, readers)
+        entry = _Open(position, group, readers, position in vanishing)
         for reader in readers:
             waiting.setdefault(reader, []).append(entry)
     curves: dict[int, Curve] = {}
@@ -197,6 +201,8 @@ def _measure(entry: _Open, walk: Walk, frontier: Frontier, dense: Outputs, ridge
     if not dense:
         return Curve(elimination.order, elimination.error, ())
     counts = sorted({max(1, round(level * group.size)) for level in LEVELS} - {group.size}, reverse=True)
+    if entry.vanishes:
+        counts.append(0)
     weights = [walk.weighted[index].weight for index in entry.nodes]
     session, entering = frontier.rest(entry.place, weights, entry.nodes)
     harms = []

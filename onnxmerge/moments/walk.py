@@ -6,6 +6,7 @@ branch too. The order is topological, and such nodes wait until nothing else can
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import ChannelGroup
+from onnxmerge.channels.relations import Axis
 from onnxmerge.graph import Model
 from onnxmerge.moments.frontier import Feed, Frontier
 from onnxmerge.moments.weighted import WeightedNode, weighted_node
@@ -28,6 +30,7 @@ __all__ = [
     "refusal",
     "rows_wanted",
     "schedule",
+    "vanishing",
     "walk_of",
 ]
 
@@ -45,13 +48,23 @@ def rows_wanted(unknowns: int) -> int:
 
 @dataclass(frozen=True)
 class Repair:
-    """Where a weighted node meets a residual Add: `sum = scale·output + offset + other`."""
+    """Where a weighted node meets a residual Add: `sum = scale·output + offset + other`.
+
+    Attributes:
+        add: The Add.
+        total: Its output.
+        other: Its other operand.
+        scale: (o,) factor of the affine nodes between the node and the Add.
+        offset: (o,) their summand.
+        summand: The channel axis of what enters the Add from the node.
+    """
 
     add: int
     total: str
     other: str
     scale: Floats
     offset: Floats
+    summand: Axis
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,7 @@ def _repair(context: Context, weighted: WeightedNode) -> Repair | None:
     same = context.dims(other) == context.dims(tail.end.tensor) == context.dims(add.outputs[0])
     if context.is_constant(other) or not same:
         return None
-    return Repair(add.index, add.outputs[0], other, tail.scale, tail.offset)
+    return Repair(add.index, add.outputs[0], other, tail.scale, tail.offset, tail.end)
 
 
 def schedule(model: Model, late: Collection[int]) -> tuple[int, ...]:
@@ -130,6 +143,27 @@ def refusal(context: Context, walk: Walk, group: ChannelGroup) -> str:
         if all(node.places(group.members[node.input], group.size, q) is None for q in range(node.groups)):
             return f"{name} reads channels unevenly"
     return "" if group.consumers else "no weighted node reads it"
+
+
+def vanishing(context: Context, walk: Walk, groups: Sequence[ChannelGroup]) -> frozenset[int]:
+    """Positions of groups that may lose every channel: what is left of their branch is a constant in a residual sum.
+
+    The one node that reads such a group reads nothing else and feeds a residual Add. No other group shares an axis with
+    it, and of two branches that meet in the same Add only one may go.
+    """
+    if context.model.opsets[""] < 7:
+        return frozenset()  # operands of equal rank were not stretched
+    shared = Counter(axis for group in groups for axis in group.members)
+    found: dict[int, int] = {}
+    for position, group in enumerate(groups):
+        readers = {consumer.node for consumer in group.consumers}
+        if len(readers) != 1:
+            continue
+        repair = walk.repairs.get(next(iter(readers)))
+        alone = all(shared[axis] == 1 and labels.min() >= 0 for axis, labels in group.members.items())
+        if repair is not None and alone:
+            found.setdefault(repair.add, position)
+    return frozenset(found.values())
 
 
 def batch_statistics(

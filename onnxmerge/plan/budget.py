@@ -8,7 +8,7 @@ it. Of the stretch that crosses the budget only what is needed is taken, and cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from heapq import heapify, heappop, heappush
 
 import numpy as np
@@ -25,6 +25,7 @@ def descend(
     cost: Callable[[Mapping[int, int]], int],
     target: float,
     multiple: int = 1,
+    vanishing: Collection[int] = (),
 ) -> dict[int, int]:
     """Counts of all groups whose cost is at most `target`, or as low as it can get.
 
@@ -34,17 +35,22 @@ def descend(
         cost: Cost of given counts.
         target: The cost to reach.
         multiple: Counts that are cut to are multiples of this.
+        vanishing: Groups that may lose their last channel.
 
     Notes:
         Slopes are computed again only when they come to the front, since saving falls as other groups shrink.
     """
     counts = dict(sizes)
+    lowest = {group: 0 if group in vanishing else multiple for group in sizes}
     now = cost(counts)
-    heap = [(_best(counts, group, harms, cost, now, multiple)[0], group) for group in sizes]
+    heap = [
+        (_best(counts, group, harms, cost, now, _lower(counts[group], multiple, lowest[group]))[0], group)
+        for group in sizes
+    ]
     heapify(heap)
     while now > target and heap:
         _, group = heappop(heap)
-        slope, count = _best(counts, group, harms, cost, now, multiple)
+        slope, count = _best(counts, group, harms, cost, now, _lower(counts[group], multiple, lowest[group]))
         if not np.isfinite(slope):
             continue
         if heap and slope > heap[0][0]:
@@ -55,9 +61,11 @@ def descend(
         new = cost(counts)
         if new < target and before - count > multiple:
             # Too far: of this stretch only what is needed.
-            counts[group], new = _least(counts, group, before, count, cost, target, multiple)
+            counts[group], new = _least(counts, group, _lower(before, multiple, count), cost, target)
         now = new
-        heappush(heap, (_best(counts, group, harms, cost, now, multiple)[0], group))
+        heappush(
+            heap, (_best(counts, group, harms, cost, now, _lower(counts[group], multiple, lowest[group]))[0], group)
+        )
     _give_back(counts, harms, sizes, cost, target, multiple)
     return {group: count for group, count in counts.items() if count < sizes[group]}
 
@@ -83,9 +91,10 @@ def _give_back(
         counts[-group] = more
 
 
-def _lower(count: int, multiple: int) -> range:
+def _lower(count: int, multiple: int, lowest: int) -> range:
+    """Counts below one, down to the lowest."""
     first = (count - 1) // multiple * multiple
-    return range(first, 0, -multiple)
+    return range(first, lowest - 1, -multiple)
 
 
 def _best(
@@ -94,11 +103,11 @@ def _best(
     harms: Mapping[int, Floats],
     cost: Callable[[Mapping[int, int]], int],
     now: int,
-    multiple: int,
+    below: range,
 ) -> tuple[float, int]:
     """Least harm per saved cost over all lower counts of a group, and the count."""
     present = counts[group]
-    lower = np.array(list(_lower(present, multiple)), dtype=np.int64)
+    lower = np.array(list(below), dtype=np.int64)
     if not lower.size:
         return np.inf, present
     # Cost is linear in one group's count while the others stand.
@@ -114,14 +123,11 @@ def _best(
 def _least(
     counts: dict[int, int],
     group: int,
-    before: int,
-    after: int,
+    options: range,
     cost: Callable[[Mapping[int, int]], int],
     target: float,
-    multiple: int,
 ) -> tuple[int, int]:
-    """The largest count between two whose cost is at most the target."""
-    options = [count for count in _lower(before, multiple) if count >= after]
+    """The largest of falling counts whose cost is at most the target."""
     low, high = 0, len(options) - 1
     while low < high:
         middle = (low + high) // 2

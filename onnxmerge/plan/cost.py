@@ -86,7 +86,8 @@ class CostModel:
                 left = 0.0
                 for positions, elements in shares[Axis(tensor, axis)]:
                     left += elements * prod(counts.get(p, sizes[p]) / sizes[p] for p in positions)
-                return max(round(left), 1)
+                # A group may vanish altogether; what is left of any other is at least one element.
+                return max(round(left), 1) if left else 0
 
             if of == "macs":
                 return sum(self.node_macs(node, length) for node in self._costly)

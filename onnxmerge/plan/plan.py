@@ -19,7 +19,7 @@ from onnxmerge.decompose import SCORES, Expression, Rows, express, least_first, 
 from onnxmerge.errors import NothingToCutError, OnnxMergeError, UsageError
 from onnxmerge.moments.frontier import Feed
 from onnxmerge.moments.harm import measure_curves
-from onnxmerge.moments.walk import Walk, refusal
+from onnxmerge.moments.walk import Walk, refusal, vanishing
 from onnxmerge.moments.weights import group_passes, producer_rows
 from onnxmerge.plan.allocate import (
     Allocation,
@@ -249,8 +249,9 @@ def _measured(
     evidence: Evidence,
 ) -> tuple[Allocation, dict[int, Indices]]:
     """Counts and channels from harm curves."""
+    empty = vanishing(context, evidence.walk, analysis.groups) if method.allocate == "global" else frozenset()
     curves = measure_curves(
-        analysis, evidence.walk, context, positions, evidence.batches,
+        analysis, evidence.walk, context, positions, evidence.batches, vanishing=empty,
         probes=evidence.probes if method.allocate == "global" else 0,
         ridge=evidence.ridge, provider=evidence.provider, seed=evidence.seed, progress=evidence.progress,
     )  # fmt: skip
@@ -259,8 +260,8 @@ def _measured(
     if method.allocate == "global":
         whole = cost_of({})
         harms = {position: curves[position].harm for position in positions}
-        counts = descend(harms, sizes, cost_of, (1.0 - options.ratio) * whole, options.round_to)
-        least = cost_of(least_counts(sizes, options.round_to))
+        counts = descend(harms, sizes, cost_of, (1.0 - options.ratio) * whole, options.round_to, empty)
+        least = cost_of({**least_counts(sizes, options.round_to), **dict.fromkeys(empty.intersection(sizes), 0)})
         allocation = Allocation(counts, 1.0 - cost_of(counts) / whole, 1.0 - least / whole)
     else:
         allocation = _uniform(sizes, options, cost_of)
