@@ -21,10 +21,12 @@ stored numbers is known to these two alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import ChannelGroup
@@ -39,6 +41,9 @@ _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv"})
 _GEMMS = frozenset({"Gemm", "FusedGemm"})
 _MATMULS = frozenset({"MatMul", "FusedMatMul"})
 _FOLDABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+_BLOCK = 1 << 22
+"""Elements of a weight that are looked at together; 32 MB in float64."""
 
 Floats = NDArray[np.float64]
 Means = Callable[[Axis], Floats]
@@ -109,7 +114,7 @@ def absorb(
             if consumer.weight not in done:
                 done.add(consumer.weight)
                 labels = group.members[consumer.weight]
-                _change(draft, consumer.weight, _absorbing(labels, expression))
+                _mix(draft, consumer.weight, _absorbing(labels, expression))
         if expression.averages:
             _fold_producers(context, draft, group, expression, biases)
     return add_biases(context, draft, biases)
@@ -144,6 +149,38 @@ def _change(draft: Draft, axis: Axis, change: Callable[[Floats], Floats]) -> Non
     draft.set_weight(axis.tensor, Lazy(before.shape, before.element_type, load))
 
 
+def _mix(draft: Draft, axis: Axis, mixing: sparse.csr_array) -> None:
+    """Replace an initializer's slices along `axis` by sums of them, in float64, when it is read.
+
+    Args:
+        draft: The draft.
+        axis: Where the slices lie.
+        mixing: (n, n); row i says how much of every slice the new slice i holds.
+
+    Notes:
+        A part of the result needs that part of the weight, or the slices that it is made of, never all of it.
+    """
+    before = draft.weight(axis.tensor)
+
+    def part(along: int, indices: Indices) -> NDArray[Any]:
+        matrix = mixing
+        if along == axis.axis:
+            matrix = mixing[indices]
+            indices = np.unique(matrix.indices).astype(np.int64)
+            matrix = matrix[:, indices]
+        block = before.take(along, indices)
+        moved = np.moveaxis(block.astype(np.float64), axis.axis, 0)
+        mixed = matrix @ moved.reshape(len(moved), prod(moved.shape[1:]))
+        return np.moveaxis(mixed.reshape(-1, *moved.shape[1:]), 0, axis.axis).astype(block.dtype)
+
+    draft.set_weight(axis.tensor, Lazy.in_parts(before.shape, before.element_type, part))
+
+
+def _mixing(length: int, rows: Indices, columns: Indices, factors: Floats) -> sparse.csr_array:
+    """(length, length) matrix of the given entries."""
+    return sparse.csr_array((factors, (rows, columns)), shape=(length, length))
+
+
 def _places(labels: Indices, size: int) -> Indices | None:
     """(n, r) places of each channel along an axis; None where they are not equally many."""
     held = np.flatnonzero(labels >= 0)
@@ -153,22 +190,19 @@ def _places(labels: Indices, size: int) -> Indices | None:
     return held[np.argsort(labels[held], kind="stable")].reshape(size, -1)
 
 
-def _absorbing(labels: Indices, expression: Expression) -> Callable[[Floats], Floats]:
-    def change(weight: Floats) -> Floats:
-        result = weight.copy()
-        gone = np.ones(expression.size + 1, dtype=bool)
-        gone[expression.kept] = False
-        gone[-1] = False
-        result[gone[labels]] = 0.0
-        if expression.removed.size:
-            places = _places(labels, expression.size)
-            if places is not None:
-                shape = (-1,) + (1,) * (weight.ndim)
-                terms = weight[places[expression.removed]] * expression.factor.reshape(shape)
-                np.add.at(result, places[expression.target], terms)
-        return result
-
-    return change
+def _absorbing(labels: Indices, expression: Expression) -> sparse.csr_array:
+    """Zero where channels go; their places are added to those of the kept channels that express them."""
+    gone = np.ones(expression.size + 1, dtype=bool)
+    gone[expression.kept] = False
+    gone[-1] = False
+    stays = np.flatnonzero(~gone[labels])
+    rows, columns, factors = stays, stays, np.ones(len(stays))
+    places = _places(labels, expression.size) if expression.removed.size else None
+    if places is not None:
+        rows = np.concatenate([rows, places[expression.target].ravel()])
+        columns = np.concatenate([columns, places[expression.removed].ravel()])
+        factors = np.concatenate([factors, np.repeat(expression.factor, places.shape[1])])
+    return _mixing(len(labels), rows, columns, factors)
 
 
 def _offset(
@@ -190,18 +224,20 @@ def _offset(
         return None
     gaps = np.zeros(len(labels))
     gaps[places] = rest
-    weight = np.asarray(context.model.weights[consumer.weight.tensor], dtype=np.float64)
-    moved = np.moveaxis(weight, (consumer.outputs, consumer.weight.axis), (0, 1))
+    moved = np.moveaxis(context.model.weights[consumer.weight.tensor], (consumer.outputs, consumer.weight.axis), (0, 1))
     node = context.model.nodes[consumer.node]
     if node.op in _MATMULS and any(length > 1 for length in moved.shape[2:]):
         return None  # a weight for each place of the batch: no one vector
-    taps = _alpha(node) * moved.reshape(*moved.shape[:2], -1).sum(axis=2)  # (o, i)
-    if taps.shape[1] == len(gaps):
-        return np.asarray(taps @ gaps)
-    # A convolution in groups: row o reads the inputs of its own group.
-    blocks = gaps.reshape(-1, taps.shape[1])
-    rows = np.repeat(np.arange(len(blocks)), taps.shape[0] // len(blocks))
-    return np.asarray(np.einsum("oi,oi->o", taps, blocks[rows]))
+    # A convolution in groups: row o reads the inputs of its own group. Elsewhere there is one group.
+    blocks = gaps.reshape(-1, moved.shape[1])
+    rows = np.repeat(np.arange(len(blocks)), len(moved) // len(blocks))
+    result = np.empty(len(moved))
+    step = max(1, _BLOCK * len(moved) // max(moved.size, 1))
+    for start in range(0, len(moved), step):
+        part = np.asarray(moved[start : start + step], dtype=np.float64)
+        taps = part.reshape(*part.shape[:2], -1).sum(axis=2)  # (o, i)
+        result[start : start + step] = np.einsum("oi,oi->o", taps, blocks[rows[start : start + step]])
+    return _alpha(node) * result
 
 
 def _fold_producers(
@@ -220,7 +256,8 @@ def _fold_producers(
         scale, offset = tail.scale[on_output], tail.offset[on_output]
         counts = np.bincount(expression.target, minlength=group.size)[expression.kept].astype(np.float64) + 1.0
         usable = np.all(scale[expression.kept] != 0, axis=1)
-        _change(draft, producer.weight, _averaging(places, scale, counts, usable, expression))
+        length = len(group.members[producer.weight])
+        _mix(draft, producer.weight, _averaging(length, places, scale, counts, usable, expression))
         shift = scale * bias[on_output] + offset
         mean = shift.copy()
         np.add.at(mean, expression.target, shift[expression.removed])
@@ -231,20 +268,25 @@ def _fold_producers(
 
 
 def _averaging(
-    places: Indices, scale: Floats, counts: Floats, usable: NDArray[np.bool_], expression: Expression
-) -> Callable[[Floats], Floats]:
-    def change(weight: Floats) -> Floats:
-        rows = weight[places]  # (n, r, ...)
-        wide = scale.reshape(scale.shape + (1,) * (weight.ndim - 1))
-        total = rows * wide
-        np.add.at(total, expression.target, (rows * wide)[expression.removed])
-        kept = expression.kept[usable]
-        result = weight.copy()
-        divisor = counts[usable].reshape((-1,) + (1,) * weight.ndim)
-        result[places[kept]] = total[kept] / divisor / wide[kept]
-        return result
-
-    return change
+    length: int, places: Indices, scale: Floats, counts: Floats, usable: NDArray[np.bool_], expression: Expression
+) -> sparse.csr_array:
+    """A kept channel becomes the mean of its cluster in units behind the scales; the others stay what they are."""
+    share = np.ones(len(scale))
+    share[expression.kept[usable]] = 1.0 / counts[usable]
+    averaged = np.zeros(len(scale), dtype=bool)
+    averaged[expression.kept[usable]] = True
+    diagonal = np.ones(length)
+    diagonal[places] = share[:, None]
+    inside = averaged[expression.target]
+    source, target = expression.removed[inside], expression.target[inside]
+    factors = scale[source] / scale[target] * share[target][:, None]
+    every = np.arange(length)
+    return _mixing(
+        length,
+        np.concatenate([every, places[target].ravel()]),
+        np.concatenate([every, places[source].ravel()]),
+        np.concatenate([diagonal, factors.ravel()]),
+    )
 
 
 def _channel_axis(context: Context, node: Node) -> Axis:

@@ -82,13 +82,14 @@ def cut(
 def _sliced(weight: Lazy, cuts: Mapping[int, Indices]) -> Lazy:
     shape = tuple(len(cuts[axis]) if axis in cuts else length for axis, length in enumerate(weight.shape))
 
-    def load() -> NDArray[Any]:
-        array = weight.load()
+    def part(along: int, wanted: Indices) -> NDArray[Any]:
+        array = weight.take(along, cuts[along][wanted] if along in cuts else wanted)
         for axis, indices in cuts.items():
-            array = np.take(array, indices, axis=axis)
+            if axis != along:
+                array = np.take(array, indices, axis=axis)
         return array
 
-    return Lazy(shape, weight.element_type, load)
+    return Lazy.in_parts(shape, weight.element_type, part)
 
 
 def _apply(context: Context, draft: Draft, node: Node, edit: Edit) -> None:

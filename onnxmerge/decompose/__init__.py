@@ -1,7 +1,7 @@
 """Selection and compensation on plain arrays: NumPy and SciPy alone, nothing of ONNX."""
 
 from onnxmerge.decompose.compensation import COMPENSATIONS, Expression, express
-from onnxmerge.decompose.rows import ProducerRows, Rows, least_first
+from onnxmerge.decompose.rows import ProducerRows, Rows, least_first, row_norms
 from onnxmerge.decompose.selection import SCORES, SELECTIONS, select
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "Rows",
     "express",
     "least_first",
+    "row_norms",
     "select",
 ]

@@ -22,12 +22,14 @@ chosen.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from onnxmerge.decompose.rows import Floats, Indices, Rows
+from onnxmerge.decompose.rows import Floats, Indices, ProducerRows, Read, Rows, blocks
 
 __all__ = ["COMPENSATIONS", "Expression", "express"]
 
@@ -77,39 +79,74 @@ def express(rows: Rows, kept: Indices, method: str, threshold: float = 0.1, bala
         empty = np.empty(0, dtype=np.int64)
         return Expression(rows.size, kept, empty, empty, np.empty(0))
     if method == "fold":
-        nearest = kept[np.argmin(cdist(rows.effective[removed], rows.effective[kept]), axis=1)]
+        nearest = kept[_nearest(rows, kept, removed)]
         return Expression(rows.size, kept, removed, nearest, np.ones(len(removed)), averages=True)
     single = len(rows.producers) == 1 and rows.producers[0].bias.shape[1] == 1
-    if single and rows.producers[0].normalised:
-        target, factor, accepted = _merge_normalised(rows, kept, removed, threshold, balance)
-    else:
-        target, factor, accepted = _merge_plain(rows, kept, removed, threshold)
-    return Expression(rows.size, kept, removed[accepted], target[accepted], factor[accepted])
+    normalised = single and rows.producers[0].normalised
+    found = []
+    for some, cosine, norms in _cosines(rows.producers[0].read if normalised else rows.effective, rows, removed, kept):
+        if normalised:
+            found.append(_merge_normalised(rows.producers[0], kept, some, cosine, norms, threshold, balance))
+        else:
+            found.append(_merge_plain(cosine, norms, threshold))
+    best, factor, accepted = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return Expression(rows.size, kept, removed[accepted], kept[best[accepted]], factor[accepted])
 
 
-def _cosines(one: Floats, two: Floats) -> tuple[Floats, Floats, Floats]:
-    """(m, k) cosines, and the norms of both; a zero row has cosine -1 to everything."""
-    norm_one, norm_two = np.linalg.norm(one, axis=1), np.linalg.norm(two, axis=1)
-    product = norm_one[:, None] * norm_two[None, :]
-    cosine = np.divide(one @ two.T, product, out=np.full(product.shape, -1.0), where=product > 0)
-    return np.clip(cosine, -1.0, 1.0), norm_one, norm_two
+Norms = tuple[Floats, Floats]
 
 
-def _merge_plain(rows: Rows, kept: Indices, removed: Indices, threshold: float) -> tuple[Indices, Floats, Indices]:
-    effective = rows.effective
-    cosine, norm_removed, norm_kept = _cosines(effective[removed], effective[kept])
+def _nearest(rows: Rows, kept: Indices, removed: Indices) -> Indices:
+    """(m,) place among the kept channels of the one that is nearest to each removed one; the first of equals."""
+    parts = []
+    for some in blocks(removed, rows.width):
+        these = rows.effective(some)
+        best, least = np.zeros(len(some), dtype=np.int64), np.full(len(some), np.inf)
+        start = 0
+        for others in blocks(kept, max(rows.width, len(some))):
+            distance = cdist(these, rows.effective(others))
+            place = np.argmin(distance, axis=1)
+            nearer = distance[np.arange(len(some)), place] < least
+            best[nearer] = start + place[nearer]
+            least = np.minimum(least, distance.min(axis=1))
+            start += len(others)
+        parts.append(best)
+    return np.concatenate(parts)
+
+
+def _cosines(read: Read, rows: Rows, removed: Indices, kept: Indices) -> Iterator[tuple[Indices, Floats, Norms]]:
+    """Removed channels block by block, their (b, k) cosines to all kept ones, and the (b,) and (k,) norms of both.
+
+    A zero row has cosine -1 to everything. Kept rows are read again for each block unless they are a block themselves.
+    """
+    runs = list(blocks(kept, rows.width))
+    held = read(kept) if len(runs) == 1 else None
+    norms_kept = np.concatenate([np.linalg.norm(held if held is not None else read(run), axis=1) for run in runs])
+    for some in blocks(removed, max(rows.width, len(kept))):
+        these = read(some)
+        norms = np.linalg.norm(these, axis=1)
+        dots = [these @ (held if held is not None else read(run)).T for run in runs]
+        product = norms[:, None] * norms_kept[None, :]
+        cosine = np.concatenate(dots, axis=1) if len(dots) > 1 else dots[0]
+        cosine = np.divide(cosine, product, out=np.full(product.shape, -1.0), where=product > 0)
+        yield some, np.clip(cosine, -1.0, 1.0), (norms, norms_kept)
+
+
+def _merge_plain(cosine: Floats, norms: Norms, threshold: float) -> tuple[Indices, Floats, NDArray[np.bool_]]:
+    """(b,) places among the kept channels, factors, and whether they are accepted."""
+    norm_removed, norm_kept = norms
     best = np.argmax(cosine, axis=1)
-    every = np.arange(len(removed))
-    factor = np.divide(norm_removed, norm_kept[best], out=np.zeros(len(removed)), where=norm_kept[best] > 0)
-    return kept[best], factor, np.flatnonzero((cosine[every, best] >= threshold) & (factor > 0))
+    factor = np.divide(norm_removed, norm_kept[best], out=np.zeros(len(best)), where=norm_kept[best] > 0)
+    return best, factor, (cosine[np.arange(len(best)), best] >= threshold) & (factor > 0)
 
 
 def _merge_normalised(
-    rows: Rows, kept: Indices, removed: Indices, threshold: float, balance: float
-) -> tuple[Indices, Floats, Indices]:
-    producer = rows.producers[0]
+    producer: ProducerRows, kept: Indices, removed: Indices, cosine: Floats, norms: Norms, threshold: float,
+    balance: float,
+) -> tuple[Indices, Floats, NDArray[np.bool_]]:  # fmt: skip
+    """The same behind a BatchNormalization."""
     scale, shift = producer.scale[:, 0], (producer.scale * producer.bias + producer.offset)[:, 0]
-    cosine, norm_removed, norm_kept = _cosines(producer.weight[removed], producer.weight[kept])
+    norm_removed, norm_kept = norms
     numerator = norm_removed * scale[removed]
     denominator = norm_kept * scale[kept]
     possible = denominator != 0
@@ -125,7 +162,7 @@ def _merge_normalised(
     best = np.argmin(np.where(np.isfinite(score), score, np.inf), axis=1)
     every = np.arange(len(removed))
     accepted = (cosine[every, best] >= threshold) & (factor[every, best] > 0)
-    return kept[best], factor[every, best], np.flatnonzero(accepted)
+    return best, factor[every, best], accepted
 
 
 def _minmax(values: Floats) -> Floats:

@@ -8,16 +8,41 @@ the affine nodes that follow it (BatchNormalization, a bias Add, a per-channel M
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ProducerRows", "Rows", "least_first"]
+__all__ = ["ProducerRows", "Rows", "blocks", "least_first", "row_norms"]
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+Read = Callable[[Indices], Floats]
+
+_BLOCK = 1 << 23
+"""Elements that are looked at together; 64 MB in float64. Most layers of most networks are a single block."""
+
+
+def blocks(channels: Indices, width: int) -> Iterator[Indices]:
+    """Channels in runs whose rows of `width` elements fit in memory together."""
+    step = max(1, _BLOCK // max(width, 1))
+    return (channels[start : start + step] for start in range(0, len(channels), step))
+
+
+def row_norms(read: Read, size: int, width: int, order: int = 2) -> Floats:
+    """(n,) norms of rows, read block by block.
+
+    Args:
+        read: Rows of some channels, (b, width).
+        size: Number of channels n.
+        width: Elements of a row.
+        order: 1 or 2.
+    """
+    parts = [np.linalg.norm(read(block), ord=order, axis=1) for block in blocks(np.arange(size), width)]
+    return np.concatenate(parts) if parts else np.zeros(0)
 
 
 @dataclass(frozen=True)
@@ -25,28 +50,37 @@ class ProducerRows:
     """One producer's share of the channels of a group.
 
     Attributes:
-        weight: (n, d) rows w_i; d is the fan-in, times the slices a channel has where it is a block of slices.
+        weight: (n, d) rows w_i in the type they are stored in, which may lie in a file; d is the fan-in, times the
+            slices a channel has where it is a block of slices.
         bias: (n, r) biases b_i, zero where there are none; r slices a channel.
         scale: (n, r) the tail's factor.
         offset: (n, r) the tail's summand.
         normalised: Whether the tail holds a BatchNormalization.
         biased: Whether anything is added at all (a bias, or a tail with a summand).
+        factor: What the stored weight is multiplied by (Gemm's alpha).
     """
 
-    weight: Floats
+    weight: NDArray[Any]
     bias: Floats
     scale: Floats
     offset: Floats
     normalised: bool
     biased: bool
+    factor: float = 1.0
 
-    @property
-    def effective(self) -> Floats:
-        """(n, d + r) what the next non-linearity sees of [x, 1]; without a bias the summand is left out."""
-        slices = self.bias.shape[1]
-        wide = self.weight.reshape(len(self.weight), slices, -1) * self.scale[:, :, None]
-        flat = wide.reshape(len(self.weight), -1)
-        return np.concatenate([flat, self.scale * self.bias + self.offset], axis=1) if self.biased else flat
+    def read(self, channels: Indices) -> Floats:
+        """(b, d) rows w_i of some channels; each in memory that follows, so that sums do not depend on the block."""
+        rows = np.asarray(self.weight[channels], dtype=np.float64, order="C")
+        return rows if self.factor == 1 else self.factor * rows
+
+    def read_effective(self, channels: Indices) -> Floats:
+        """(b, d + r) what the next non-linearity sees of [x, 1]; without a bias the summand is left out."""
+        rows, scale = self.read(channels), self.scale[channels]
+        if np.any(scale != 1):
+            rows = (rows.reshape(*scale.shape, -1) * scale[:, :, None]).reshape(rows.shape)
+        if not self.biased:
+            return rows
+        return np.concatenate([rows, scale * self.bias[channels] + self.offset[channels]], axis=1)
 
 
 @dataclass(frozen=True)
@@ -68,18 +102,25 @@ class Rows:
         return len(self.producers[0].weight)
 
     @cached_property
-    def weights(self) -> Floats:
-        """(n, ·) rows that selections judge, all producers side by side.
+    def width(self) -> int:
+        """At least the length of any row of `weights` and of `effective`."""
+        return sum(p.weight.shape[1] + p.bias.shape[1] for p in self.producers)
+
+    def weights(self, channels: Indices) -> Floats:
+        """(b, ·) rows of some channels that selections judge, all producers side by side.
 
         Behind a BatchNormalization that is the raw weight, whose scale means nothing there; elsewhere it is the
         effective row, bias included, as the authors of Neuron Merging do it for fully connected layers.
         """
-        return np.concatenate([p.weight if p.normalised else p.effective for p in self.producers], axis=1)
+        return _side_by_side([p.read(channels) if p.normalised else p.read_effective(channels) for p in self.producers])
 
-    @cached_property
-    def effective(self) -> Floats:
-        """(n, Σ(d + r)) effective rows of all producers side by side."""
-        return np.concatenate([p.effective for p in self.producers], axis=1)
+    def effective(self, channels: Indices) -> Floats:
+        """(b, Σ(d + r)) effective rows of some channels, all producers side by side."""
+        return _side_by_side([p.read_effective(channels) for p in self.producers])
+
+
+def _side_by_side(parts: list[Floats]) -> Floats:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
 def least_first(scores: Floats) -> Indices:

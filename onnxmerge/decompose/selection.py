@@ -20,26 +20,29 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import cdist
 
-from onnxmerge.decompose.rows import Floats, Indices, Rows, least_first
+from onnxmerge.decompose.rows import Floats, Indices, Rows, blocks, least_first, row_norms
 
 __all__ = ["SCORES", "SELECTIONS", "select"]
 
 
 def l1(rows: Rows) -> Floats:
     """(n,) sums of absolute weights."""
-    return np.asarray(np.abs(rows.weights).sum(axis=1))
+    return row_norms(rows.weights, rows.size, rows.width, 1)
 
 
 def l2(rows: Rows) -> Floats:
     """(n,) Euclidean norms of the weight rows."""
-    return np.asarray(np.linalg.norm(rows.weights, axis=1))
+    return row_norms(rows.weights, rows.size, rows.width)
 
 
 def gm(rows: Rows) -> Floats:
-    """(n,) total Euclidean distances to the other rows; n² distances, in blocks of rows."""
-    totals = np.empty(rows.size)
-    for start in range(0, rows.size, 256):
-        totals[start : start + 256] = cdist(rows.weights[start : start + 256], rows.weights).sum(axis=1)
+    """(n,) total Euclidean distances to the other rows; n²·d operations, in blocks of rows against blocks of rows."""
+    totals = np.zeros(rows.size)
+    every = np.arange(rows.size, dtype=np.int64)
+    for others in blocks(every, rows.width):
+        held = rows.weights(others)
+        for some in blocks(every, max(rows.width, len(others))):
+            totals[some] += cdist(rows.weights(some), held).sum(axis=1)
     return totals
 
 
@@ -54,15 +57,17 @@ SELECTIONS = (*SCORES, "cluster")
 
 
 def cluster(rows: Rows, count: int) -> Indices:
-    """Medoids of `count` Ward clusters of the weight rows, ascending; O(n²) memory within the group."""
+    """Medoids of `count` Ward clusters of the weight rows, ascending; O(n² + n·d) memory within the group."""
+    every = np.arange(rows.size, dtype=np.int64)
     if count >= rows.size:
-        return np.arange(rows.size, dtype=np.int64)
-    tree = linkage(rows.weights, method="ward")
+        return every
+    weights = rows.weights(every)
+    tree = linkage(weights, method="ward")
     numbers = fcluster(tree, t=count, criterion="maxclust")
     medoids, norms = [], l2(rows)
     for number in np.unique(numbers):
         inside = np.flatnonzero(numbers == number)
-        totals = cdist(rows.weights[inside], rows.weights[inside]).sum(axis=1)
+        totals = cdist(weights[inside], weights[inside]).sum(axis=1)
         # Of a cluster of two both are medoids: the larger one stays.
         medoids.append(int(inside[np.lexsort((-norms[inside], totals))[0]]))
     # Equal merge heights can leave fewer clusters than asked for; the largest remaining rows fill up.

@@ -50,8 +50,7 @@ class Draft:
         """An initializer as it stands in the draft."""
         if name in self._changed:
             return self._changed[name]
-        tensor, weights = self._tensors[name], self._model.weights
-        return Lazy(tuple(tensor.dims), int(tensor.data_type), lambda: weights[name])
+        return self._model.weights.lazy(name)
 
     def set_weight(self, name: str, value: Lazy | NDArray[Any]) -> None:
         """Replace the values of an initializer, or add one; its type stays what it was."""

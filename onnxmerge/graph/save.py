@@ -2,7 +2,7 @@
 
 The model is written into a folder of its own beside the target, verified there by whoever asked for it, and
 moved into place at the end. Above 2 GB, or where it is asked for, weights go as a stream into a file beside the
-model, one at a time, so that memory holds a single weight.
+model, piece by piece, so that memory never holds a whole one.
 
 That file is called `NAME.data`, or `NAME.1.data` and so on where the name is taken: a file that is there is never
 replaced, so the model that reads it stays whole until the new one takes its place. Publishing is three steps:
@@ -22,12 +22,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from onnxmerge.errors import OnnxMergeError, UsageError
-from onnxmerge.graph.edit import as_stored, fill, joined, to_proto
+from onnxmerge.graph.edit import fill, joined, to_proto
 from onnxmerge.graph.load import external_files
 from onnxmerge.graph.model import Model, onnx_bits
 
@@ -36,6 +38,8 @@ __all__ = ["Staged", "check_target", "staged"]
 _PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
 _ALIGNMENT = 4096
 _SMALLEST_EXTERNAL = 1024
+_PIECE = 1 << 23
+"""Elements that are written together; 32 MB in float32."""
 
 
 @dataclass(frozen=True)
@@ -164,13 +168,17 @@ def _write_external(model: Model, path: Path, name_of_data: str) -> None:
             kind = tensor.data_type
             if kind == onnx.TensorProto.STRING:
                 continue  # text has no external form; it is in the proto already
-            array = as_stored(tensor, model.weights[tensor.name])
-            if array.size * array.dtype.itemsize < _SMALLEST_EXTERNAL or onnx_bits(kind) != array.dtype.itemsize * 8:
-                fill(tensor, array)
+            weight, dtype = model.weights.lazy(tensor.name), model.weights.dtype(tensor.name)
+            size = prod(tensor.dims) * dtype.itemsize
+            if size < _SMALLEST_EXTERNAL or onnx_bits(kind) != dtype.itemsize * 8:
+                fill(tensor, weight.load())
                 continue
             stream.write(b"\0" * (-stream.tell() % _ALIGNMENT))
             offset = stream.tell()
-            array.tofile(stream)
+            for piece in weight.pieces(_PIECE):
+                np.asarray(piece, dtype=dtype, order="C").tofile(stream)
+            if stream.tell() - offset != size:
+                raise OnnxMergeError(f"{stream.tell() - offset} bytes were made for {tensor.name!r}, which has {size}")
             name, dims = tensor.name, list(tensor.dims)
             tensor.Clear()
             tensor.name, tensor.data_type = name, kind

@@ -7,6 +7,7 @@ channel by constants: BatchNormalization, Add or Sub of a per-channel constant, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Axis, Indices, Passes, Producer, Relation
-from onnxmerge.decompose import ProducerRows, Rows
+from onnxmerge.decompose import ProducerRows, Rows, row_norms
 from onnxmerge.graph import Node
 
 __all__ = ["Tail", "constant_on_axis", "group_passes", "producer_rows", "tail_of"]
@@ -47,10 +48,11 @@ def constant_on_axis(context: Context, name: str, rank: int, axis: int, length: 
     """A constant's values along one axis of a tensor it is broadcast to; None where it varies along another axis."""
     if not context.is_weight(name):
         return None
-    values = np.asarray(context.model.weights[name], dtype=np.float64)
-    shape = (1,) * (rank - values.ndim) + values.shape
+    shape = context.model.weights.shape(name)
+    shape = (1,) * (rank - len(shape)) + shape
     if len(shape) != rank or any(n != 1 for a, n in enumerate(shape) if a != axis):
         return None
+    values = np.asarray(context.model.weights[name], dtype=np.float64)
     return np.broadcast_to(values.reshape(-1), (length,)) if shape[axis] in (1, length) else None
 
 
@@ -102,16 +104,21 @@ def _affine(context: Context, node: Node, position: int, axis: Axis, length: int
     return (values if node.op == "Mul" else 1.0 / values), zeros
 
 
-def _by_channel(values: NDArray[np.generic], labels: Indices, size: int) -> Floats:
-    """(n, slices·d) the slices of each channel side by side; channels with fewer slices are filled with zeros."""
-    flat = np.asarray(values, dtype=np.float64).reshape(len(labels), -1)
+def _by_channel(values: NDArray[Any], labels: Indices, size: int) -> NDArray[Any]:
+    """(n, slices·d) the slices of each channel side by side; channels with fewer slices are filled with zeros.
+
+    What lies so already is not copied.
+    """
+    flat = values.reshape(len(labels), -1)
+    if np.array_equal(labels, np.arange(size)):
+        return flat
     order = np.flatnonzero(labels >= 0)
     order = order[np.argsort(labels[order], kind="stable")]
     counts = np.bincount(labels[order], minlength=size)
     slices = int(counts.max())
     if np.all(counts == slices):
         return flat[order].reshape(size, -1)
-    result = np.zeros((size, slices, flat.shape[1]))
+    result = np.zeros((size, slices, flat.shape[1]), dtype=flat.dtype)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     result[labels[order], np.arange(len(order)) - starts[labels[order]]] = flat[order]
     return result.reshape(size, -1)
@@ -129,8 +136,8 @@ def producer_rows(context: Context, group: ChannelGroup) -> Rows | None:
             return None
         weight = np.moveaxis(array, producer.weight.axis, 0)
         node = context.model.nodes[producer.node]
-        if node.op in ("Gemm", "FusedGemm", "FusedMatMul") and node.attributes.get("alpha", 1.0) != 1:
-            weight = float(node.attributes["alpha"]) * weight.astype(np.float64)
+        scaled = node.op in ("Gemm", "FusedGemm", "FusedMatMul")
+        alpha = float(node.attributes.get("alpha", 1.0)) if scaled else 1.0
         labels = group.members[producer.weight]
         rows = _by_channel(weight, labels, group.size)
         on_output = group.members[producer.output]
@@ -143,17 +150,18 @@ def producer_rows(context: Context, group: ChannelGroup) -> Rows | None:
         if any(side.shape[1] != slices for side in sides):
             # Slices of a shared filter: one row of weights makes several outputs.
             sides = [np.repeat(side.mean(axis=1, keepdims=True), slices, axis=1) for side in sides]
-        parts.append(ProducerRows(rows, sides[0], sides[1], sides[2], tail.gamma is not None, biased))
-        importances.append(_importance(rows, tail, on_output, group.size))
+        part = ProducerRows(rows, sides[0], sides[1], sides[2], tail.gamma is not None, biased, alpha)
+        parts.append(part)
+        importances.append(_importance(part, tail, on_output, group.size))
     return Rows(tuple(parts), np.mean(importances, axis=0))
 
 
-def _importance(rows: Floats, tail: Tail, labels: Indices, size: int) -> Floats:
+def _importance(rows: ProducerRows, tail: Tail, labels: Indices, size: int) -> Floats:
     """|γ| of each channel; where it was folded away, the deviation that white inputs would give the output."""
     if tail.gamma is not None:
         return np.asarray(np.abs(_by_channel(tail.gamma, labels, size)).mean(axis=1))
     scale = np.abs(_by_channel(tail.scale, labels, size)).mean(axis=1)
-    return np.asarray(np.linalg.norm(rows, axis=1) * scale)
+    return np.asarray(row_norms(rows.read, size, rows.weight.shape[1]) * scale)
 
 
 def _bias(context: Context, producer: Producer, length: int) -> Floats:
