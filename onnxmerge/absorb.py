@@ -162,16 +162,26 @@ def _mix(draft: Draft, axis: Axis, mixing: sparse.csr_array) -> None:
     """
     before = draft.weight(axis.tensor)
 
-    def part(along: int, indices: Indices) -> NDArray[Any]:
-        matrix = mixing
-        if along == axis.axis:
-            matrix = mixing[indices]
-            indices = np.unique(matrix.indices).astype(np.int64)
-            matrix = matrix[:, indices]
-        block = before.take(along, indices)
+    def mixed(matrix: sparse.csr_array, block: NDArray[Any]) -> Floats:
         moved = np.moveaxis(block.astype(np.float64), axis.axis, 0)
-        mixed = matrix @ moved.reshape(len(moved), prod(moved.shape[1:]))
-        return np.moveaxis(mixed.reshape(-1, *moved.shape[1:]), 0, axis.axis).astype(block.dtype)
+        flat = np.asarray(matrix @ moved.reshape(len(moved), prod(moved.shape[1:])))
+        return np.moveaxis(flat.reshape(-1, *moved.shape[1:]), 0, axis.axis)
+
+    def part(along: int, indices: Indices) -> NDArray[Any]:
+        if along != axis.axis:
+            block = before.take(along, indices)
+            return mixed(mixing, block).astype(block.dtype)
+        rows = mixing[indices]
+        # One kept channel can stand for half of all: what is added up is read in blocks too.
+        sources = np.unique(rows.indices).astype(np.int64)
+        shape = (*before.shape[:along], len(indices), *before.shape[along + 1 :])
+        total, kind = np.zeros(shape), None
+        step = max(1, _BLOCK * before.shape[along] // max(prod(before.shape), 1))
+        for start in range(0, len(sources), step):
+            some = sources[start : start + step]
+            block = before.take(along, some)
+            total, kind = total + mixed(rows[:, some], block), block.dtype
+        return total if kind is None else total.astype(kind)
 
     draft.set_weight(axis.tensor, Lazy.in_parts(before.shape, before.element_type, part))
 

@@ -39,7 +39,7 @@ from onnxmerge.graph import (
     written_parameters,
 )
 from onnxmerge.moments.batchnorm import BatchNormMeans
-from onnxmerge.moments.harm import LEVELS
+from onnxmerge.moments.harm import LEVELS, solving_work
 from onnxmerge.moments.walk import batch_statistics, refusal, walk_of
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.options import Method, Options
@@ -82,7 +82,10 @@ _HELD_OUT = 128
 _BATCH = 32
 _PROBES, _FEWEST_PROBES, _PROBE_MACS = 128, 8, 2.5e12
 """Samples on which harm is measured, and what that may cost: about a minute on two cores."""
-_AFFORDABLE_MACS = 5e11
+_AFFORDABLE_MACS, _AFFORDABLE_WORK = 5e11, 1e11
+"""What a fit on made-up pictures may cost before `auto` merges instead: MACs of measuring harm, and elements that the
+eliminations update (`solving_work`), some 1e8 a second: 6e10 for VGG-16 on 32x32 pictures, 8e11 for one layer of 8192
+channels between as many."""
 _MOST_SYNTHETIC, _FEWEST_SYNTHETIC, _SYNTHETIC_ELEMENTS, _SYNTHETIC_MACS = 512, 16, 24_000_000, 2e11
 """Synthetic pictures to fit on: 512 small ones, 160 of 3x224x224, fewer where one takes many MACs, at least 16."""
 _RIDGE, _RIDGE_SYNTHETIC = 1e-3, 1e-2
@@ -228,7 +231,7 @@ def compress_file(
         verification: As for `compress`.
         progress: As for `compress`.
         overwrite: Allow the target to be the source.
-        external_data: Put weights into a file beside the model; automatic above 2 GB.
+        external_data: Put weights into a file beside the model; automatic where either model is above 2 GB.
         dry_run: Plan and report, write nothing.
 
     Raises:
@@ -250,7 +253,9 @@ def compress_file(
         return _account(run, result, None, None, None, None)
     measured, samples = None, held
     replaces = Path(target).exists() and Path(target).samefile(path)
-    with staged(result.model, Path(target), external_data, () if replaces else external_files(path)) as written:
+    # A result below 2 GB of a model above it goes out as a stream too: as one file it would have to be in memory.
+    apart = external_data or run.model.bytes_of_weights() > _MEMORY_LIMIT
+    with staged(result.model, Path(target), apart, () if replaces else external_files(path)) as written:
         if verification.enabled:
             measured, samples = _verify(run, result, written.path, held, verification)
         else:
@@ -504,7 +509,7 @@ def _method(run: _Run, context: Context, analysis: Analysis, cost: CostModel, fi
     elif unknown:
         problem = f"the type of what {unknown[0]} makes is not known, so weights are not fitted to samples"
     else:
-        seen = fitting is not None or (_image_like(run, cost) and _affordable(run, analysis, cost))
+        seen = fitting is not None or (_image_like(run, cost) and _affordable(run, context, analysis, cost))
         return run.options.resolved(measurable=seen)
     method = run.options.resolved(measurable=False)
     if method.compensate == "refit":
@@ -533,12 +538,18 @@ def _probe_macs(analysis: Analysis, cost: CostModel) -> float:
     return len(analysis.groups) * len(LEVELS) * cost.macs({}) / 2
 
 
-def _affordable(run: _Run, analysis: Analysis, cost: CostModel) -> bool:
+def _affordable(run: _Run, context: Context, analysis: Analysis, cost: CostModel) -> bool:
     """Whether a fit on made-up pictures takes minutes rather than a quarter of an hour; noted where it does not."""
-    if run.options.method == "auto" and _probe_macs(analysis, cost) * _FEWEST_PROBES > _AFFORDABLE_MACS:
-        run.notes.append("a network of this size is fitted to samples (--calib); --method refit makes some up")
-        return False
-    return True
+    if run.options.method != "auto":
+        return True
+    if _probe_macs(analysis, cost) * _FEWEST_PROBES > _AFFORDABLE_MACS:
+        what = "a network of this size is"
+    elif solving_work(analysis, walk_of(context)) > _AFFORDABLE_WORK:
+        what = "layers of this width are"
+    else:
+        return True
+    run.notes.append(f"{what} fitted to samples (--calib); --method refit makes some up")
+    return False
 
 
 def _probed(analysis: Analysis, cost: CostModel) -> int:
@@ -618,7 +629,8 @@ def _runnable(source: Source, run: _Run) -> bytes | Path:
     """The original as ONNX Runtime takes it."""
     if isinstance(source, bytes):
         return source
-    return Path(source) if isinstance(source, (str, Path)) else bytes(source.SerializeToString())
+    # A link is followed here: ONNX Runtime looks for external data beside the link.
+    return Path(source).resolve() if isinstance(source, (str, Path)) else bytes(source.SerializeToString())
 
 
 # --- the account ------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-__all__ = ["Elimination", "Reader", "eliminate"]
+__all__ = ["Elimination", "Reader", "eliminate", "elimination_work"]
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -96,6 +96,17 @@ def _inverse(covariance: Floats, ridge: float) -> Floats:
             continue
         return np.asarray(linalg.cho_solve(factor, np.eye(len(covariance)), check_finite=False))
     return np.eye(len(covariance))
+
+
+def elimination_work(channels: int, rows: int, columns: int) -> int:
+    """Elements that a run updates for one consumer: H⁻¹ whole for each channel, W for half of them on average.
+
+    Args:
+        channels: n.
+        rows: d, rows of the consumer's weight.
+        columns: o, its columns.
+    """
+    return channels * rows * (rows + columns // 2)
 
 
 def eliminate(readers: Sequence[Reader], size: int, ridge: float = 1e-3) -> Elimination:

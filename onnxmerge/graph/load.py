@@ -93,7 +93,8 @@ def _check_valid(proto: onnx.ModelProto, name: str, source: object) -> None:
     _check_text(proto, name)
     try:
         if isinstance(source, (str, Path)) and any(True for _ in _external(proto)):
-            onnx.checker.check_model(str(source))
+            # The checker looks for external data beside a link, not beside what it points to.
+            onnx.checker.check_model(str(Path(source).resolve()))
         else:
             onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, ValueError, RuntimeError, MemoryError, OSError) as error:
@@ -166,7 +167,8 @@ def _check_external(proto: onnx.ModelProto, name: str, folder: Path | None) -> N
             raise ModelError(f"{what} lie outside the model's folder; refused")
         file = folder / location
         if not file.is_file():
-            raise ModelError(f"{what} are missing; the file must lie beside the model")
+            beside = "the model" if Path(name).resolve() == Path(name).absolute() else f"the model itself, in {folder}"
+            raise ModelError(f"{what} are missing; the file must lie beside {beside}")
         need = (onnx_bits(tensor.data_type) * prod(tensor.dims) + 7) // 8
         if offset < 0 or (length is not None and length < need) or file.stat().st_size < offset + need:
             raise ModelError(

@@ -38,8 +38,8 @@ __all__ = ["Staged", "check_target", "staged"]
 _PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
 _ALIGNMENT = 4096
 _SMALLEST_EXTERNAL = 1024
-_PIECE = 1 << 23
-"""Elements that are written together; 32 MB in float32."""
+_PIECE = 1 << 22
+"""Elements that are written together; 16 MB in float32."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Staged:
         Raises:
             UsageError: The disk refuses.
         """
-        replaced = external_files(self.target) if self.target.is_file() else ()
+        # Of a link only the link is replaced: the model that it points to stays, with its data.
+        replaced = external_files(self.target) if self.target.is_file() and not self.target.is_symlink() else ()
         data = [file for file in self.path.parent.iterdir() if file != self.path]
         try:
             for file in data:

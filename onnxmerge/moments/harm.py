@@ -25,14 +25,14 @@ from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, ChannelGroup
 from onnxmerge.channels.relations import Indices
 from onnxmerge.decompose.least_squares import Moments, solve
-from onnxmerge.decompose.obs import Elimination, Reader, eliminate
+from onnxmerge.decompose.obs import Elimination, Reader, eliminate, elimination_work
 from onnxmerge.graph import shift_name
 from onnxmerge.moments.frontier import Feed, Frontier
 from onnxmerge.moments.walk import Walk, rows_wanted
 from onnxmerge.moments.weighted import WeightedNode
 from onnxmerge.runtime.session import Provider
 
-__all__ = ["LEVELS", "Curve", "divergence", "measure_curves"]
+__all__ = ["LEVELS", "Curve", "divergence", "measure_curves", "solving_work"]
 
 Floats = NDArray[np.float64]
 Outputs = Sequence[Mapping[str, NDArray[Any]]]
@@ -103,6 +103,19 @@ def _kullback_leibler(one: Floats, two: Floats) -> float:
     else:
         log_one, log_two = log_softmax(one, axis=1), log_softmax(two, axis=1)
     return float((np.exp(log_one) * (log_one - log_two)).sum(axis=1).mean())
+
+
+def solving_work(analysis: Analysis, walk: Walk) -> int:
+    """Elements that the eliminations of all groups update: what a fit costs beside running the network."""
+    work = 0
+    for group in analysis.groups:
+        for index in {consumer.node for consumer in group.consumers} & walk.weighted.keys():
+            node = walk.weighted[index]
+            rows = (node.channels(0).stop - node.channels(0).start) * node.patches.taps
+            columns = node.results(0).stop - node.results(0).start
+            reached = sum(node.places(group.members[node.input], group.size, q) is not None for q in range(node.groups))
+            work += reached * elimination_work(group.size, rows, columns)
+    return work
 
 
 def measure_curves(
