@@ -8,7 +8,7 @@ consumers get their best weights, the rest of the network runs, and the outputs 
 2. Any other number: squared error in units of the output's variance.
 3. Anything else: the fraction of entries that changed. Outputs add.
 
-Between the measured counts, harm is the local error times a factor that is interpolated.
+Between the measured counts, harm follows the local error.
 """
 
 from __future__ import annotations
@@ -247,13 +247,16 @@ def _trial(entry: _Open, walk: Walk, kept: Indices, ridge: float) -> dict[str, N
 
 
 def _interpolate(elimination: Elimination, counts: Sequence[int], harms: Sequence[float]) -> Floats:
-    """Harm for every count: local error times a factor interpolated between the measured counts, made monotone."""
+    """Harm for every count: between measured counts it follows the local error, beyond the last it grows with it."""
     size = len(elimination.order)
-    error = np.maximum(elimination.error, 1e-12)
-    factors = np.array(harms) / error[list(counts)]
-    every = np.interp(np.arange(size + 1), counts[::-1], factors[::-1])
-    harm = every * error
-    harm[list(counts)] = harms
-    harm[size] = 0.0
+    error = elimination.error
     # More channels never hurt; noise in the measurement must not say so.
+    rising = np.maximum.accumulate([0.0, *harms])
+    known = np.maximum.accumulate([0.0, *error[list(counts)]])
+    harm = np.interp(error, known, rising)
+    beyond = np.arange(size + 1) < counts[-1]
+    if known[-1] > 0:
+        harm[beyond] = rising[-1] * np.maximum(error[beyond] / known[-1], 1.0)
+    harm[list(counts)] = rising[1:]
+    harm[size] = 0.0
     return np.maximum.accumulate(harm[::-1])[::-1]
