@@ -194,6 +194,9 @@ def binary_cases() -> Iterator[Case]:
     def gated(net: Net, x: str) -> str:
         return net.add("Mul", x, net.add("Sigmoid", net.conv("x", 3, 1, name="gate")))
 
+    for op in ("GreaterOrEqual", "LessOrEqual"):  # functions without shape inference before opset 16
+        compared = lambda net, x, op=op: to_float(net, net.add(op, x, net.random(6, 1, 1)))  # noqa: E731
+        yield Case(op, "before opset 16", chain(compared), opset=13)
     yield Case("Where", "", chain(where))
     yield Case("Add", "stretched over space", chain(stretched))
     yield Case("Mul", "one gate for all channels", chain(gated), (6, 1))
@@ -342,8 +345,17 @@ def fused_matmul(net: Net) -> None:
 
 
 def fused_matmul_transposed(net: Net) -> None:
-    h = net.matmul(net.input(2, 3, 5), 5, 6, name="first")
+    x = net.add("Transpose", net.input(2, 3, 5), perm=[0, 2, 1])
+    h = net.add("FusedMatMul", x, net.random(6, 5), domain=MICROSOFT, transA=1, transB=1, name="first")
     net.output(net.add("FusedMatMul", h, net.random(4, 6), domain=MICROSOFT, transB=1, name="last"), 3)
+
+
+def fused_matmul_batches(net: Net) -> None:
+    """Rows in front of the batch; the scores of two signals."""
+    x = net.input(2, 3, 5)
+    query, key = (net.add("Transpose", net.matmul(x, 5, 6, name=name), perm=[1, 0, 2]) for name in ("query", "key"))
+    settings = {"transBatchA": 1, "transBatchB": 1, "transB": 1}
+    net.output(net.add("FusedMatMul", query, key, domain=MICROSOFT, name="scores", **settings), 3)
 
 
 def contraction_cases() -> Iterator[Case]:
@@ -381,9 +393,8 @@ def contraction_cases() -> Iterator[Case]:
     yield Case("Einsum", "dots", einsum_refused("...i,io->...o"), (), "is not of a form that is understood")
     yield Case("FusedGemm", "", fused_gemm, domain=MICROSOFT)
     yield Case("FusedMatMul", "", fused_matmul, domain=MICROSOFT)
-    yield Case(
-        "FusedMatMul", "transB", fused_matmul_transposed, (), "the shapes around FusedMatMul could not", MICROSOFT
-    )
+    yield Case("FusedMatMul", "transA, transB", fused_matmul_transposed, domain=MICROSOFT)
+    yield Case("FusedMatMul", "batches", fused_matmul_batches, domain=MICROSOFT)
 
 
 # --- layout -----------------------------------------------------------------------------------------------------
