@@ -532,6 +532,60 @@ def gather_cases() -> Iterator[Case]:
     yield Case("Gather", "embedding", embedding)
 
 
+def picking_cases() -> Iterator[Case]:
+    def along(op: str, axis: int, shape: tuple[int, ...] = (2, 6, 4, 4), **attributes: Any) -> Middle:
+        def middle(net: Net, x: str) -> str:
+            places = net.const(net.rng.integers(0, 4, shape), dtype=np.int64)
+            more = [net.random(*shape)] if op == "ScatterElements" else []
+            return net.add(op, x, places, *more, axis=axis, **attributes)
+
+        return middle
+
+    for op in ("GatherElements", "ScatterElements"):
+        reason = f"{op} works along it by number"
+        yield Case(op, "along space", chain(along(op, 2)))
+        yield Case(op, "channels", chain(along(op, 1)), (), reason)
+    # Indices that reach three channels far say nothing of the other three, which stay what they are.
+    narrow = along("ScatterElements", 3, (2, 3, 4, 2), reduction="add")
+    yield Case("ScatterElements", "fewer channels", chain(narrow), (3, 3))
+    picked = along("GatherElements", -1, (2, 3, 4, 5))
+    yield Case("GatherElements", "fewer channels", chain(picked, 3), (3, 3))
+
+    def sampled(net: Net, x: str) -> str:
+        return net.add("GridSample", x, net.const(net.rng.random((2, 3, 5, 2)) * 2.2 - 1.1, dtype=np.float32))
+
+    yield Case("GridSample", "", chain(sampled))
+
+    def turned(domain: str, packed: bool) -> Build:
+        """Queries and keys of three heads of width 4, turned, then their scores."""
+
+        def build(net: Net) -> None:
+            x = net.input(2, 5, 7)
+            tables = (net.random(9, 2), net.random(9, 2))
+            numbers = net.const(np.tile(np.arange(5), (2, 1)), dtype=np.int64)
+            made = []
+            for name in ("query", "key"):
+                h = net.matmul(x, 7, 12, name=name)
+                if not packed:
+                    h = net.add("Transpose", net.add("Reshape", h, net.ints(0, 0, 3, 4)), perm=[0, 2, 1, 3])
+                inputs = (h, numbers, *tables) if domain else (h, *tables, numbers)
+                given: dict[str, Any] = {"num_heads": 3} if packed and not domain else {}
+                made.append(net.add("RotaryEmbedding", *inputs, domain=domain, **given))
+            if packed:
+                made = [
+                    net.add("Transpose", net.add("Reshape", h, net.ints(0, 0, 3, 4)), perm=[0, 2, 1, 3]) for h in made
+                ]
+            h = net.add("MatMul", made[0], net.add("Transpose", made[1], perm=[0, 1, 3, 2]), name="scores")
+            h = net.add("Reshape", net.add("Transpose", h, perm=[0, 2, 1, 3]), net.ints(0, 0, 15))
+            net.output(net.matmul(h, 15, 4, name="last"), 3)
+
+        return build
+
+    for domain in ("", MICROSOFT):
+        yield Case("RotaryEmbedding", "", turned(domain, packed=False), (3,), domain=domain, opset=23)
+        yield Case("RotaryEmbedding", "packed heads", turned(domain, packed=True), (3,), domain=domain, opset=23)
+
+
 def pad_cases() -> Iterator[Case]:
     def channels(net: Net, x: str) -> str:
         return net.add("Pad", x, net.ints(0, 1, 0, 0, 0, 2, 0, 0))
@@ -590,6 +644,12 @@ def layout_cases() -> Iterator[Case]:
     yield from split_cases()
     yield from slice_cases()
     yield from gather_cases()
+
+    def counted(net: Net, x: str) -> str:
+        return net.add("Div", x, to_float(net, net.add("Size", x)))
+
+    yield Case("Size", "of what is cut", chain(counted))
+    yield from picking_cases()
     yield from pad_cases()
 
     def expanded(net: Net, x: str) -> str:

@@ -86,7 +86,8 @@ class Draw:
         return bool(self.data.draw(st.booleans()))
 
     def choice(self, options: Any) -> Any:
-        return self.data.draw(st.sampled_from(list(options)))
+        # By number: a failing example names every draw, and a table of steps fills screens.
+        return list(options)[self.number(0, len(options) - 1)]
 
     def weight(self, *shape: int, fan: int = 1) -> str:
         """A weight of variance 1/fan, now and then one that another node reads already."""
@@ -544,6 +545,65 @@ def gathered(draw: Draw, s: Signal) -> Signal:
     return s.of(net.add("Gather", s.name, net.ints(*chosen), axis=s.axis), len(chosen))
 
 
+def by_number(op: str) -> Build:
+    """Elements picked or written along one axis; the indices may be shorter along the others."""
+
+    def build(draw: Draw, s: Signal) -> Signal:
+        net, axis = draw.net, draw.choice([s.axis, *s.places])
+        shape = [draw.number(1, length) if at + 1 != axis else draw.number(1, 3) for at, length in enumerate(s.shape)]
+        places = net.const(net.rng.integers(0, s.shape[axis - 1], (1, *shape)), dtype=np.int64)
+        batch = net.add("Slice", net.add("Shape", s.name), net.ints(0), net.ints(1), net.ints(0))
+        whole = net.add("Concat", batch, net.ints(*shape), axis=0)
+        places = net.add("Expand", places, whole)
+        if op == "GatherElements":
+            return Signal(net.add(op, s.name, places, axis=axis), tuple(shape), s.axis)
+        settings: dict[str, Any] = {"reduction": "add"} if net.opset >= 16 and draw.flag() else {}
+        updates = net.add("Expand", net.random(1, *shape), whole)
+        return s.of(net.add(op, s.name, places, updates, axis=axis - s.rank, **settings))
+
+    return build
+
+
+def grid_sample(draw: Draw, s: Signal) -> Signal:
+    """Places that the network computes itself."""
+    net = draw.net
+    grid = net.add("Tanh", net.add("Transpose", contracted(draw, s, 2).name, perm=[0, 2, 3, 1]))
+    return s.of(net.add("GridSample", s.name, grid))
+
+
+def rotary(domain: str) -> Build:
+    """Two heads of queries that are turned, packed or apart."""
+
+    def build(draw: Draw, s: Signal) -> Signal:
+        net, tokens = draw.net, s.shape[0]
+        h = contracted(draw, s, 8)
+        apart = draw.flag()
+        x = (
+            net.add("Transpose", net.add("Reshape", h.name, net.ints(0, 0, 2, 4)), perm=[0, 2, 1, 3])
+            if apart
+            else h.name
+        )
+        batch = net.add("Shape", x, end=1)
+        numbers = net.add("Expand", net.const(np.arange(tokens), dtype=np.int64),
+                          net.add("Concat", batch, net.ints(tokens), axis=0))  # fmt: skip
+        tables = (net.random(tokens, 2), net.random(tokens, 2))
+        given: dict[str, Any] = {} if apart or (domain and draw.flag()) else {"num_heads": 2}
+        inputs = (x, numbers, *tables) if domain else (x, *tables, numbers)
+        y = net.add("RotaryEmbedding", *inputs, domain=domain, **given)
+        if apart:
+            y = net.add("Reshape", net.add("Transpose", y, perm=[0, 2, 1, 3]), net.ints(0, 0, 8))
+        return h.of(y)
+
+    return build
+
+
+def counted(draw: Draw, s: Signal) -> Signal:
+    """A mean over everything but the batch, with the count computed from the signal itself."""
+    net = draw.net
+    count = net.add("Div", net.add("Size", s.name), net.add("Gather", net.add("Shape", s.name), net.const(np.int64(0))))
+    return s.of(net.add("Div", s.name, net.add("Cast", count, to=1)))
+
+
 def embedded(draw: Draw, s: Signal) -> Signal:
     """Rows looked up by the numbers of another input, added to those there are."""
     net = draw.net
@@ -613,6 +673,10 @@ LAYOUT_STEPS = (
     Step("Slice", sliced),
     Step("Gather", gathered),
     Step("Gather", embedded, (ROWS,)),
+    *(Step(op, by_number(op), since=11) for op in ("GatherElements", "ScatterElements")),
+    Step("Size", counted),
+    Step("GridSample", grid_sample, (MAP,), since=16),
+    *(Step("RotaryEmbedding", rotary(domain), (ROWS,), since=23, domain=domain) for domain in ("", MICROSOFT)),
     Step("Pad", padded),
     Step("Expand", expanded, (MAP,)),
     Step("Tile", tiled),

@@ -116,12 +116,8 @@ def _attention(node: Node, of: Lookup) -> list[Dims | None]:
 
 
 def _multi_head_attention(_node: Node, of: Lookup) -> list[Dims | None]:
-    """(B, S, H) of values (B, L, H), of heads of values (B, heads, L, width), or of all three packed in the first."""
+    """(B, S, H) of values (B, L, H) or of heads of values (B, heads, L, width); packed forms have no CPU kernel."""
     query, value = of(0), of(2)
-    if len(query) == 5:
-        return [(query[0], query[1], query[2] * query[4])]
-    if not value:  # keys and values packed: (B, L, heads, 2, width)
-        return [(*query[:2], of(1)[2] * of(1)[4])]
     return [(*query[:2], value[2] if len(value) == 3 else value[1] * value[3])]
 
 

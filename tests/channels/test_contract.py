@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -18,9 +19,10 @@ from onnxmerge.channels.context import Context
 from onnxmerge.channels.relations import Link, Relation
 from onnxmerge.channels.rules import TABLE, Rule
 from onnxmerge.channels.rules.base import no_edits
+from onnxmerge.channels.rules.refused import REFUSED
 from onnxmerge.errors import OnnxMergeError
 from onnxmerge.graph import Node
-from tests.builders import TOLERANCE, Net, analyse, hold
+from tests.builders import MICROSOFT, TOLERANCE, Net, analyse, hold
 from tests.operators import CASES, Case, built, case_of, chain
 
 Key = tuple[str, str]
@@ -63,6 +65,42 @@ def test_an_unknown_operator_pins() -> None:
     analysed = analyse(net.model())
     assert analysed.sizes == ()
     assert "odd: org.example.Mystery has no rule" in analysed.reasons
+
+
+@pytest.mark.parametrize("key", sorted(REFUSED), ids=lambda key: ".".join(filter(None, key)))
+def test_a_refused_operator_says_why(key: Key) -> None:
+    domain, op = key
+    assert key not in TABLE
+    net = Net(opset=24 if op == "TensorScatter" else 18)
+    h = net.conv(net.input(2, 3, 4, 4), 3, 6, name="first")
+    # Operands of the right number; what they are does not matter to an operator that is refused whatever they are.
+    schema = onnx.defs.get_schema(op, net.opset, "") if not domain else None
+    inputs = [h] * (schema.min_input if schema else 1)
+    if domain:
+        h = net.add(op, *inputs, domain=domain)
+    else:
+        h = net.many(op, *inputs, count=schema.min_output if schema else 1)[0]
+    net.output(h)
+    analysed = analyse(net.model())
+    assert analysed.sizes == ()
+    assert any(REFUSED[key] in reason for reason in analysed.reasons), analysed.reasons
+
+
+def test_what_stands_behind_a_refused_operator_is_cut() -> None:
+    """A transformer layer as ONNX Runtime's tools fuse it: the heads stay, the hidden layer goes."""
+    net = Net()
+    x = net.input("N", 5, 8)
+    parts = [net.matmul(x, 8, 8, name=name) for name in ("query", "key", "value")]
+    h = net.add("MultiHeadAttention", *parts, num_heads=2, domain=MICROSOFT)
+    outputs = [net.fresh("normal"), "", "", net.fresh("sum")]
+    inputs = [net.matmul(h, 8, 8, name="project"), x, net.positive(8), net.random(8), net.random(8)]
+    net.nodes.append(helper.make_node("SkipLayerNormalization", inputs, outputs, domain=MICROSOFT))
+    inner = net.add("BiasGelu", net.matmul(outputs[0], 8, 12, name="up"), net.random(12), domain=MICROSOFT)
+    net.output(net.add("Add", outputs[3], net.matmul(inner, 12, 8, name="down")), 3)
+    analysed = analyse(net.model())
+    assert analysed.sizes == (12,)
+    assert any("MultiHeadAttention keeps several heads packed" in reason for reason in analysed.reasons)
+    assert hold(net.model()).error < TOLERANCE
 
 
 def test_an_opset_before_the_rule_pins() -> None:

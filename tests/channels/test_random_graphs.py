@@ -47,7 +47,7 @@ def test_every_operator_with_a_rule_is_drawn() -> None:
     """A new rule needs a step in `tests/random_steps.py`."""
     reached = {(step.domain, step.op) for step in STEPS}
     assert set(TABLE) - reached == set(ELSEWHERE)
-    assert reached <= set(TABLE)
+    assert reached - set(TABLE) == {("", "Size")}  # says nothing of channels, and has to go on counting them all
 
 
 # --- the contract -----------------------------------------------------------------------------------------------
