@@ -52,9 +52,23 @@ def can_absorb(context: Context, group: ChannelGroup) -> str:
             return f"{where} has no weight that could take them up"
         if not context.is_weight(consumer.weight.tensor):
             return f"the weight of {where} is not stored as plain numbers"
+        if not _contracted_only(context, group, consumer.weight):
+            return f"the weight of {where} is read in another way elsewhere"
         if _places(group.members[consumer.weight], group.size) is None:
             return f"{where} reads channels unevenly"
     return ""
+
+
+def _contracted_only(context: Context, group: ChannelGroup, weight: Axis) -> bool:
+    """Whether all that read a weight contract it along this axis.
+
+    A tied weight that also makes the channels, or is multiplied by something, would make other ones after it took up
+    an expression of them.
+    """
+    held = {consumer.node for consumer in group.consumers if consumer.weight == weight}
+    readers = {node.index for node, _ in context.model.readers.get(weight.tensor, ())}
+    kept = {*context.model.captured, *(spec.name for spec in context.model.outputs)}
+    return readers <= held and weight.tensor not in kept
 
 
 def can_fold(context: Context, group: ChannelGroup) -> str:

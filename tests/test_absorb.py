@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmerge.absorb import absorb, add_biases, bias_of
+from onnxmerge.absorb import absorb, add_biases, bias_of, can_absorb
 from onnxmerge.channels.groups import kept_elements
 from onnxmerge.decompose import Expression
 from onnxmerge.graph import Draft, to_proto
@@ -574,3 +574,33 @@ def test_what_cannot_be_folded_says_so(build: Callable[[Net], str], reason: str)
     assert reason in group.note
     assert not group.averages
     assert np.isfinite(run(result.model, random_feed(net.model()))[0]).all()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_weight_that_also_makes_the_channels_takes_nothing_up(tied: bool) -> None:
+    """An autoencoder whose decoder is the encoder turned round: twice a row for one reader is twice for both."""
+    net = Net(opset=17)
+    w = net.random(6, 8)
+    back = w if tied else net.const(weight(net.model(), w))
+    h = net.add("Relu", net.add("Gemm", net.input(5, 6), w, name="encode"))
+    net.output(net.add("Gemm", h, back, transB=1, name="decode"), 2)
+    result = compressed(net.model())
+    (group,) = result.plan.groups
+    assert (group.compensate == "none") == tied
+    assert ("the weight of decode is read in another way elsewhere" in group.note) == tied
+    if tied:
+        (stored,) = result.model.graph.initializer
+        dense = weight(net.model(), w)
+        assert np.array_equal(weight(result.model, stored.name), dense[:, list(group.kept)])
+
+
+def test_a_weight_that_two_consumers_share_takes_the_channels_up() -> None:
+    net = Net(opset=17)
+    h = net.add("Relu", net.gemm(net.input(5, 6), 6, 8, name="first"))
+    w = net.random(8, 3)
+    net.output(net.add("Add", net.add("Gemm", h, w), net.add("MatMul", h, w)), 2)
+    analysed = analyse(net.model())
+    assert not can_absorb(analysed.context, analysed.groups[0])
+    expressions = random_expressions(analysed, 0)
+    feed = random_feed(net.model())
+    assert relative(run(absorbed(analysed, expressions), feed), run(written_out(analysed, expressions), feed)) < EXACT

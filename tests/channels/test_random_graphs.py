@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from onnxmerge.errors import NothingToCutError
 from onnxmerge.graph import to_proto
 from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import Options
-from tests.builders import TOLERANCE, Analysed, analyse, cut_model, mask, random_feed, relative, run, some
+from tests.builders import TOLERANCE, Analysed, Array, Feed, analyse, cut_model, mask, random_feed, relative, run, some
 from tests.expressions import absorbed, random_expressions, written_out
 from tests.random_networks import OPSETS, drawn, drawn_around
 from tests.random_steps import STEPS, Step
@@ -74,6 +74,11 @@ def nudged(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
     return copy
 
 
+def unsteadiness(model: onnx.ModelProto, feed: Feed, expected: Sequence[Array]) -> float:
+    """How far roundings move a model: they decide ties and thresholds, and some functions are steep."""
+    return max(relative(run(nudged(model, seed), feed), expected) for seed in range(8))
+
+
 def verdict(analysed: Analysed, kept: Mapping[int, Indices], free: int = 3) -> str:
     """Hold one cut against its masked twin: "cut", or "undecided" where rounding alone moves the twin as far.
 
@@ -91,8 +96,7 @@ def verdict(analysed: Analysed, kept: Mapping[int, Indices], free: int = 3) -> s
     error = relative(got, expected)
     if error < TOLERANCE:
         return "cut"
-    # Roundings decide ties and thresholds; where a nudge moves the twin as far, the difference says nothing.
-    if max(relative(run(nudged(masked, seed), feed), expected) for seed in range(8)) > error / 10:
+    if error < 10 * unsteadiness(masked, feed, expected):
         return "undecided"
     raise AssertionError(f"a cut of {dict(kept)} differs from its twin by {error}")
 
@@ -155,15 +159,19 @@ def test_contract() -> None:
     assert seen["undecided"] < 0.05 * sum(seen.values()), seen
 
 
+def check_absorption(analysed: Analysed, seed: int) -> None:
+    expressions = random_expressions(analysed, seed)
+    feed = random_feed(to_proto(analysed.context.model))
+    written = written_out(analysed, expressions)
+    expected = run(written, feed)
+    error = relative(run(absorbed(analysed, expressions), feed), expected)
+    assert error < TOLERANCE or error < 10 * unsteadiness(written, feed, expected), error
+
+
 @settings(max_examples=LONG // 10 or 60, **FEW)
 @given(st.data())
 def test_absorption(data: st.DataObject) -> None:
-    model = drawn(data)
-    analysed = analyse(model)
-    expressions = random_expressions(analysed, data.draw(st.integers(0, 999)))
-    feed = random_feed(to_proto(analysed.context.model))
-    expected = run(written_out(analysed, expressions), feed)
-    assert relative(run(absorbed(analysed, expressions), feed), expected) < TOLERANCE
+    check_absorption(analyse(drawn(data)), data.draw(st.integers(0, 999)))
 
 
 METHODS = ("prune", "neuron-merging", "reprune", "receding", "fold")
