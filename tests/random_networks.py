@@ -52,9 +52,9 @@ def drawn(data: st.DataObject) -> onnx.ModelProto:
         fitting = [step for step in draw.choice(LIKELY) if step.fits(signal, draw.net.opset)]
         if fitting:
             draw.pool.append(draw.choice(fitting).build(draw, signal))
-    finish(draw, draw.pool[-1], whole=draw.number(0, 4) == 0)
+    finish(draw, draw.pool[-1], whole=draw.number(0, 4) == 4)
     for _ in range(draw.number(0, 2)):
-        finish(draw, draw.choice(draw.pool), whole=draw.flag())
+        finish(draw, draw.choice(draw.pool), whole=draw.number(0, 3) == 3)
     return draw.net.model()
 
 

@@ -102,12 +102,14 @@ def verdict(analysed: Analysed, kept: Mapping[int, Indices], free: int = 3) -> s
 
 
 def plan_of(analysed: Analysed, seed: int) -> dict[int, Indices]:
-    """Any channels of most groups."""
+    """Any channels of any groups, of one at least."""
     rng = np.random.default_rng(seed)
+    wide = [position for position, group in enumerate(analysed.groups) if group.size > 1]
+    chosen = wide if not wide or rng.random() < 0.5 else rng.choice(wide, rng.integers(1, len(wide) + 1), replace=False)
+    sizes = {int(position): analysed.groups[position].size for position in sorted(chosen)}
     return {
-        position: np.sort(rng.permutation(group.size)[: rng.integers(1, group.size)]).astype(np.int64)
-        for position, group in enumerate(analysed.groups)
-        if group.size > 1 and rng.random() < 0.8
+        position: np.sort(rng.permutation(size)[: rng.integers(1, size)]).astype(np.int64)
+        for position, size in sizes.items()
     }
 
 
@@ -145,7 +147,7 @@ def test_every_step(number: int) -> None:
 def test_contract() -> None:
     seen: Counter[str] = Counter()
 
-    @settings(max_examples=LONG or 60, **FEW)
+    @settings(max_examples=LONG or 120, **FEW)
     @given(st.data())
     def check(data: st.DataObject) -> None:
         analysed = analyse(drawn(data))
@@ -155,7 +157,7 @@ def test_contract() -> None:
 
     check()
     # Networks in which everything is pinned, or that decide nothing, may not be what is tested.
-    assert seen["cut"] > 0.6 * sum(seen.values()), seen
+    assert seen["cut"] > 0.5 * sum(seen.values()), seen
     assert seen["undecided"] < 0.05 * sum(seen.values()), seen
 
 
@@ -177,7 +179,7 @@ def test_absorption(data: st.DataObject) -> None:
 METHODS = ("prune", "neuron-merging", "reprune", "receding", "fold")
 
 
-@settings(max_examples=LONG // 10 or 25, **FEW)
+@settings(max_examples=LONG // 10 or 15, **FEW)
 @given(st.data(), st.sampled_from(METHODS), st.sampled_from(["macs", "params", "channels"]))
 def test_every_method_is_verified(data: st.DataObject, method: str, of: str) -> None:
     """The pipeline's own verification raises where the cut is not its dense twin."""

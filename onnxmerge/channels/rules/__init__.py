@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from types import MappingProxyType
 
@@ -72,7 +73,28 @@ def relate(node: Node, context: Context) -> Relation:
     relation = rule.relate(node, context)
     if not _consistent(relation, context):
         return pin_all(node, context, f"the shapes around {node.op} contradict each other")
-    return relation
+    return _complete(node, context, relation)
+
+
+def _complete(node: Node, context: Context, relation: Relation) -> Relation:
+    """The relation with a pin on every axis of the node that its rule says nothing of.
+
+    Such an axis is no channel axis of the operator, but it may be one of another: a weight can be shared, a mask
+    computed. Axes of length 1 are left alone; they are stretched, and a group that touches one has a single channel.
+    """
+    ways = tuple(way for fork in relation.forks for way in fork.ways)
+    links = (*relation.links, *(entry for way in ways for entry in way.links))
+    told = {axis for entry in links for axis in (entry.one, entry.two)}
+    told |= {tie.axis for tie in chain(relation.ties, *(way.ties for way in ways))} | {
+        pin.axis for pin in relation.pins
+    }
+    untold = tuple(
+        Pin(Axis(name, axis), f"{node.op} works along it")
+        for name in dict.fromkeys(name for name in (*node.inputs, *node.outputs) if name)
+        for axis, length in enumerate(context.dims(name) or ())
+        if length != 1 and Axis(name, axis) not in told
+    )
+    return replace(relation, pins=(*relation.pins, *untold)) if untold else relation
 
 
 def _refusal(node: Node) -> str:
