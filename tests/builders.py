@@ -26,6 +26,7 @@ from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, ChannelGroup, find_groups, kept_elements
 from onnxmerge.channels.relations import Indices
 from onnxmerge.graph import Draft, load, probe_shapes, to_proto
+from onnxmerge.graph.validity import check_model
 from onnxmerge.rewrite import cut
 
 Array = NDArray[Any]
@@ -245,7 +246,7 @@ def cut_model(analysed: Analysed, kept: Mapping[int, Indices]) -> onnx.ModelProt
     """The model without the channels that are not kept; nothing is absorbed."""
     left = kept_elements(analysed.groups, kept)
     model = to_proto(cut(analysed.context, Draft(analysed.context.model), left))
-    onnx.checker.check_model(model)
+    check_model(model)
     return model
 
 

@@ -701,7 +701,9 @@ def normaliser_cases() -> Iterator[Case]:
     yield Case("BatchNormalization", "training_mode 0", chain(training), opset=14)
     instance = lambda net, x: net.add("InstanceNormalization", x, net.positive(6), net.random(6))  # noqa: E731
     yield Case("InstanceNormalization", "", chain(instance))
-    # ONNX's checker refuses the operator of opset 18, which had one scale a set.
+    # One scale a set until opset 21, which ONNX's checker refuses since.
+    coarse = lambda net, x: net.add("GroupNormalization", x, net.positive(3), net.random(3), num_groups=3)  # noqa: E731
+    yield from (Case("GroupNormalization", "a scale a set", chain(coarse), (3,), opset=opset) for opset in (18, 20))
     sets = lambda net, x: net.add("GroupNormalization", x, net.positive(6), net.random(6), num_groups=3)  # noqa: E731
     yield Case("GroupNormalization", "", chain(sets), (3,), opset=21)
     over = "takes its statistics over all channels"
@@ -722,6 +724,14 @@ def normaliser_cases() -> Iterator[Case]:
             return net.add(op, x, net.matmul("x", 3, 6), net.positive(6), domain=MICROSOFT)
 
         yield Case(op, "", last_axis(skip), (), f"{op} {over}", MICROSOFT)
+    simple = lambda net, x: net.add("SimplifiedLayerNormalization", x, net.positive(6), axis=-1)  # noqa: E731
+    yield Case("SimplifiedLayerNormalization", "", last_axis(simple), (), f"SimplifiedLayerNormalization {over}")
+
+    def simple_elsewhere(net: Net, x: str) -> str:
+        h = net.add("SimplifiedLayerNormalization", net.add("Transpose", x, perm=[0, 2, 1]), net.positive(5), axis=-1)
+        return net.add("Transpose", h, perm=[0, 2, 1])
+
+    yield Case("SimplifiedLayerNormalization", "over another axis", last_axis(simple_elsewhere))
     own = lambda net, x: net.add("LayerNormalization", x, net.positive(6), domain=MICROSOFT)  # noqa: E731
     yield Case("LayerNormalization", "", last_axis(own), (), f"LayerNormalization {over}", MICROSOFT)
     for op in ("Softmax", "LogSoftmax", "Hardmax"):

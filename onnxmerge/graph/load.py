@@ -21,6 +21,7 @@ from onnx import external_data_helper
 from onnxmerge.errors import ModelError, UsageError
 from onnxmerge.graph.model import Model, external_entries, onnx_bits
 from onnxmerge.graph.normalise import normalise
+from onnxmerge.graph.validity import check_model
 
 __all__ = ["external_files", "load"]
 
@@ -93,9 +94,9 @@ def _check_valid(proto: onnx.ModelProto, name: str, source: object) -> None:
     _check_text(proto, name)
     try:
         if isinstance(source, (str, Path)) and any(True for _ in _external(proto)):
-            onnx.checker.check_model(str(source))
+            check_model(Path(source))
         else:
-            onnx.checker.check_model(proto)
+            check_model(proto)
     except (onnx.checker.ValidationError, ValueError, RuntimeError, MemoryError, OSError) as error:
         first = str(error).strip().splitlines() or ["no reason given"]
         raise ModelError(f"{name} is not a valid ONNX model: {first[0]}") from error
