@@ -792,6 +792,14 @@ def pool_cases() -> Iterator[Case]:
     yield Case("ReduceSum", "everything", chain(everything), (), "ReduceSum over the channels")
     nothing = lambda net, x: net.add("ReduceSum", x, noop_with_empty_axes=1)  # noqa: E731
     yield Case("ReduceSum", "no axes", chain(nothing))
+    for op in ("ReduceSum", "ReduceMax"):
+
+        def from_outside(net: Net, op: str = op) -> None:
+            h = net.conv(net.input(2, 3, 4, 4), 3, 6, name="first")
+            h = net.add(op, h, net.input(1, name="axes", dtype=np.int64))
+            net.output(net.conv(h, 6, 4, name="last"))
+
+        yield Case(op, "axes from outside", from_outside, (), f"shapes around {op} could not be inferred")
     for op in ("ArgMax", "ArgMin"):
         places = lambda net, x, op=op: to_float(net, net.add(op, x, axis=2))  # noqa: E731
         yield Case(op, "space", chain(places))
@@ -825,6 +833,25 @@ def resampling_cases() -> Iterator[Case]:
         net.output(net.conv(h, 6, 4, name="last"))
 
     yield Case("Resize", "sizes computed", resize_like, (6, 5), opset=13)
+
+    def from_outside(net: Net) -> None:
+        """Lengths that the caller gives: no shape behind it is known."""
+        h = net.conv(net.input("N", 3, 4, 4), 3, 6, name="first")
+        h = net.add("Resize", h, "", "", net.input(4, name="sizes", dtype=np.int64))
+        net.output(net.conv(h, 6, 4, name="last"))
+
+    yield Case("Resize", "sizes from outside", from_outside, (), "shapes around Resize could not be inferred")
+
+    def computed_scales(net: Net) -> None:
+        """Scales that follow from the shape of the picture."""
+        x = net.input("N", 3, 8, 8)
+        h = net.conv(x, 3, 6, name="first")
+        space = net.add("Slice", net.add("Shape", x), net.ints(2), net.ints(4), net.ints(0))
+        scale = net.add("Div", net.add("Cast", space, to=1), net.const(np.float32(4)))
+        h = net.add("Resize", h, "", net.add("Concat", net.const(np.ones(2, np.float32)), scale, axis=0))
+        net.output(net.conv(h, 6, 4, name="last"))
+
+    yield Case("Resize", "scales computed", computed_scales)
     deeper = lambda net, x: net.add("Resize", x, "", net.const(np.array([1, 2, 1, 1], np.float32)))  # noqa: E731
     yield Case("Resize", "channels", chain(deeper, 12), (), "resampled by Resize", opset=13)
 

@@ -22,7 +22,20 @@ from onnxmerge.channels.rules.base import no_edits
 from onnxmerge.channels.rules.refused import REFUSED
 from onnxmerge.errors import OnnxMergeError
 from onnxmerge.graph import Node
-from tests.builders import MICROSOFT, TOLERANCE, Net, analyse, hold
+from tests.builders import (
+    MICROSOFT,
+    TOLERANCE,
+    Net,
+    analyse,
+    cut_model,
+    hold,
+    producers_of,
+    random_feed,
+    relative,
+    run,
+    weight,
+    with_weights,
+)
 from tests.operators import CASES, Case, built, case_of, chain
 
 Key = tuple[str, str]
@@ -107,6 +120,36 @@ def test_an_opset_before_the_rule_pins() -> None:
     analysed = analyse(net.model())
     assert analysed.sizes == ()
     assert any("Relu of opset 6 has no rule" in reason for reason in analysed.reasons)
+
+
+OLD: dict[str, Callable[[Net, str], str]] = {
+    "Add": lambda net, x: net.add("Add", x, net.random(6), broadcast=1, axis=1),
+    "Mul": lambda net, x: net.add("Mul", x, net.random(6, 4), broadcast=1, axis=1),
+    "Div": lambda net, x: net.add("Div", x, net.positive(4), broadcast=1),
+    "PRelu": lambda net, x: net.add("PRelu", x, net.random(6)),
+    "Sum": lambda net, x: net.add("Sum", x, x),
+    "BatchNormalization": lambda net, x: net.batchnorm(x, 6, is_test=1),
+    "Dropout": lambda net, x: net.add("Dropout", x, is_test=1),
+}
+
+
+@pytest.mark.parametrize("op", OLD)
+def test_operands_were_aligned_by_an_attribute_before_opset_7(op: str) -> None:
+    """A vector of as many numbers as there are columns may be meant for the channels: nothing of that is guessed."""
+    net = Net(opset=6)
+    h = OLD[op](net, net.conv(net.input(2, 3, 4, 4), 3, 6, name="first"))
+    inner = net.conv(net.conv(h, 6, 5, name="second"), 5, 3, name="third")
+    net.output(inner)
+    analysed = analyse(net.model())
+    assert any(f"{op} of opset 6 has no rule" in reason for reason in analysed.reasons)
+    # What stands behind it is cut as ever.
+    assert [producers_of(analysed, group) for group in analysed.groups] == [("second",)]
+    if op == "Sum":  # the only one that ONNX Runtime still runs
+        last = net.nodes[-1].input[1]
+        silenced = weight(net.model(), last) * np.array([0, 1, 0, 0, 1], np.float32).reshape(-1, 1, 1)
+        feed = random_feed(net.model())
+        expected = run(with_weights(net.model(), **{last: silenced}), feed)
+        assert relative(run(cut_model(analysed, {0: np.array([1, 4])}), feed), expected) < TOLERANCE
 
 
 def test_a_subgraph_pins_what_it_reads() -> None:
