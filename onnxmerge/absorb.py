@@ -38,6 +38,7 @@ __all__ = ["absorb", "add_biases", "bias_of", "can_absorb", "can_fold", "mask_si
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv"})
 _GEMMS = frozenset({"Gemm", "FusedGemm"})
 _MATMULS = frozenset({"MatMul", "FusedMatMul"})
+_FUSED = frozenset({"FusedConv", "FusedGemm"})
 _FOLDABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 Floats = NDArray[np.float64]
@@ -310,11 +311,14 @@ def _add_bias(context: Context, draft: Draft, node: Node, offset: Floats) -> dic
 
     1. A bias that nobody else reads, with one number a channel, is changed in place. 2. Any other constant bias is
     replaced by a new vector of all channels. 3. Where there is no place for a vector (MatMul, a Gemm whose weight is
-    the left factor or whose bias is a matrix or computed), it is added behind the node.
+    the left factor or whose bias is a matrix or computed), it is added behind the node; where the node has an
+    activation of its own, the vector is left out.
     """
     along, beta = _channel_axis(context, node), _beta(node)
     stored = _stored_bias(context, node, along)
     if node.op in _MATMULS or stored is None or (node.op in _GEMMS and along.axis == 0):
+        if node.op in _FUSED:
+            return {}  # an activation stands between the node's sum and what could be added behind it
         return _add_behind(context, draft, node, offset, along)
     if beta == 0:
         # The bias that is there counts nothing; a new one is to count in full.

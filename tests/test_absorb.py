@@ -24,6 +24,7 @@ from onnxmerge.plan.options import Options
 from onnxmerge.rewrite import cut
 from onnxmerge.verify import Verification
 from tests.builders import (
+    MICROSOFT,
     TOLERANCE,
     Array,
     Net,
@@ -347,6 +348,30 @@ def test_gemm_scales_reach_the_bias() -> None:
     hidden = np.maximum(feed["x"] @ w0 + b0, 0)
     hidden[:, 3:] = 1.0
     assert relative(run(dense, feed), [0.5 * hidden @ w1 + 4.0 * b1]) < EXACT
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["weight on the right", "weight on the left"])
+def test_means_never_go_behind_an_activation(left: bool) -> None:
+    """FusedGemm adds its bias before its activation; where its weight is the left factor, there is no other place."""
+    net = Net(opset=17)
+    h = net.gemm(net.input(5, 3), 3, 6, name="first")
+    inputs = (net.random(4, 6), net.add("Transpose", h)) if left else (h, net.random(6, 4))
+    last = net.add("FusedGemm", *inputs, domain=MICROSOFT, name="last", activation="Tanh")
+    net.output(last, 2)
+    analysed = analyse(net.model())
+    expression = Expression(6, np.arange(3), np.array([], np.int64), np.array([], np.int64), np.empty(0))
+    draft = Draft(analysed.context.model)
+    added = absorb(analysed.context, draft, analysed.groups, {0: expression}, lambda _axis: np.ones(6))
+    dense = to_proto(draft.finish())
+    assert len(dense.graph.node) == len(net.nodes)
+    assert len(added) == (0 if left else 1)
+    if not left:
+        feed = random_feed(net.model())
+        w, b = (weight(net.model(), net.nodes[0].input[place]) for place in (1, 2))
+        first = feed["x"] @ w + b
+        w = weight(net.model(), inputs[1]).astype(np.float64)
+        expected = np.tanh(first[:, :3] @ w[:3] + w[3:].sum(axis=0))
+        assert relative(run(dense, feed), [expected]) < EXACT
 
 
 def test_degenerate_channels_stay_finite() -> None:
