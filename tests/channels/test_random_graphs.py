@@ -1,7 +1,7 @@
 """Random networks: the contract of a cut, what absorption promises, and every method from end to end.
 
 `ONNXMERGE_EXAMPLES=5000 pytest tests/channels/test_random_graphs.py` draws that many new networks for the contract, a
-tenth of them for the two others; without it a few are drawn, the same on every run.
+tenth of them for the two others and a few for each step; without it a few are drawn, the same on every run.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def test_every_step(number: int) -> None:
     step = STEPS[number]
     opsets = (first_opset(step), min(step.until, OPSETS[-1]))
 
-    @settings(max_examples=LONG // 50 or 2, **FEW)
+    @settings(max_examples=LONG // 250 or 2, **FEW)
     @given(st.data(), st.sampled_from(opsets))
     def check(data: st.DataObject, opset: int) -> None:
         model = drawn_around(data, step, opset)
