@@ -25,7 +25,20 @@ from onnxmerge.errors import NothingToCutError
 from onnxmerge.graph import to_proto
 from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import Options
-from tests.builders import TOLERANCE, Analysed, Array, Feed, analyse, cut_model, mask, random_feed, relative, run, some
+from tests.builders import (
+    TOLERANCE,
+    Analysed,
+    Array,
+    Feed,
+    Net,
+    analyse,
+    cut_model,
+    mask,
+    random_feed,
+    relative,
+    run,
+    some,
+)
 from tests.expressions import absorbed, random_expressions, written_out
 from tests.random_networks import OPSETS, drawn, drawn_around
 from tests.random_steps import STEPS, Step
@@ -156,6 +169,25 @@ def test_contract() -> None:
     # Networks in which everything is pinned, or that decide nothing, may not be what is tested.
     assert seen["cut"] > 0.5 * sum(seen.values()), seen
     assert seen["undecided"] < 0.05 * sum(seen.values()), seen
+
+
+def test_a_wrong_channel_is_no_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the twin has the neighbours of the removed channels masked, the verdict is not "undecided"."""
+
+    right = mask
+
+    def neighbours(analysed: Analysed, kept: Mapping[int, Indices]) -> onnx.ModelProto:
+        return right(analysed, {at: (channels + 1) % analysed.groups[at].size for at, channels in kept.items()})
+
+    net = Net()
+    h = net.add("Ceil", net.conv(net.input(2, 3, 4, 4), 3, 6, name="first"))
+    net.output(net.conv(h, 6, 4, name="last"))
+    analysed = analyse(net.model())
+    kept = {0: np.array([0, 2, 3])}
+    assert verdict(analysed, kept) == "cut"
+    monkeypatch.setattr("tests.channels.test_random_graphs.mask", neighbours)
+    with pytest.raises(AssertionError, match="differs from its twin"):
+        verdict(analysed, kept)
 
 
 def check_absorption(analysed: Analysed, seed: int) -> None:
