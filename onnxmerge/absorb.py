@@ -40,6 +40,7 @@ __all__ = ["absorb", "add_biases", "bias_of", "can_absorb", "can_fold", "mask_si
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv"})
 _GEMMS = frozenset({"Gemm", "FusedGemm"})
 _MATMULS = frozenset({"MatMul", "FusedMatMul"})
+_FUSED = frozenset({"FusedConv", "FusedGemm"})
 _FOLDABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 _BLOCK = 1 << 22
@@ -57,9 +58,23 @@ def can_absorb(context: Context, group: ChannelGroup) -> str:
             return f"{where} has no weight that could take them up"
         if not context.is_weight(consumer.weight.tensor):
             return f"the weight of {where} is not stored as plain numbers"
+        if not _contracted_only(context, group, consumer.weight):
+            return f"the weight of {where} is read in another way elsewhere"
         if _places(group.members[consumer.weight], group.size) is None:
             return f"{where} reads channels unevenly"
     return ""
+
+
+def _contracted_only(context: Context, group: ChannelGroup, weight: Axis) -> bool:
+    """Whether all that read a weight contract it along this axis.
+
+    A tied weight that also makes the channels, or is multiplied by something, would make other ones after it took up
+    an expression of them.
+    """
+    held = {consumer.node for consumer in group.consumers if consumer.weight == weight}
+    readers = {node.index for node, _ in context.model.readers.get(weight.tensor, ())}
+    kept = {*context.model.captured, *(spec.name for spec in context.model.outputs)}
+    return readers <= held and weight.tensor not in kept
 
 
 def can_fold(context: Context, group: ChannelGroup) -> str:
@@ -348,11 +363,14 @@ def _add_bias(context: Context, draft: Draft, node: Node, offset: Floats) -> dic
 
     1. A bias that nobody else reads, with one number a channel, is changed in place. 2. Any other constant bias is
     replaced by a new vector of all channels. 3. Where there is no place for a vector (MatMul, a Gemm whose weight is
-    the left factor or whose bias is a matrix or computed), it is added behind the node.
+    the left factor or whose bias is a matrix or computed), it is added behind the node; where the node has an
+    activation of its own, the vector is left out.
     """
     along, beta = _channel_axis(context, node), _beta(node)
     stored = _stored_bias(context, node, along)
     if node.op in _MATMULS or stored is None or (node.op in _GEMMS and along.axis == 0):
+        if node.op in _FUSED:
+            return {}  # an activation stands between the node's sum and what could be added behind it
         return _add_behind(context, draft, node, offset, along)
     if beta == 0:
         # The bias that is there counts nothing; a new one is to count in full.

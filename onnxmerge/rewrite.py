@@ -4,7 +4,7 @@ What is cut is given by the channels that each group keeps. An element of an axi
 channel of any group. Then, node by node:
 
 1. Initializers are sliced along their cut axes. 2. The node's rule says which attributes and size inputs follow.
-3. `Shape` of a cut tensor keeps saying what it said, because arithmetic on it may be meant as a scale; the
+3. `Shape` and `Size` of a cut tensor keep saying what they said, because arithmetic on it may be meant as a scale; the
 operators that use it as a shape get the new lengths for their cut axes alone.
 
 The input model is not touched. The result is checked: its inferred shapes are those predicted.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -69,6 +70,8 @@ def cut(
         rule = rule_of(node)
         if node.op == "Shape" and node.domain == "":
             _keep_shape(context, draft, node, left)
+        elif node.op == "Size" and node.domain == "":
+            _keep_size(context, draft, node, left)
         elif rule is not None and context.known(node):
             for edit in rule.resize(node, context, left.get):
                 _apply(context, draft, node, edit)
@@ -145,6 +148,22 @@ def _keep_shape(context: Context, draft: Draft, node: Node, left: Mapping[Axis, 
     draft.rename_output(node, 0, raw)
     for op, inputs, made in _replacing(context, draft, chosen, lengths, raw, output):
         draft.insert_after(node, op, inputs, made)
+
+
+def _keep_size(context: Context, draft: Draft, node: Node, left: Mapping[Axis, Indices]) -> None:
+    """Let `Size` of a cut tensor return what it returned before: the new count times old over new lengths."""
+    dims = context.dims(node.inputs[0]) or ()
+    cuts = {axis: left[Axis(node.inputs[0], axis)] for axis in range(len(dims)) if Axis(node.inputs[0], axis) in left}
+    if not cuts:
+        return
+    output = node.outputs[0]
+    raw, times = draft.fresh(f"{output}_after_cut"), draft.fresh(f"{output}_times")
+    before, after = draft.fresh(f"{output}_before"), draft.fresh(f"{output}_after")
+    draft.set_weight(before, np.array(prod(dims[axis] for axis in cuts), dtype=np.int64))
+    draft.set_weight(after, np.array(prod(len(indices) for indices in cuts.values()), dtype=np.int64))
+    draft.rename_output(node, 0, raw)
+    draft.insert_after(node, "Mul", (raw, before), times)
+    draft.insert_after(node, "Div", (times, after), output)
 
 
 def _looked_at(context: Context, shape: str, at: Sequence[int]) -> bool:

@@ -108,6 +108,7 @@ def measure_models(
             names = " and ".join(", ".join(session.output_names) for session in (first, second))
             raise UsageError(f"the models have different outputs: {names}")
         fidelity, before, after = _fidelity(first, second, samples, progress)
+        notes.extend(fidelity.left_out)
         progress("timing", None)
         latency = compare_latency(first, second, samples.feeds[:1], runs=_TIMED_RUNS, seconds=_TIMED_SECONDS, seed=seed)
     notes.extend(samples.notes)
@@ -117,7 +118,7 @@ def measure_models(
 def _fidelity(
     first: Session, second: Session, samples: Samples, progress: Progress
 ) -> tuple[Fidelity, float | None, float | None]:
-    meter = FidelityMeter()
+    meter = FidelityMeter(_declared(first, second))
     meters = [AccuracyMeter(samples.labels) for _ in range(2)] if samples.labels is not None else []
     total, done = max(samples.count, 1), 0
     for feed in samples.batches(_BATCH):
@@ -129,6 +130,16 @@ def _fidelity(
         progress("comparing outputs", min(done / total, 1.0))
     before, after = (accuracy.result() for accuracy in meters) if meters else (None, None)
     return meter.result(), _percent(before), _percent(after)
+
+
+def _declared(first: Session, second: Session) -> dict[str, tuple[int | None, ...]]:
+    """Lengths that either model declares for its outputs."""
+    declared = {}
+    for name, one in first.output_dims.items():
+        two = second.output_dims[name]
+        same = len(one) == len(two)
+        declared[name] = tuple(a if a is not None else b for a, b in zip(one, two, strict=True)) if same else ()
+    return declared
 
 
 def _percent(fraction: float | None) -> float | None:

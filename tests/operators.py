@@ -194,6 +194,9 @@ def binary_cases() -> Iterator[Case]:
     def gated(net: Net, x: str) -> str:
         return net.add("Mul", x, net.add("Sigmoid", net.conv("x", 3, 1, name="gate")))
 
+    for op in ("GreaterOrEqual", "LessOrEqual"):  # functions without shape inference before opset 16
+        compared = lambda net, x, op=op: to_float(net, net.add(op, x, net.random(6, 1, 1)))  # noqa: E731
+        yield Case(op, "before opset 16", chain(compared), opset=13)
     yield Case("Where", "", chain(where))
     yield Case("Add", "stretched over space", chain(stretched))
     yield Case("Mul", "one gate for all channels", chain(gated), (6, 1))
@@ -342,8 +345,17 @@ def fused_matmul(net: Net) -> None:
 
 
 def fused_matmul_transposed(net: Net) -> None:
-    h = net.matmul(net.input(2, 3, 5), 5, 6, name="first")
+    x = net.add("Transpose", net.input(2, 3, 5), perm=[0, 2, 1])
+    h = net.add("FusedMatMul", x, net.random(6, 5), domain=MICROSOFT, transA=1, transB=1, name="first")
     net.output(net.add("FusedMatMul", h, net.random(4, 6), domain=MICROSOFT, transB=1, name="last"), 3)
+
+
+def fused_matmul_batches(net: Net) -> None:
+    """Rows in front of the batch; the scores of two signals."""
+    x = net.input(2, 3, 5)
+    query, key = (net.add("Transpose", net.matmul(x, 5, 6, name=name), perm=[1, 0, 2]) for name in ("query", "key"))
+    settings = {"transBatchA": 1, "transBatchB": 1, "transB": 1}
+    net.output(net.add("FusedMatMul", query, key, domain=MICROSOFT, name="scores", **settings), 3)
 
 
 def contraction_cases() -> Iterator[Case]:
@@ -381,9 +393,8 @@ def contraction_cases() -> Iterator[Case]:
     yield Case("Einsum", "dots", einsum_refused("...i,io->...o"), (), "is not of a form that is understood")
     yield Case("FusedGemm", "", fused_gemm, domain=MICROSOFT)
     yield Case("FusedMatMul", "", fused_matmul, domain=MICROSOFT)
-    yield Case(
-        "FusedMatMul", "transB", fused_matmul_transposed, (), "the shapes around FusedMatMul could not", MICROSOFT
-    )
+    yield Case("FusedMatMul", "transA, transB", fused_matmul_transposed, domain=MICROSOFT)
+    yield Case("FusedMatMul", "batches", fused_matmul_batches, domain=MICROSOFT)
 
 
 # --- layout -----------------------------------------------------------------------------------------------------
@@ -521,6 +532,60 @@ def gather_cases() -> Iterator[Case]:
     yield Case("Gather", "embedding", embedding)
 
 
+def picking_cases() -> Iterator[Case]:
+    def along(op: str, axis: int, shape: tuple[int, ...] = (2, 6, 4, 4), **attributes: Any) -> Middle:
+        def middle(net: Net, x: str) -> str:
+            places = net.const(net.rng.integers(0, 4, shape), dtype=np.int64)
+            more = [net.random(*shape)] if op == "ScatterElements" else []
+            return net.add(op, x, places, *more, axis=axis, **attributes)
+
+        return middle
+
+    for op in ("GatherElements", "ScatterElements"):
+        reason = f"{op} works along it by number"
+        yield Case(op, "along space", chain(along(op, 2)))
+        yield Case(op, "channels", chain(along(op, 1)), (), reason)
+    # Indices that reach three channels far say nothing of the other three, which stay what they are.
+    narrow = along("ScatterElements", 3, (2, 3, 4, 2), reduction="add")
+    yield Case("ScatterElements", "fewer channels", chain(narrow), (3, 3))
+    picked = along("GatherElements", -1, (2, 3, 4, 5))
+    yield Case("GatherElements", "fewer channels", chain(picked, 3), (3, 3))
+
+    def sampled(net: Net, x: str) -> str:
+        return net.add("GridSample", x, net.const(net.rng.random((2, 3, 5, 2)) * 2.2 - 1.1, dtype=np.float32))
+
+    yield Case("GridSample", "", chain(sampled))
+
+    def turned(domain: str, packed: bool) -> Build:
+        """Queries and keys of three heads of width 4, turned, then their scores."""
+
+        def build(net: Net) -> None:
+            x = net.input(2, 5, 7)
+            tables = (net.random(9, 2), net.random(9, 2))
+            numbers = net.const(np.tile(np.arange(5), (2, 1)), dtype=np.int64)
+            made = []
+            for name in ("query", "key"):
+                h = net.matmul(x, 7, 12, name=name)
+                if not packed:
+                    h = net.add("Transpose", net.add("Reshape", h, net.ints(0, 0, 3, 4)), perm=[0, 2, 1, 3])
+                inputs = (h, numbers, *tables) if domain else (h, *tables, numbers)
+                given: dict[str, Any] = {"num_heads": 3} if packed and not domain else {}
+                made.append(net.add("RotaryEmbedding", *inputs, domain=domain, **given))
+            if packed:
+                made = [
+                    net.add("Transpose", net.add("Reshape", h, net.ints(0, 0, 3, 4)), perm=[0, 2, 1, 3]) for h in made
+                ]
+            h = net.add("MatMul", made[0], net.add("Transpose", made[1], perm=[0, 1, 3, 2]), name="scores")
+            h = net.add("Reshape", net.add("Transpose", h, perm=[0, 2, 1, 3]), net.ints(0, 0, 15))
+            net.output(net.matmul(h, 15, 4, name="last"), 3)
+
+        return build
+
+    for domain in ("", MICROSOFT):
+        yield Case("RotaryEmbedding", "", turned(domain, packed=False), (3,), domain=domain, opset=23)
+        yield Case("RotaryEmbedding", "packed heads", turned(domain, packed=True), (3,), domain=domain, opset=23)
+
+
 def pad_cases() -> Iterator[Case]:
     def channels(net: Net, x: str) -> str:
         return net.add("Pad", x, net.ints(0, 1, 0, 0, 0, 2, 0, 0))
@@ -579,6 +644,12 @@ def layout_cases() -> Iterator[Case]:
     yield from split_cases()
     yield from slice_cases()
     yield from gather_cases()
+
+    def counted(net: Net, x: str) -> str:
+        return net.add("Div", x, to_float(net, net.add("Size", x)))
+
+    yield Case("Size", "of what is cut", chain(counted))
+    yield from picking_cases()
     yield from pad_cases()
 
     def expanded(net: Net, x: str) -> str:
@@ -630,7 +701,9 @@ def normaliser_cases() -> Iterator[Case]:
     yield Case("BatchNormalization", "training_mode 0", chain(training), opset=14)
     instance = lambda net, x: net.add("InstanceNormalization", x, net.positive(6), net.random(6))  # noqa: E731
     yield Case("InstanceNormalization", "", chain(instance))
-    # ONNX's checker refuses the operator of opset 18, which had one scale a set.
+    # One scale a set until opset 21, which ONNX's checker refuses since.
+    coarse = lambda net, x: net.add("GroupNormalization", x, net.positive(3), net.random(3), num_groups=3)  # noqa: E731
+    yield from (Case("GroupNormalization", "a scale a set", chain(coarse), (3,), opset=opset) for opset in (18, 20))
     sets = lambda net, x: net.add("GroupNormalization", x, net.positive(6), net.random(6), num_groups=3)  # noqa: E731
     yield Case("GroupNormalization", "", chain(sets), (3,), opset=21)
     over = "takes its statistics over all channels"
@@ -651,6 +724,14 @@ def normaliser_cases() -> Iterator[Case]:
             return net.add(op, x, net.matmul("x", 3, 6), net.positive(6), domain=MICROSOFT)
 
         yield Case(op, "", last_axis(skip), (), f"{op} {over}", MICROSOFT)
+    simple = lambda net, x: net.add("SimplifiedLayerNormalization", x, net.positive(6), axis=-1)  # noqa: E731
+    yield Case("SimplifiedLayerNormalization", "", last_axis(simple), (), f"SimplifiedLayerNormalization {over}")
+
+    def simple_elsewhere(net: Net, x: str) -> str:
+        h = net.add("SimplifiedLayerNormalization", net.add("Transpose", x, perm=[0, 2, 1]), net.positive(5), axis=-1)
+        return net.add("Transpose", h, perm=[0, 2, 1])
+
+    yield Case("SimplifiedLayerNormalization", "over another axis", last_axis(simple_elsewhere))
     own = lambda net, x: net.add("LayerNormalization", x, net.positive(6), domain=MICROSOFT)  # noqa: E731
     yield Case("LayerNormalization", "", last_axis(own), (), f"LayerNormalization {over}", MICROSOFT)
     for op in ("Softmax", "LogSoftmax", "Hardmax"):
@@ -711,6 +792,14 @@ def pool_cases() -> Iterator[Case]:
     yield Case("ReduceSum", "everything", chain(everything), (), "ReduceSum over the channels")
     nothing = lambda net, x: net.add("ReduceSum", x, noop_with_empty_axes=1)  # noqa: E731
     yield Case("ReduceSum", "no axes", chain(nothing))
+    for op in ("ReduceSum", "ReduceMax"):
+
+        def from_outside(net: Net, op: str = op) -> None:
+            h = net.conv(net.input(2, 3, 4, 4), 3, 6, name="first")
+            h = net.add(op, h, net.input(1, name="axes", dtype=np.int64))
+            net.output(net.conv(h, 6, 4, name="last"))
+
+        yield Case(op, "axes from outside", from_outside, (), f"shapes around {op} could not be inferred")
     for op in ("ArgMax", "ArgMin"):
         places = lambda net, x, op=op: to_float(net, net.add(op, x, axis=2))  # noqa: E731
         yield Case(op, "space", chain(places))
@@ -744,6 +833,25 @@ def resampling_cases() -> Iterator[Case]:
         net.output(net.conv(h, 6, 4, name="last"))
 
     yield Case("Resize", "sizes computed", resize_like, (6, 5), opset=13)
+
+    def from_outside(net: Net) -> None:
+        """Lengths that the caller gives: no shape behind it is known."""
+        h = net.conv(net.input("N", 3, 4, 4), 3, 6, name="first")
+        h = net.add("Resize", h, "", "", net.input(4, name="sizes", dtype=np.int64))
+        net.output(net.conv(h, 6, 4, name="last"))
+
+    yield Case("Resize", "sizes from outside", from_outside, (), "shapes around Resize could not be inferred")
+
+    def computed_scales(net: Net) -> None:
+        """Scales that follow from the shape of the picture."""
+        x = net.input("N", 3, 8, 8)
+        h = net.conv(x, 3, 6, name="first")
+        space = net.add("Slice", net.add("Shape", x), net.ints(2), net.ints(4), net.ints(0))
+        scale = net.add("Div", net.add("Cast", space, to=1), net.const(np.float32(4)))
+        h = net.add("Resize", h, "", net.add("Concat", net.const(np.ones(2, np.float32)), scale, axis=0))
+        net.output(net.conv(h, 6, 4, name="last"))
+
+    yield Case("Resize", "scales computed", computed_scales)
     deeper = lambda net, x: net.add("Resize", x, "", net.const(np.array([1, 2, 1, 1], np.float32)))  # noqa: E731
     yield Case("Resize", "channels", chain(deeper, 12), (), "resampled by Resize", opset=13)
 

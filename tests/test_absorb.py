@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmerge.absorb import absorb, add_biases, bias_of
+from onnxmerge.absorb import absorb, add_biases, bias_of, can_absorb
 from onnxmerge.channels.groups import kept_elements
 from onnxmerge.decompose import Expression
 from onnxmerge.graph import Draft, to_proto
@@ -24,6 +24,7 @@ from onnxmerge.plan.options import Options
 from onnxmerge.rewrite import cut
 from onnxmerge.verify import Verification
 from tests.builders import (
+    MICROSOFT,
     TOLERANCE,
     Array,
     Net,
@@ -349,6 +350,30 @@ def test_gemm_scales_reach_the_bias() -> None:
     assert relative(run(dense, feed), [0.5 * hidden @ w1 + 4.0 * b1]) < EXACT
 
 
+@pytest.mark.parametrize("left", [False, True], ids=["weight on the right", "weight on the left"])
+def test_means_never_go_behind_an_activation(left: bool) -> None:
+    """FusedGemm adds its bias before its activation; where its weight is the left factor, there is no other place."""
+    net = Net(opset=17)
+    h = net.gemm(net.input(5, 3), 3, 6, name="first")
+    inputs = (net.random(4, 6), net.add("Transpose", h)) if left else (h, net.random(6, 4))
+    last = net.add("FusedGemm", *inputs, domain=MICROSOFT, name="last", activation="Tanh")
+    net.output(last, 2)
+    analysed = analyse(net.model())
+    expression = Expression(6, np.arange(3), np.array([], np.int64), np.array([], np.int64), np.empty(0))
+    draft = Draft(analysed.context.model)
+    added = absorb(analysed.context, draft, analysed.groups, {0: expression}, lambda _axis: np.ones(6))
+    dense = to_proto(draft.finish())
+    assert len(dense.graph.node) == len(net.nodes)
+    assert len(added) == (0 if left else 1)
+    if not left:
+        feed = random_feed(net.model())
+        w, b = (weight(net.model(), net.nodes[0].input[place]) for place in (1, 2))
+        first = feed["x"] @ w + b
+        w = weight(net.model(), inputs[1]).astype(np.float64)
+        expected = np.tanh(first[:, :3] @ w[:3] + w[3:].sum(axis=0))
+        assert relative(run(dense, feed), [expected]) < EXACT
+
+
 def test_degenerate_channels_stay_finite() -> None:
     """Zero rows, equal rows, scale 0, variance 0: no division by zero, no NaN, every method."""
     base = twins_behind_batchnorm()
@@ -574,3 +599,33 @@ def test_what_cannot_be_folded_says_so(build: Callable[[Net], str], reason: str)
     assert reason in group.note
     assert not group.averages
     assert np.isfinite(run(result.model, random_feed(net.model()))[0]).all()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_weight_that_also_makes_the_channels_takes_nothing_up(tied: bool) -> None:
+    """An autoencoder whose decoder is the encoder turned round: twice a row for one reader is twice for both."""
+    net = Net(opset=17)
+    w = net.random(6, 8)
+    back = w if tied else net.const(weight(net.model(), w))
+    h = net.add("Relu", net.add("Gemm", net.input(5, 6), w, name="encode"))
+    net.output(net.add("Gemm", h, back, transB=1, name="decode"), 2)
+    result = compressed(net.model())
+    (group,) = result.plan.groups
+    assert (group.compensate == "none") == tied
+    assert ("the weight of decode is read in another way elsewhere" in group.note) == tied
+    if tied:
+        (stored,) = result.model.graph.initializer
+        dense = weight(net.model(), w)
+        assert np.array_equal(weight(result.model, stored.name), dense[:, list(group.kept)])
+
+
+def test_a_weight_that_two_consumers_share_takes_the_channels_up() -> None:
+    net = Net(opset=17)
+    h = net.add("Relu", net.gemm(net.input(5, 6), 6, 8, name="first"))
+    w = net.random(8, 3)
+    net.output(net.add("Add", net.add("Gemm", h, w), net.add("MatMul", h, w)), 2)
+    analysed = analyse(net.model())
+    assert not can_absorb(analysed.context, analysed.groups[0])
+    expressions = random_expressions(analysed, 0)
+    feed = random_feed(net.model())
+    assert relative(run(absorbed(analysed, expressions), feed), run(written_out(analysed, expressions), feed)) < EXACT

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
+from rich.console import Console
 
 from onnxmerge.errors import OnnxMergeError
+from onnxmerge.pipeline import compress
+from onnxmerge.plan.options import Options
+from onnxmerge.report.terminal import show_account
 from onnxmerge.samples.feeds import Samples
-from onnxmerge.verify import check_contract
+from onnxmerge.verify import Verification, check_contract
 from tests.builders import Net
 
 Build = Callable[[Net, str], str]
@@ -108,3 +114,37 @@ def test_lengths_that_follow_from_values() -> None:
 def test_empty_outputs_check_nothing() -> None:
     nothing = model(above(1000), dtype=np.int64)
     assert check_contract(nothing, nothing, RAMP, "cpu") is None
+
+
+# --- outputs whose length depends on values
+
+
+def detector() -> onnx.ModelProto:
+    """Scores of eight boxes, and the numbers of those that suppression leaves."""
+    net = Net()
+    x = net.input(1, 3, 4, 2)
+    h = net.add("Relu", net.conv(x, 3, 12, name="first"))
+    scores = net.add("Reshape", net.conv(h, 12, 2, name="last"), net.ints(1, 2, 8))
+    corners = np.sort(np.random.default_rng(0).random((1, 8, 2, 2)), axis=2).reshape(1, 8, 4)
+    limits = (net.ints(8), net.const(np.array([0.9], np.float32)), net.const(np.array([0.3], np.float32)))
+    found = net.add("NonMaxSuppression", net.const(corners, dtype=np.float32), scores, *limits)
+    net.outputs.append(helper.make_tensor_value_info(found, onnx.TensorProto.INT64, ["found", 3]))
+    net.output(scores, 3)
+    return net.model()
+
+
+@pytest.mark.parametrize("method", ["prune", "refit"])
+def test_what_can_be_compared_is_compared(method: str) -> None:
+    options = Options(ratio=0.6, of="channels", method=method)
+    data = {"x": np.random.default_rng(1).standard_normal((6, 3, 4, 2)).astype(np.float32)}
+    dense = detector()
+    result = compress(dense, options, calibration=data, data=data, verification=Verification(provider="cpu"))
+    fidelity = result.report.fidelity
+    assert fidelity is not None
+    assert [output.name for output in fidelity.outputs] == [dense.graph.output[1].name]
+    (sentence,) = fidelity.left_out
+    assert "its shape depends on values" in sentence
+    assert sentence in result.report.notes
+    console = Console(record=True, width=400)
+    show_account(console, result.report)
+    assert sentence in console.export_text()

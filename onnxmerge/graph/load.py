@@ -21,6 +21,7 @@ from onnx import external_data_helper
 from onnxmerge.errors import ModelError, UsageError
 from onnxmerge.graph.model import Model, external_entries, onnx_bits
 from onnxmerge.graph.normalise import normalise
+from onnxmerge.graph.validity import check_model
 
 __all__ = ["external_files", "load"]
 
@@ -94,9 +95,9 @@ def _check_valid(proto: onnx.ModelProto, name: str, source: object) -> None:
     try:
         if isinstance(source, (str, Path)) and any(True for _ in _external(proto)):
             # The checker looks for external data beside a link, not beside what it points to.
-            onnx.checker.check_model(str(Path(source).resolve()))
+            check_model(Path(source).resolve())
         else:
-            onnx.checker.check_model(proto)
+            check_model(proto)
     except (onnx.checker.ValidationError, ValueError, RuntimeError, MemoryError, OSError) as error:
         first = str(error).strip().splitlines() or ["no reason given"]
         raise ModelError(f"{name} is not a valid ONNX model: {first[0]}") from error

@@ -32,6 +32,7 @@ from onnxmerge.errors import OnnxMergeError, UsageError
 from onnxmerge.graph.edit import fill, joined, to_proto
 from onnxmerge.graph.load import external_files
 from onnxmerge.graph.model import Model, onnx_bits
+from onnxmerge.graph.validity import check_model
 
 __all__ = ["Staged", "check_target", "staged"]
 
@@ -148,7 +149,7 @@ def staged(model: Model, target: Path, external: bool = False, keep: tuple[Path,
 def _check(path: Path, target: Path) -> None:
     """Postcondition: ONNX's checker accepts what was written."""
     try:
-        onnx.checker.check_model(str(path))
+        check_model(path)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise OnnxMergeError(f"the model for {target} is not valid: {str(error).splitlines()[0]}") from error
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, shape_inference
 
 from onnxmerge.errors import UsageError
+from onnxmerge.graph.contributed import contributed_shapes, standard_form
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate_node
 from onnxmerge.graph.model import Model, Node
 from onnxmerge.graph.values import TensorSpec
@@ -36,19 +37,6 @@ _LONGEST = 1 << 25
 _TAKES_A_SHAPE = frozenset({"CenterCropPad", "ConstantOfShape", "Expand", "Reshape", "Resize", "Tile", "Upsample"})
 _HIGHEST_RANK = 64
 """ONNX's inference makes one dimension for each entry of a shape operand, even where it is said to have millions."""
-
-_LIKE_FIRST_INPUT = frozenset(
-    {"BiasGelu", "FastGelu", "Gelu", "QuickGelu", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearAdd", "QLinearMul",
-     "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "SimplifiedLayerNormalization",
-     "LayerNormalization", "FusedAdd", "BiasAdd", "RotaryEmbedding"}
-)  # fmt: skip
-"""Operators outside ONNX's domain whose first output is shaped like their first input."""
-
-_FUNCTIONS_LIKE_FIRST_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
-"""ONNX's own operators that are defined by a function and have no shape inference; shaped like their first input."""
-
-_STANDARD_FORM = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
-"""ONNX Runtime's fused forms that are shaped like a standard operator."""
 
 
 @dataclass(frozen=True)
@@ -159,20 +147,13 @@ def _infer_node(
     types: Mapping[str, onnx.TypeProto],
     values: Mapping[str, NDArray[Any]],
 ) -> dict[str, onnx.TypeProto]:
-    first = node.input(0)
-    like_first = _FUNCTIONS_LIKE_FIRST_INPUT if node.domain == "" else _LIKE_FIRST_INPUT
-    if node.op in like_first and node.domain != "ai.onnx.ml":
-        return {node.outputs[0]: types[first]} if first in types else {}
-    domain, op = node.domain, node.op
-    if op == "FusedMatMul" and any(value for key, value in node.attributes.items() if key.startswith("trans")):
-        return {}
-    if op in _STANDARD_FORM and domain == "com.microsoft":
-        shaping = {} if op == "FusedMatMul" else node.attributes
-        proto = onnx.helper.make_node(
-            _STANDARD_FORM[op], proto.input[:3], proto.output[:1],
-            **{k: v for k, v in shaping.items() if not k.startswith("activation")},
-        )  # fmt: skip
-        domain, op = "", _STANDARD_FORM[op]
+    shapes = {name: shape for name in node.inputs if name in types and (shape := _concrete(types[name])) is not None}
+    contributed = contributed_shapes(node, shapes)
+    if contributed is not None:
+        kind = types[node.input(0)].tensor_type.elem_type if node.input(0) in types else 0
+        return {name: onnx.helper.make_tensor_type_proto(kind, shape) for name, shape in contributed.items()}
+    proto = standard_form(node, proto)
+    domain, op = ("", proto.op_type) if proto.op_type != node.op else (node.domain, node.op)
     needed = {name for name in (*node.inputs, *node.captures) if name}
     if not needed <= types.keys():
         return {}

@@ -144,7 +144,7 @@ class CostModel:
             return size(node.inputs[0]) * size(node.inputs[1], 1)
         if node.op in _PRODUCTS:
             x = node.inputs[0]
-            contracted = 0 if node.attributes.get("transA") else len(self.dims[x]) - 1
+            contracted = len(self.dims[x]) - (2 if node.attributes.get("transA") else 1)
             return size(y) * length(x, contracted)
         if node.op in _RECURRENT:
             return length(node.inputs[0], 0) * length(node.inputs[0], 1) * (size(node.inputs[1]) + size(node.inputs[2]))

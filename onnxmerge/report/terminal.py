@@ -160,7 +160,8 @@ def _fidelity(console: Console, fidelity: Fidelity | None, samples: str, *, verb
     table = _table("Output", *(head for head, _ in filled))
     for row, output in enumerate(shown):
         table.add_row(_plain(output.name), *(values[row] or "–" for _, values in filled))
-    _print(console, table)
+    if shown:
+        _print(console, table)
     _rest(console, len(fidelity.outputs) - len(shown), "output")
     if samples:
         _line(console, f"Fidelity on {samples}.")

@@ -12,6 +12,9 @@ For integers, booleans and strings: the part of entries that are equal, and noth
 
 Axis 0 counts samples; an output of rank 0 is one sample.
 
+Outputs whose length depends on values (NonMaxSuppression, NonZero) may have another one in the compressed model. There
+is no telling which entry stands for which; such an output is left out, by name, with the two shapes.
+
 Values that are not finite: where a and b hold the same one, the entry is left out, as agreeing. Where they differ, the
 sample's cosine counts as 0, and relative L2 and the largest difference are infinite: a NaN never looks like a success.
 
@@ -59,9 +62,15 @@ class OutputFidelity:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Fidelity of every output, in graph order."""
+    """Fidelity of every output, in graph order.
+
+    Attributes:
+        outputs: Those that could be compared.
+        left_out: A sentence for each of the others.
+    """
 
     outputs: tuple[OutputFidelity, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def cosine(self) -> float | None:
@@ -92,24 +101,39 @@ class _Sums:
 
 @dataclass
 class FidelityMeter:
-    """Takes outputs batch by batch; ``result`` may be asked for at any time."""
+    """Takes outputs batch by batch; ``result`` may be asked for at any time.
 
+    Attributes:
+        declared: Declared lengths by output, None where an axis has no fixed one; every axis of an
+            output that is absent here is fixed, none of one whose rank is not the declared one.
+    """
+
+    declared: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    _left_out: dict[str, str] = field(default_factory=dict)
     _sums: dict[str, _Sums] = field(default_factory=dict)
 
     def add(self, dense: Mapping[str, NDArray[Any]], compressed: Mapping[str, NDArray[Any]]) -> None:
         """Adds the outputs of both models for the same feed.
 
         Raises:
-            ModelError: Names, shapes or element types of the outputs differ.
+            ModelError: Names, element types, or lengths that are declared differ.
         """
         if list(dense) != list(compressed):
             raise ModelError(f"outputs differ: expected {', '.join(dense)}, got {', '.join(compressed)}")
         for name, a in dense.items():
             b = compressed[name]
-            if a.shape != b.shape:
-                raise ModelError(f"output '{name}': expected shape {a.shape} as in the dense model, got {b.shape}")
             if a.dtype != b.dtype:
                 raise ModelError(f"output '{name}': expected {a.dtype} as in the dense model, got {b.dtype}")
+            if a.shape != b.shape:
+                if not self._may_differ(name, a.shape, b.shape):
+                    raise ModelError(f"output '{name}': expected shape {a.shape} as in the dense model, got {b.shape}")
+                self._sums.pop(name, None)
+                self._left_out[name] = (
+                    f"output '{name}' was left out of the comparison: its shape depends on values, "
+                    f"{a.shape} in the dense model and {b.shape} in the compressed one"
+                )
+            if name in self._left_out:
+                continue
             sums = self._sums.setdefault(name, _Sums())
             sums.samples += a.shape[0] if a.ndim else 1
             sums.floating = a.dtype.kind == "f" or a.dtype == ml_dtypes.bfloat16
@@ -119,15 +143,25 @@ class FidelityMeter:
                 sums.equal += int(np.count_nonzero(a == b))
                 sums.entries += a.size
 
+    def _may_differ(self, name: str, one: tuple[int, ...], two: tuple[int, ...]) -> bool:
+        """Whether two shapes differ along axes without a declared length alone."""
+        declared = self.declared.get(name)
+        if declared is None or len(one) != len(two):
+            return False
+        return len(declared) != len(one) or all(
+            length is None or a == b for length, a, b in zip(declared, one, two, strict=True)
+        )
+
     def result(self) -> Fidelity:
         """Fidelity of all that was added.
 
         Raises:
             UsageError: Nothing was added; fidelity of nothing would look perfect.
         """
-        if not self._sums:
+        if not self._sums and not self._left_out:
             raise UsageError("fidelity needs at least one sample and one output, got none")
-        return Fidelity(tuple(_output(name, sums) for name, sums in self._sums.items()))
+        outputs = tuple(_output(name, sums) for name, sums in self._sums.items())
+        return Fidelity(outputs, tuple(self._left_out.values()))
 
 
 @dataclass

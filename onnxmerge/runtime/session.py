@@ -51,6 +51,7 @@ class Session:
     Attributes:
         input_names: Of the inputs that have to be fed, in graph order.
         output_names: In graph order.
+        output_dims: Declared lengths of each output, None for a free one; () where nothing is declared.
         provider: First provider of the live session, for example "CPUExecutionProvider".
         threads: Threads inside one operator that were asked for; None for ONNX Runtime's own choice.
         note: Why CUDA was not used although ``auto`` would have; empty where there is nothing to say.
@@ -61,6 +62,10 @@ class Session:
         self._types = {value.name: str(value.type) for value in (*session.get_inputs(), *session.get_outputs())}
         self.input_names: tuple[str, ...] = tuple(value.name for value in session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(value.name for value in session.get_outputs())
+        self.output_dims: dict[str, tuple[int | None, ...]] = {
+            value.name: tuple(dim if isinstance(dim, int) else None for dim in value.shape or ())
+            for value in session.get_outputs()
+        }
         self.provider: str = session.get_providers()[0]
         self.threads = threads
         self.note = note

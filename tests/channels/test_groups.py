@@ -11,7 +11,7 @@ from onnxmerge.errors import NothingToCutError
 from onnxmerge.moments.weights import group_passes
 from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import Options
-from tests.builders import TOLERANCE, Analysed, Net, analyse, consumers_of, hold, producers_of
+from tests.builders import MICROSOFT, TOLERANCE, Analysed, Net, analyse, consumers_of, hold, producers_of
 
 
 def check(model: onnx.ModelProto, seeds: int = 2) -> Analysed:
@@ -87,6 +87,53 @@ def test_a_dense_block() -> None:
         parts.append(net.conv(net.add("Relu", joined), 4 + 3 * number, 3, 3, name=f"grow{number}"))
     net.output(net.conv(net.add("Concat", *parts, axis=1), 13, 5, name="head"))
     assert check(net.model()).sizes == (4, 3, 3, 3)
+
+
+def test_an_axis_that_only_a_shared_weight_reaches() -> None:
+    """The second axis of a depthwise ConvTranspose's weight holds its outputs; another node contracts over it."""
+    net = Net()
+    h = net.conv(net.input(2, 3, 4, 4), 3, 2, name="first")
+    w = net.random(2, 2, 1, 1)
+    deep = net.add("ConvTranspose", net.conv("x", 3, 2, name="second"), w, group=2, name="deep")
+    net.output(net.conv(net.add("Sum", h, net.add("Conv", h, w, name="shared")), 2, 3, name="last"))
+    net.output(net.conv(deep, 4, 3, name="other"))
+    analysed = analyse(net.model())
+    assert hold(net.model()).error < TOLERANCE
+    assert "deep: ConvTranspose works along it" in analysed.reasons
+
+
+def test_a_mask_that_is_computed() -> None:
+    """Its columns are tokens to Attention, whatever they are to the MatMul that makes them."""
+    net = Net(opset=23)
+    x = net.input(2, 6, 5)
+    parts = [net.matmul(x, 5, 4, name=name) for name in ("query", "key", "value")]
+    mask = net.add("Unsqueeze", net.matmul(x, 5, 6, name="mask"), net.ints(1))
+    h = net.add("Attention", *(net.add("Unsqueeze", part, net.ints(1)) for part in parts), mask, name="attention")
+    net.output(net.matmul(net.add("Squeeze", h, net.ints(1)), 4, 3, name="last"), 3)
+    analysed = check(net.model())
+    assert "attention: Attention works along it" in analysed.reasons
+    assert [producers_of(analysed, group) for group in analysed.groups] == [("query", "key"), ("value",)]
+
+
+@pytest.mark.parametrize("form", ["written out", "Swish", "QuickGelu", "halves"])
+def test_swiglu(form: str) -> None:
+    """A gated hidden layer: a channel of the gate goes with the channel it gates, in one projection or two."""
+    net = Net(opset=24)
+    x = net.input(2, 5, 7)
+    if form == "halves":
+        gate, up = net.many("Split", net.matmul(x, 7, 24, name="both"), count=2, axis=-1, num_outputs=2)
+    else:
+        gate, up = net.matmul(x, 7, 12, name="gate"), net.matmul(x, 7, 12, name="up")
+    if form == "Swish":
+        gate = net.add("Swish", gate)
+    elif form == "QuickGelu":
+        gate = net.add("QuickGelu", gate, alpha=1.0, domain=MICROSOFT)
+    else:
+        gate = net.add("Mul", gate, net.add("Sigmoid", gate))
+    net.output(net.matmul(net.add("Mul", gate, up), 12, 7, name="down"), 3)
+    analysed = check(net.model())
+    assert analysed.sizes == (12,)
+    assert producers_of(analysed, analysed.groups[0]) == (("both",) if form == "halves" else ("gate", "up"))
 
 
 @pytest.mark.parametrize("split", [True, False], ids=["Split", "Gather"])

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from onnxmerge.errors import ModelError, UsageError
-from onnxmerge.runtime import OutputFidelity, accuracy, compare_outputs
+from onnxmerge.runtime import FidelityMeter, OutputFidelity, accuracy, compare_outputs
 
 RNG = np.random.default_rng(0)
 A = RNG.standard_normal((10, 5))
@@ -187,3 +187,35 @@ def test_no_scores_no_accuracy() -> None:
 def test_labels_that_do_not_fit(labels: list[int], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         accuracy([{"y": SCORES}], np.array(labels))
+
+
+# --- lengths that depend on values
+
+
+def test_an_output_whose_length_depends_on_values_is_left_out_by_name() -> None:
+    meter = FidelityMeter({"found": (None, 3), "y": (None, 5)})
+    meter.add({"found": np.zeros((4, 3)), "y": A[:5]}, {"found": np.zeros((4, 3)), "y": A[:5]})
+    meter.add({"found": np.zeros((4, 3)), "y": A[5:]}, {"found": np.zeros((2, 3)), "y": 2 * A[5:]})
+    meter.add({"found": np.zeros((4, 3)), "y": A[:5]}, {"found": np.ones((4, 3)), "y": A[:5]})
+    got = meter.result()
+    assert [(output.name, output.samples) for output in got.outputs] == [("y", 15)]
+    assert got.relative_l2 is not None
+    assert got.relative_l2 > 0.1
+    (sentence,) = got.left_out
+    assert "'found' was left out" in sentence
+    assert "(4, 3) in the dense model and (2, 3) in the compressed one" in sentence
+
+
+@pytest.mark.parametrize("declared", [{}, {"y": (4, None)}, {"y": (None, 3), "z": (None,)}])
+def test_a_length_that_is_declared_may_not_differ(declared: dict[str, tuple[int | None, ...]]) -> None:
+    a, b = (np.zeros((4, 3)), np.zeros((2, 3))) if "z" not in declared else (np.zeros((4, 3)), np.zeros((4, 2)))
+    with pytest.raises(ModelError, match=r"expected shape \(4, 3\)"):
+        FidelityMeter(declared).add({"y": a}, {"y": b})
+
+
+def test_an_output_of_unknown_rank_may_have_any_length_but_not_another_rank() -> None:
+    meter = FidelityMeter({"y": ()})
+    meter.add({"y": np.zeros((4, 3))}, {"y": np.zeros((2, 3))})
+    assert meter.result().outputs == ()
+    with pytest.raises(ModelError, match="expected shape"):
+        meter.add({"y": np.zeros((4, 3))}, {"y": np.zeros(4)})

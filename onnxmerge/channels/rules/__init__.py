@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from types import MappingProxyType
 
@@ -14,12 +15,15 @@ from onnxmerge.channels.rules import (
     layout,
     matrix,
     normalization,
+    picking,
     pooling,
     quantization,
     recurrent,
     resampling,
+    rotary,
 )
 from onnxmerge.channels.rules.base import Rule
+from onnxmerge.channels.rules.refused import REFUSED
 from onnxmerge.graph import Node
 
 __all__ = ["TABLE", "Rule", "relate", "rule_of"]
@@ -34,16 +38,18 @@ TABLE = MappingProxyType(
             *layout.RULES,
             *matrix.RULES,
             *normalization.RULES,
+            *picking.RULES,
             *pooling.RULES,
             *quantization.RULES,
             *recurrent.RULES,
             *resampling.RULES,
+            *rotary.RULES,
         )
     }
 )
 
-_SILENT = frozenset({"Shape", "ConstantOfShape", "Constant"})
-"""They read no element of their input, so they say nothing about channels; `rewrite` keeps what Shape returns."""
+_SILENT = frozenset({"Shape", "Size", "ConstantOfShape", "Constant"})
+"""They read no element, so they say nothing about channels; what Shape and Size return is kept by `rewrite`."""
 
 
 def rule_of(node: Node) -> Rule | None:
@@ -61,17 +67,42 @@ def relate(node: Node, context: Context) -> Relation:
     if node.captures or node.op in ("If", "Loop", "Scan"):
         return pin_all(node, context, f"{node.op} has a subgraph")
     if rule is None:
-        shown = f"{node.domain}.{node.op}" if node.domain else node.op
-        known = (node.domain, node.op) in TABLE
-        return pin_all(
-            node, context, f"{shown} of opset {node.version} has no rule" if known else f"{shown} has no rule"
-        )
+        return pin_all(node, context, _refusal(node))
     if not context.known(node):
         return pin_all(node, context, f"the shapes around {node.op} could not be inferred")
     relation = rule.relate(node, context)
     if not _consistent(relation, context):
         return pin_all(node, context, f"the shapes around {node.op} contradict each other")
-    return relation
+    return _complete(node, context, relation)
+
+
+def _complete(node: Node, context: Context, relation: Relation) -> Relation:
+    """The relation with a pin on every axis of the node that its rule says nothing of.
+
+    Such an axis is no channel axis of the operator, but it may be one of another: a weight can be shared, a mask
+    computed. Axes of length 1 are left alone; they are stretched, and a group that touches one has a single channel.
+    """
+    ways = tuple(way for fork in relation.forks for way in fork.ways)
+    links = (*relation.links, *(entry for way in ways for entry in way.links))
+    told = {axis for entry in links for axis in (entry.one, entry.two)}
+    told |= {tie.axis for tie in chain(relation.ties, *(way.ties for way in ways))} | {
+        pin.axis for pin in relation.pins
+    }
+    untold = tuple(
+        Pin(Axis(name, axis), f"{node.op} works along it")
+        for name in dict.fromkeys(name for name in (*node.inputs, *node.outputs) if name)
+        for axis, length in enumerate(context.dims(name) or ())
+        if length != 1 and Axis(name, axis) not in told
+    )
+    return replace(relation, pins=(*relation.pins, *untold)) if untold else relation
+
+
+def _refusal(node: Node) -> str:
+    """Why an operator without a rule is pinned."""
+    shown = f"{node.domain}.{node.op}" if node.domain else node.op
+    if (node.domain, node.op) in TABLE:
+        return f"{shown} of opset {node.version} has no rule"
+    return REFUSED.get((node.domain, node.op), f"{shown} has no rule")
 
 
 def _consistent(relation: Relation, context: Context) -> bool:

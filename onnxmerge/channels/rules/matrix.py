@@ -32,22 +32,31 @@ def _is_row(dims: tuple[int, ...], length: int) -> bool:
 
 
 def _matmul(node: Node, context: Context) -> Relation:
+    """MatMul, and ONNX Runtime's form of it, which takes the axes of its operands in another order if asked to."""
     a, b, y = node.input(0), node.input(1), node.outputs[0]
     if min(context.rank(a), context.rank(b)) < 2:
         return pin_all(node, context, f"{node.op} with a vector")
-    if node.attributes.get("transA") or node.attributes.get("transB") or node.attributes.get("transBatchA"):
-        return pin_all(node, context, f"{node.op} with transposed operands")
-    rank_a, rank_b, rank_y = context.rank(a), context.rank(b), context.rank(y)
-    links = [
-        link(a, rank_a - 2, y, rank_y - 2),
-        link(a, rank_a - 1, b, rank_b - 2),
-        link(b, rank_b - 1, y, rank_y - 1),
-    ]
-    for operand in (a, b):
-        links.extend(entry for entry in broadcast_links(operand, y, context) if entry.two.axis < rank_y - 2)
-    return _contraction(
-        node, context, links, (a, rank_a - 2, rank_a - 1), (b, rank_b - 1, rank_b - 2), (rank_y - 2, rank_y - 1), ""
-    )
+    rank_y = context.rank(y)
+    order_a, order_b = _order(node, "A", context.rank(a)), _order(node, "B", context.rank(b))
+    (*_, rows, k_a), (*_, k_b, columns) = order_a, order_b
+    links = [link(a, rows, y, rank_y - 2), link(a, k_a, b, k_b), link(b, columns, y, rank_y - 1)]
+    dims_y = context.dims(y) or ()
+    for operand, order in ((a, order_a), (b, order_b)):
+        dims, offset = context.dims(operand) or (), rank_y - len(order)
+        links.extend(
+            link(operand, axis, y, place + offset)
+            for place, axis in enumerate(order[:-2])
+            if dims[axis] == dims_y[place + offset]
+        )
+    return _contraction(node, context, links, (a, rows, k_a), (b, columns, k_b), (rank_y - 2, rank_y - 1), "")
+
+
+def _order(node: Node, side: str, rank: int) -> list[int]:
+    """An operand's axes as they are multiplied: `transBatch` moves the first behind the batch, `trans` swaps two."""
+    axes = list(range(rank))
+    if node.attributes.get(f"transBatch{side}"):
+        axes = [*axes[1:-1], axes[0], axes[-1]]
+    return [*axes[:-2], axes[-1], axes[-2]] if node.attributes.get(f"trans{side}") else axes
 
 
 def _contraction(

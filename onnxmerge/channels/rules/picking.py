@@ -1,0 +1,52 @@
+"""Operators that read or write elements where computed numbers say: GatherElements, ScatterElements, GridSample.
+
+1. GatherElements and ScatterElements work along one axis, which is pinned. On every other axis, element j of the
+   indices stands for element j of the data; the indices may be shorter, and say nothing of what lies beyond them.
+2. GridSample reads places of a picture; the channels are carried. Its sums are linear whatever the weights between
+   places and whatever stands for what lies outside.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.relations import Axis, Link, Passes, Pin, Relation, link
+from onnxmerge.channels.rules.base import Rule
+from onnxmerge.graph import Node
+
+__all__ = ["RULES"]
+
+
+def _aligned(one: str, two: str, context: Context, without: int) -> list[Link]:
+    """Equal positions of equal axes, as far as the shorter tensor reaches."""
+    links = []
+    for axis, (a, b) in enumerate(zip(context.dims(one) or (), context.dims(two) or (), strict=True)):
+        if axis != without:
+            shared = np.arange(min(a, b))
+            links.append(link(one, axis, two, axis, None if a == b else (shared, shared)))
+    return links
+
+
+def _elements(node: Node, context: Context) -> Relation:
+    x, indices, y = node.input(0), node.input(1), node.outputs[0]
+    axis = int(node.attributes.get("axis", 0)) % max(context.rank(x), 1)
+    names = list(dict.fromkeys(name for name in (x, indices, node.input(2)) if name))
+    links = [entry for name in names for entry in _aligned(name, y, context, axis)]
+    pins = [Pin(Axis(name, axis), f"{node.op} works along it by number") for name in (*names, y)]
+    return Relation(tuple(links), pins=tuple(pins), passes=Passes.NOTHING)
+
+
+def _grid_sample(node: Node, context: Context) -> Relation:
+    x, grid, y = node.input(0), node.input(1), node.outputs[0]
+    links = (link(x, 0, y, 0), link(grid, 0, y, 0), link(x, 1, y, 1))
+    pins = [Pin(Axis(name, axis), f"place of {node.op}") for name in (x, y) for axis in range(2, context.rank(name))]
+    pins += [Pin(Axis(grid, axis), f"grid of {node.op}") for axis in range(1, context.rank(grid))]
+    return Relation(links, pins=tuple(pins), passes=Passes.LINEAR)
+
+
+RULES = (
+    Rule("GatherElements", _elements, since=11),
+    Rule("ScatterElements", _elements, since=11),
+    Rule("GridSample", _grid_sample, since=16),
+)
