@@ -308,7 +308,9 @@ click.version_option(__version__, prog_name=PROGRAM)(cli)
 @_PROVIDER
 @_of_output("--dry-run", is_flag=True, help="Do everything, write nothing; OUT may be left out.")
 @_of_output("--overwrite", is_flag=True, help="Let OUT replace IN.")
-@_of_output("--external-data", is_flag=True, help="Weights into a file beside OUT; always so above 2 GB.")
+@_of_output(
+    "--external-data", is_flag=True, help="Weights into a file beside OUT; always so if IN or OUT is above 2 GB."
+)
 @_SEED
 @_EVERYWHERE
 def compress(

@@ -124,10 +124,11 @@ def _by_channel(values: NDArray[Any], labels: Indices, size: int) -> NDArray[Any
     return result.reshape(size, -1)
 
 
-def producer_rows(context: Context, group: ChannelGroup) -> Rows | None:
+def producer_rows(context: Context, group: ChannelGroup, *, importance: bool = True) -> Rows | None:
     """The rows that make the channels of a group; None where a producer's weight is not a constant that can be read.
 
-    A producer that makes only some channels of the group contributes zeros to the others.
+    A producer that makes only some channels of the group contributes zeros to the others. `importance` off saves a pass
+    over the weights where nobody asks for it.
     """
     parts, importances = [], []
     for producer in group.producers:
@@ -152,8 +153,9 @@ def producer_rows(context: Context, group: ChannelGroup) -> Rows | None:
             sides = [np.repeat(side.mean(axis=1, keepdims=True), slices, axis=1) for side in sides]
         part = ProducerRows(rows, sides[0], sides[1], sides[2], tail.gamma is not None, biased, alpha)
         parts.append(part)
-        importances.append(_importance(part, tail, on_output, group.size))
-    return Rows(tuple(parts), np.mean(importances, axis=0))
+        if importance:
+            importances.append(_importance(part, tail, on_output, group.size))
+    return Rows(tuple(parts), np.mean(importances, axis=0) if importance else None)
 
 
 def _importance(rows: ProducerRows, tail: Tail, labels: Indices, size: int) -> Floats:

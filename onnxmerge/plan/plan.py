@@ -192,7 +192,7 @@ def make_plan(
         if position in left_alone or why:
             left_alone.setdefault(position, why)
             continue
-        read = producer_rows(context, group)
+        read = producer_rows(context, group, importance=method.select == "bn")
         if read is None:
             left_alone[position] = "the weights that make it cannot be read"
         else:
@@ -349,7 +349,7 @@ def _plan_group(
 ) -> GroupPlan:
     group = analysis.groups[position]
     # Read again rather than held for all groups at once: rows are float64, twice the size of the weights.
-    rows = producer_rows(context, group)
+    rows = producer_rows(context, group, importance=method.select == "bn")
     if rows is None:
         raise OnnxMergeError(f"the weights of {group.name} could be read before and cannot now")
     if kept is None:
