@@ -21,7 +21,6 @@ stored numbers is known to these two alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -165,40 +164,8 @@ def _change(draft: Draft, axis: Axis, change: Callable[[Floats], Floats]) -> Non
 
 
 def _mix(draft: Draft, axis: Axis, mixing: sparse.csr_array) -> None:
-    """Replace an initializer's slices along `axis` by sums of them, in float64, when it is read.
-
-    Args:
-        draft: The draft.
-        axis: Where the slices lie.
-        mixing: (n, n); row i says how much of every slice the new slice i holds.
-
-    Notes:
-        A part of the result needs that part of the weight, or the slices that it is made of, never all of it.
-    """
-    before = draft.weight(axis.tensor)
-
-    def mixed(matrix: sparse.csr_array, block: NDArray[Any]) -> Floats:
-        moved = np.moveaxis(block.astype(np.float64), axis.axis, 0)
-        flat = np.asarray(matrix @ moved.reshape(len(moved), prod(moved.shape[1:])))
-        return np.moveaxis(flat.reshape(-1, *moved.shape[1:]), 0, axis.axis)
-
-    def part(along: int, indices: Indices) -> NDArray[Any]:
-        if along != axis.axis:
-            block = before.take(along, indices)
-            return mixed(mixing, block).astype(block.dtype)
-        rows = mixing[indices]
-        # One kept channel can stand for half of all: what is added up is read in blocks too.
-        sources = np.unique(rows.indices).astype(np.int64)
-        shape = (*before.shape[:along], len(indices), *before.shape[along + 1 :])
-        total, kind = np.zeros(shape), None
-        step = max(1, _BLOCK * before.shape[along] // max(prod(before.shape), 1))
-        for start in range(0, len(sources), step):
-            some = sources[start : start + step]
-            block = before.take(along, some)
-            total, kind = total + mixed(rows[:, some], block), block.dtype
-        return total if kind is None else total.astype(kind)
-
-    draft.set_weight(axis.tensor, Lazy.in_parts(before.shape, before.element_type, part))
+    """Replace an initializer's slices along `axis` by sums of them: see `Lazy.mixed`."""
+    draft.set_weight(axis.tensor, draft.weight(axis.tensor).mixed(axis.axis, mixing))
 
 
 def _mixing(length: int, rows: Indices, columns: Indices, factors: Floats) -> sparse.csr_array:

@@ -25,7 +25,7 @@ from onnxmerge.channels.context import Context
 from onnxmerge.channels.relations import Axis, Edit, Indices, SetAttribute, SetInput, SetLengths
 from onnxmerge.channels.rules import rule_of
 from onnxmerge.errors import OnnxMergeError
-from onnxmerge.graph import Draft, Lazy, Model, Node, infer_shapes
+from onnxmerge.graph import Draft, Model, Node, infer_shapes
 
 __all__ = ["cut"]
 
@@ -57,10 +57,10 @@ def cut(
         if name in context.model.weights:
             rank = len(context.model.weights.shape(name))
             cuts = {axis: left[Axis(name, axis)] for axis in range(rank) if Axis(name, axis) in left}
-            draft.set_weight(name, _sliced(draft.weight(name), cuts))
+            draft.set_weight(name, draft.weight(name).sliced(cuts))
     for name, along in added.items():
         if along in left:
-            draft.set_weight(name, _sliced(draft.weight(name), {0: left[along]}))
+            draft.set_weight(name, draft.weight(name).sliced({0: left[along]}))
     replaced = {axis.tensor for axis in constants}
     for axis, value in constants.items():
         node = context.model.writer[axis.tensor]
@@ -80,19 +80,6 @@ def cut(
     result = draft.finish()
     _check_shapes(context, result, left, replaced)
     return result
-
-
-def _sliced(weight: Lazy, cuts: Mapping[int, Indices]) -> Lazy:
-    shape = tuple(len(cuts[axis]) if axis in cuts else length for axis, length in enumerate(weight.shape))
-
-    def part(along: int, wanted: Indices) -> NDArray[Any]:
-        array = weight.take(along, cuts[along][wanted] if along in cuts else wanted)
-        for axis, indices in cuts.items():
-            if axis != along:
-                array = np.take(array, indices, axis=axis)
-        return array
-
-    return Lazy.in_parts(shape, weight.element_type, part)
 
 
 def _apply(context: Context, draft: Draft, node: Node, edit: Edit) -> None:

@@ -20,7 +20,7 @@ import pytest
 from onnxmerge import absorb, pipeline
 from onnxmerge.decompose import rows as decompose_rows
 from onnxmerge.errors import ModelError
-from onnxmerge.graph import load, save
+from onnxmerge.graph import lazy, load, save
 from onnxmerge.pipeline import compress, compress_file
 from onnxmerge.plan.options import Options
 from onnxmerge.verify import Verification
@@ -28,7 +28,12 @@ from tests.builders import Net, random_feed, relative, run
 
 UNVERIFIED = Verification(enabled=False)
 HALF = Options(ratio=0.5, method="neuron-merging")
-BLOCKS: tuple[tuple[ModuleType, str], ...] = ((decompose_rows, "_BLOCK"), (absorb, "_BLOCK"), (save, "_PIECE"))
+BLOCKS: tuple[tuple[ModuleType, str], ...] = (
+    (decompose_rows, "_BLOCK"),
+    (absorb, "_BLOCK"),
+    (lazy, "_BLOCK"),
+    (save, "_PIECE"),
+)
 METHODS = ("prune", "neuron-merging", "fold")
 
 

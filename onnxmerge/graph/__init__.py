@@ -3,8 +3,9 @@
 from onnxmerge.graph.edit import Draft, to_proto, written_parameters
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate
 from onnxmerge.graph.extract import extract, shift_name
+from onnxmerge.graph.lazy import Lazy
 from onnxmerge.graph.load import external_files, load
-from onnxmerge.graph.model import Lazy, Model, Node
+from onnxmerge.graph.model import Model, Node
 from onnxmerge.graph.save import Staged, check_target, staged
 from onnxmerge.graph.shapes import Shapes, StaticShapes, infer_shapes, input_dims, probe_shapes
 from onnxmerge.graph.values import Dim, TensorSpec

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxmerge.errors import OnnxMergeError
-from onnxmerge.graph.model import Lazy, Model, Node, set_field
+from onnxmerge.graph.lazy import Lazy
+from onnxmerge.graph.model import Model, Node, set_field
 
 __all__ = ["Draft", "as_stored", "fill", "joined", "to_proto", "written_parameters"]
 

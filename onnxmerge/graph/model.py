@@ -6,10 +6,9 @@ The view is what every later room sees of ONNX; protobuf types stay in this fold
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,9 +20,10 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 from onnx import external_data_helper, numpy_helper
 
+from onnxmerge.graph.lazy import Lazy
 from onnxmerge.graph.values import Dim, TensorSpec
 
-__all__ = ["Lazy", "Model", "Node", "Weights", "external_entries", "onnx_bits", "set_field", "type_spec"]
+__all__ = ["Model", "Node", "Weights", "external_entries", "onnx_bits", "set_field", "type_spec"]
 
 Indices = NDArray[np.int64]
 Attribute = int | float | bytes | str | list[Any] | NDArray[Any] | onnx.GraphProto | None
@@ -58,50 +58,6 @@ class Node:
     def input(self, position: int) -> str:
         """Name of an input, "" where it is omitted."""
         return self.inputs[position] if position < len(self.inputs) else ""
-
-
-@dataclass(frozen=True)
-class Lazy:
-    """An array that is computed each time it is asked for, so that a model of any size fits in memory.
-
-    Attributes:
-        shape: Its shape.
-        element_type: ONNX's number of its element type.
-        load: Computes it.
-        part: Computes the entries at some indices along an axis, given (axis, indices), without computing the rest;
-            None where it is always computed whole.
-    """
-
-    shape: tuple[int, ...]
-    element_type: int
-    load: Callable[[], NDArray[Any]] = field(repr=False)
-    part: Callable[[int, Indices], NDArray[Any]] | None = field(default=None, repr=False)
-
-    @classmethod
-    def of(cls, array: NDArray[Any], element_type: int) -> Lazy:
-        """An array that is there already."""
-        array.flags.writeable = False
-        return cls(tuple(array.shape), element_type, lambda: array)
-
-    @classmethod
-    def in_parts(cls, shape: tuple[int, ...], element_type: int, part: Callable[[int, Indices], NDArray[Any]]) -> Lazy:
-        """An array of at least one axis that is given by its parts."""
-        return cls(shape, element_type, lambda: part(0, np.arange(shape[0])), part)
-
-    def take(self, axis: int, indices: Indices) -> NDArray[Any]:
-        """The entries at `indices` along an axis, in that order."""
-        return np.take(self.load(), indices, axis=axis) if self.part is None else self.part(axis, indices)
-
-    def pieces(self, elements: int) -> Iterator[NDArray[Any]]:
-        """The array in pieces that follow each other in memory, each of about so many elements at most."""
-        size = prod(self.shape)
-        if self.part is None or size <= elements:
-            yield self.load()
-            return
-        axis = next(axis for axis, length in enumerate(self.shape) if length > 1)
-        step = max(1, elements * self.shape[axis] // size)
-        for start in range(0, self.shape[axis], step):
-            yield self.part(axis, np.arange(start, min(start + step, self.shape[axis])))
 
 
 class Weights(Mapping[str, NDArray[Any]]):

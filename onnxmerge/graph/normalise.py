@@ -17,7 +17,8 @@ from onnx import external_data_helper, inliner, numpy_helper
 
 from onnxmerge.errors import ModelError
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate_node
-from onnxmerge.graph.model import Lazy, Model, Node, set_field
+from onnxmerge.graph.lazy import Lazy
+from onnxmerge.graph.model import Model, Node, set_field
 
 __all__ = ["COPY_MARK", "normalise"]
 
