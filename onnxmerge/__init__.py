@@ -30,7 +30,7 @@ Model = Any
 
 def compress(
     model: Model,
-    ratio: float = 0.5,
+    ratio: float | None = None,
     *,
     of: str = "macs",
     method: str = "auto",
@@ -47,7 +47,8 @@ def compress(
 
     Args:
         model: A path, the bytes of a model, or an onnx.ModelProto; never changed.
-        ratio: Fraction of `of` to remove, 0 ≤ ratio < 1.
+        ratio: Fraction of `of` to remove, 0 ≤ ratio < 1. Where it is None it is 0.5, or with a gate (`min_cosine`,
+            `max_drop`) as much as the gate allows on held-out samples.
         of: What the ratio counts: macs, params or channels.
         method: A preset: auto, prune, neuron-merging, reprune, receding, fold or refit.
         calibration: Unlabelled samples: a path (.npz, .npy, a folder) or arrays by input name, samples first.

@@ -225,7 +225,10 @@ click.version_option(__version__, prog_name=PROGRAM)(cli)
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("target", metavar="[OUT]", type=click.Path(path_type=Path), required=False)
 @_of_budget(
-    "--ratio", type=float, default=Options.ratio, show_default=True, metavar="R", help="Fraction to remove, 0 <= R < 1."
+    "--ratio",
+    type=float,
+    metavar="R",
+    help="Fraction to remove, 0 <= R < 1.  [default: 0.5; with --max-drop or --min-cosine as much as they allow]",
 )
 @_of_budget("--of", type=click.Choice(BUDGETS), default=Options.of, show_default=True, help="What the ratio counts.")
 @_of_budget(
@@ -328,6 +331,7 @@ def compress(
     Examples:
       onnxmerge model.onnx smaller.onnx --ratio 0.5
       onnxmerge model.onnx smaller.onnx --calib samples.npz --data held_out.npz --max-drop 1
+      onnxmerge model.onnx smaller.onnx --ratio 0.5 --calib samples.npz --min-cosine 0.99
       onnxmerge model.onnx --dry-run --of params --skip 'head*'
 
     Verified on --data, else on calibration samples, else on synthetic ones. IN is never touched; OUT appears whole,

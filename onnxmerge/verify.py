@@ -23,7 +23,16 @@ from onnxmerge.runtime.latency import Comparison, compare_latency
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
 
-__all__ = ["Measured", "Progress", "Verification", "check_contract", "check_gates", "measure_models", "quiet"]
+__all__ = [
+    "Measured",
+    "Progress",
+    "Verification",
+    "check_contract",
+    "check_gates",
+    "compare_outputs",
+    "measure_models",
+    "quiet",
+]
 
 Progress = Callable[[str, float | None], None]
 Floats = NDArray[np.float64]
@@ -67,12 +76,17 @@ class Verification:
         Raises:
             UsageError: A gate without verification, or out of range.
         """
-        if not self.enabled and (self.min_cosine is not None or self.max_drop is not None):
+        if not self.enabled and self.gated:
             raise UsageError("--min-cosine and --max-drop need verification; leave --no-verify out")
         if self.min_cosine is not None and not -1 <= self.min_cosine <= 1:
             raise UsageError(f"min-cosine is {self.min_cosine:g}; a cosine lies between -1 and 1")
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise UsageError(f"max-drop is {self.max_drop:g}; it is in percentage points, 0 to 100")
+
+    @property
+    def gated(self) -> bool:
+        """Whether there is a gate."""
+        return self.min_cosine is not None or self.max_drop is not None
 
 
 @dataclass(frozen=True)
@@ -84,6 +98,12 @@ class Measured:
     accuracy_after: float | None
     latency: Comparison | None
     notes: tuple[str, ...] = ()
+
+
+def compare_outputs(dense: bytes | Path, compressed: bytes | Path, samples: Samples, provider: Provider) -> Measured:
+    """Fidelity and accuracy of two models on the same samples, without timing them."""
+    with Session.open(dense, provider) as first, Session.open(compressed, provider) as second:
+        return Measured(*_fidelity(first, second, samples, quiet), latency=None)
 
 
 def measure_models(

@@ -423,12 +423,12 @@ def test_an_interrupt_from_outside_leaves_nothing(model: Path, tmp_path: Path) -
     # The child says when it verifies, with the file half done, and then waits for the signal.
     child = (
         "import sys, time\n"
-        "from onnxmerge import pipeline\n"
+        "from onnxmerge.pipeline import search\n"
         "from onnxmerge.cli import main\n"
         "def wait(*args):\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
-        "pipeline.measure_models = wait\n"
+        "search.measure_models = wait\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     words = [sys.executable, "-c", child, str(model), str(tmp_path / "out.onnx"), "--provider", "cpu"]

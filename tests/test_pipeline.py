@@ -17,10 +17,12 @@ import pytest
 from onnxmerge.errors import GateError, NothingToCutError, OnnxMergeError, UsageError
 from onnxmerge.pipeline import compare, compress, compress_file, inspect
 from onnxmerge.plan.options import Options
+from onnxmerge.report.account import Account
 from onnxmerge.rewrite import cut
 from onnxmerge.verify import Verification
 from tests.builders import Net, random_feed, relative, run
 
+SAMPLES = Path(__file__).resolve().parents[1] / "sample_models"
 UNVERIFIED = Verification(enabled=False)
 QUICK = Options(ratio=0.4, method="neuron-merging")
 
@@ -102,7 +104,7 @@ def test_a_cut_that_computes_something_else_is_never_written(
         )
         return model
 
-    monkeypatch.setattr("onnxmerge.pipeline.cut", broken)
+    monkeypatch.setattr("onnxmerge.pipeline.cutting.cut", broken)
     with pytest.raises(OnnxMergeError, match="differs from its dense twin") as caught:
         compress_file(source, tmp_path / "out.onnx", QUICK)
     assert caught.value.exit_status == 70
@@ -277,7 +279,7 @@ def test_gates_that_no_output_can_answer_are_refused_at_once(monkeypatch: pytest
     net = Net(opset=17)
     h = net.conv(net.add("Relu", net.conv(net.input("N", 3, 8, 8), 3, 8)), 8, 4)
     net.output(net.add("ArgMax", h, axis=1), 4, np.int64)
-    monkeypatch.setattr("onnxmerge.pipeline.find_groups", lambda _context: pytest.fail("the work began"))
+    monkeypatch.setattr("onnxmerge.pipeline.cutting.find_groups", lambda _context: pytest.fail("the work began"))
     for gate in (Verification(max_drop=1.0), Verification(min_cosine=0.9)):
         with pytest.raises(UsageError, match=r"--max-drop needs|--min-cosine: no output"):
             compress(net.model(), QUICK, verification=gate)
@@ -317,8 +319,10 @@ def test_what_was_reached_is_what_went(source: Path, method: str, of: str) -> No
 @pytest.mark.parametrize("of", ["macs", "params", "channels"])
 @pytest.mark.parametrize("method", ["neuron-merging", "refit"])
 def test_the_most_that_can_go_in_multiples(source: Path, method: str, of: str) -> None:
+    # The stem feeds no residual sum, so it cannot vanish.
+    options = Options(ratio=0.4, method=method, of=of, round_to=64, only=("stem",))
     with pytest.raises(NothingToCutError, match=r"up to 0\.000 can"):
-        compress(source, Options(ratio=0.4, method=method, of=of, round_to=64), verification=UNVERIFIED)
+        compress(source, options, verification=UNVERIFIED)
 
 
 def test_nothing_that_counts() -> None:
@@ -329,3 +333,38 @@ def test_nothing_that_counts() -> None:
         with pytest.raises(NothingToCutError, match="macs count as 0"):
             compress(net.model(), Options(ratio=0.4, method=method), verification=UNVERIFIED)
     assert compress(net.model(), Options(ratio=0.4, method="prune", of="params"), verification=UNVERIFIED).plan.groups
+
+
+@pytest.mark.parametrize("method", ["neuron-merging", "refit"])
+def test_a_gate_without_a_ratio_finds_the_largest_cut_that_holds_it(method: str) -> None:
+    samples = SAMPLES / "fashion_mnist_calibration.npz", SAMPLES / "fashion_mnist_test.npz"
+
+    def cut(ratio: float | None, drop: float | None) -> Account:
+        return compress(
+            SAMPLES / "lenet_300_100.onnx", Options(ratio=ratio, method=method), calibration=samples[0],
+            data=samples[1], verification=Verification(provider="cpu", max_drop=drop),
+        ).report  # fmt: skip
+
+    found = cut(None, 1.5)
+    assert found.accuracy_before is not None
+    assert found.accuracy_after is not None
+    assert found.accuracy_before - found.accuracy_after <= 1.5
+    assert any("largest cut" in note for note in found.notes)
+    # A little more would have been too much.
+    with pytest.raises(GateError):
+        cut(found.asked + 0.05, 1.5)
+
+
+def test_a_gate_that_no_cut_holds_is_said(tmp_path: Path) -> None:
+    target = tmp_path / "out.onnx"
+    with pytest.raises(GateError, match="min-cosine"):
+        compress_file(
+            SAMPLES / "lenet_300_100.onnx", target, Options(method="prune"),
+            data=SAMPLES / "fashion_mnist_test.npz", verification=Verification(provider="cpu", min_cosine=1.0),
+        )  # fmt: skip
+    assert not target.exists()
+
+
+def test_a_search_needs_samples() -> None:
+    with pytest.raises(UsageError, match="--data or --calib"):
+        compress(SAMPLES / "lenet_300_100.onnx", Options(), verification=Verification(provider="cpu", max_drop=1.0))

@@ -2,7 +2,7 @@
 
 A frontier stands between two nodes of a schedule and holds, for every batch of samples, the tensors that cross it:
 made before, read later. Advancing runs the nodes in between and nothing else, so a walk over the whole network costs
-one forward pass, however often it stops.
+one forward pass, however often it stops. What does not fit into memory waits in temporary files.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.channels.context import Context
 from onnxmerge.graph import extract
+from onnxmerge.moments.store import Store
 from onnxmerge.runtime.session import Provider, Session
 
 __all__ = ["Frontier"]
@@ -46,7 +47,7 @@ class Frontier:
                     self._last[name] = place
         for spec in context.model.outputs:
             self._last[spec.name] = len(self._order)
-        self._live: list[dict[str, NDArray[Any]]] = [dict(batch) for batch in batches]
+        self._live = Store(batches)
         self.position = 0
         self.weights: dict[str, NDArray[Any]] = {}
         self.shifts: dict[int, tuple[int, NDArray[Any]]] = {}
@@ -73,24 +74,23 @@ class Frontier:
                 weights=self.weights, shifts=self.shifts,
             )  # fmt: skip
             with Session.open(data, self._provider) as session:
-                for live in self._live:
-                    live.update(session.run({name: live[name] for name in entering}))
-        for live in self._live:
-            for name in [n for n in live if self._last.get(n, -1) < position and n not in keep]:
-                del live[name]
+                for place in range(len(self._live)):
+                    self._live.put(place, session.run(self._live.batch(place, entering)))
+        self._live.drop({n for n in self._live.names() if self._last.get(n, -1) < position and n not in keep})
         self.position = position
 
     def get(self, tensor: str) -> Iterator[NDArray[Any]]:
         """A tensor that crosses the frontier, batch by batch."""
-        return (live[tensor] for live in self._live)
+        return self._live.each(tensor)
 
     def has(self, tensor: str) -> bool:
         """Whether a tensor crosses the frontier."""
-        return bool(self._live) and tensor in self._live[0]
+        return tensor in self._live
 
     def snapshot(self, batches: int) -> list[dict[str, NDArray[Any]]]:
         """What crosses the frontier, for the first batches."""
-        return [dict(live) for live in self._live[:batches]]
+        names = self._live.names()
+        return [self._live.batch(place, names) for place in range(min(batches, len(self._live)))]
 
     def rest(self, position: int, free: Sequence[str], free_shifts: Sequence[int]) -> tuple[Session, tuple[str, ...]]:
         """Everything from a place to the graph outputs as a session, with some weights and shifts as inputs.

@@ -54,7 +54,7 @@ class Options:
     """All choices of a compression.
 
     Attributes:
-        ratio: Fraction of `of` to remove, 0 ≤ ratio < 1.
+        ratio: Fraction of `of` to remove, 0 ≤ ratio < 1; None: half, or as much as the gates allow where there are any.
         of: What the ratio counts: macs, params or channels.
         allocate: How the budget is spread over groups; auto takes the method's own.
         method: A preset of selection, compensation and allocation.
@@ -70,7 +70,7 @@ class Options:
         seed: For synthetic inputs and bootstrap intervals.
     """
 
-    ratio: float = 0.5
+    ratio: float | None = None
     of: str = "macs"
     allocate: str = "auto"
     method: str = "auto"
@@ -91,7 +91,7 @@ class Options:
         Raises:
             UsageError: A value is out of range or unknown.
         """
-        if not 0 <= self.ratio < 1:
+        if self.ratio is not None and not 0 <= self.ratio < 1:
             raise UsageError(f"ratio is {self.ratio:g}; it is the fraction to remove, at least 0 and below 1")
         for name, value, known in (
             ("of", self.of, BUDGETS),

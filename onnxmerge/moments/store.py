@@ -1,0 +1,93 @@
+"""Tensors of many batches, in memory as long as they are few, beyond that in files that go when nobody needs them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+from weakref import finalize
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["MOST_HELD", "Store"]
+
+Array = NDArray[Any]
+
+MOST_HELD = 1 << 30
+"""Bytes that a store holds in memory. Two frontiers stand side by side in a refit, so a fit takes about twice that."""
+
+
+class Store:
+    """Named tensors of every batch.
+
+    What it is given first, the samples, belongs to others and is not counted.
+    """
+
+    def __init__(self, batches: Sequence[Mapping[str, Array]], most: int = MOST_HELD) -> None:
+        """Start with tensors that are held elsewhere."""
+        self._batches: list[dict[str, Array | Path]] = [dict(batch) for batch in batches]
+        self._most = most
+        self._held = 0
+        self._counted: set[tuple[int, str]] = set()
+        self._folder: Path | None = None
+        self._files = 0
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._batches)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether every batch has a tensor."""
+        return bool(self._batches) and name in self._batches[0]
+
+    def names(self) -> frozenset[str]:
+        """The tensors that every batch has."""
+        return frozenset(self._batches[0]) if self._batches else frozenset()
+
+    def batch(self, place: int, names: Collection[str]) -> dict[str, Array]:
+        """Some tensors of one batch."""
+        return {name: _read(self._batches[place][name]) for name in names}
+
+    def each(self, name: str) -> Iterator[Array]:
+        """One tensor, batch by batch."""
+        return (_read(batch[name]) for batch in self._batches)
+
+    def put(self, place: int, tensors: Mapping[str, Array]) -> None:
+        """Add tensors to a batch."""
+        for name, array in tensors.items():
+            if self._held + array.nbytes <= self._most:
+                self._held += array.nbytes
+                self._counted.add((place, name))
+                self._batches[place][name] = array
+            else:
+                self._batches[place][name] = self._write(array)
+
+    def drop(self, names: Collection[str]) -> None:
+        """Forget tensors of every batch."""
+        for place, batch in enumerate(self._batches):
+            for name in names:
+                value = batch.pop(name)
+                if isinstance(value, Path):
+                    value.unlink()
+                elif (place, name) in self._counted:
+                    self._counted.remove((place, name))
+                    self._held -= value.nbytes
+
+    def _write(self, array: Array) -> Path:
+        if self._folder is None:
+            self._folder = Path(mkdtemp(prefix="onnxmerge-"))
+            finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._files += 1
+        path = self._folder / f"{self._files}.npy"
+        with path.open("wb") as file:
+            np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+        return path
+
+
+def _read(value: Array | Path) -> Array:
+    if isinstance(value, Path):
+        return np.asarray(np.load(value, allow_pickle=False))
+    return value

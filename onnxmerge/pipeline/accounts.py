@@ -1,0 +1,104 @@
+"""The account of a compression, and of a model that is only looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from onnxmerge import __version__
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.groups import Analysis, kept_elements
+from onnxmerge.graph import Model, written_parameters
+from onnxmerge.pipeline.cutting import Cut
+from onnxmerge.pipeline.run import Run
+from onnxmerge.plan.cost import CostModel
+from onnxmerge.plan.planner import reached_by
+from onnxmerge.report.account import Account, GroupEntry, PinnedEntry, Sizes
+from onnxmerge.samples.feeds import Samples
+from onnxmerge.verify import Measured
+
+__all__ = ["account", "group_entry", "input_shapes", "pinned", "sizes"]
+
+
+def sizes(analysis: Analysis, cost: CostModel, left: Mapping[Any, Any], size: int | None, channels: int = 0) -> Sizes:
+    """What a model with the indices `left` counts, without `channels` of its channels, in a file of `size` bytes."""
+    total = sum(group.size for group in analysis.groups)
+    return Sizes(cost.parameters(left), cost.macs(left), total - channels, size)
+
+
+def input_shapes(model: Model, cost: CostModel) -> dict[str, tuple[int, ...]]:
+    """Shapes at which MACs are counted."""
+    return {spec.name: cost.dims[spec.name] for spec in model.inputs if spec.name in cost.dims}
+
+
+def group_entry(
+    context: Context, analysis: Analysis, cost: CostModel, position: int, kept: int, **words: str
+) -> GroupEntry:
+    """A group as the account shows it, with `kept` channels left."""
+    group = analysis.groups[position]
+    nodes = context.model.nodes
+    return GroupEntry(
+        name=group.name,
+        size=group.size,
+        kept=kept,
+        producers=tuple(dict.fromkeys(nodes[producer.node].name for producer in group.producers)),
+        consumers=tuple(dict.fromkeys(nodes[consumer.node].name for consumer in group.consumers)),
+        macs_share=cost.share(group),
+        **words,
+    )
+
+
+def pinned(analysis: Analysis) -> tuple[PinnedEntry, ...]:
+    """What is pinned, as the account shows it."""
+    return tuple(PinnedEntry(entry.name, entry.size, entry.total, entry.reasons) for entry in analysis.pinned)
+
+
+def account(
+    run: Run, result: Cut, target: Path | None, size: int | None, measured: Measured | None, samples: Samples | None
+) -> Account:
+    """All that a compression has to say of itself."""
+    plan, analysis, cost = result.plan, result.analysis, result.cost
+    planned = {entry.group: entry for entry in plan.groups}
+    groups = []
+    for position, group in enumerate(analysis.groups):
+        entry = planned.get(position)
+        kept = len(entry.kept) if entry is not None else group.size
+        words = (
+            {"select": entry.select, "compensate": entry.compensate, "note": entry.note}
+            if entry is not None
+            else {"note": plan.left_alone.get(position, "")}
+        )
+        groups.append(group_entry(result.context, analysis, cost, position, kept, **words))
+    left = kept_elements(analysis.groups, plan.kept())
+    removed = sum(entry.size - len(entry.kept) for entry in plan.groups)
+    notes = [*run.notes, *(measured.notes if measured is not None else ())]
+    timing = None if measured is None else measured.latency
+    if timing is not None and timing.high is not None and timing.high < 1 and run.options.round_to == 1:
+        notes.append("slower than before: CPUs work in blocks of 8 or 16 channels; try --round-to 8 or --round-to 16")
+    return Account(
+        source=run.model.source,
+        target=None if target is None else str(target),
+        version=__version__,
+        options={**asdict(run.options), "allocate": plan.allocate, "fold_mean": plan.fold_mean},
+        of=plan.of,
+        asked=plan.asked,
+        reached=reached_by(plan, analysis, cost),
+        before=sizes(analysis, cost, {}, run.size),
+        after=replace(
+            sizes(analysis, cost, left, size, removed),
+            # What is in the file: biases that were added count too.
+            parameters=written_parameters(result.model),
+        ),
+        shapes=input_shapes(run.model, cost),
+        groups=tuple(groups),
+        pinned=pinned(analysis),
+        fidelity=None if measured is None else measured.fidelity,
+        samples="" if samples is None or measured is None else samples.source,
+        accuracy_before=None if measured is None else measured.accuracy_before,
+        accuracy_after=None if measured is None else measured.accuracy_after,
+        latency=None if measured is None else measured.latency,
+        notes=tuple(dict.fromkeys(notes)),
+        seconds=dict(run.seconds),
+    )

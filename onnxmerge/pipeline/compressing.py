@@ -1,0 +1,162 @@
+"""Compress a model, in memory or from file to file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnxmerge.errors import UsageError
+from onnxmerge.graph import Model, check_target, external_files, staged, to_proto
+from onnxmerge.pipeline.accounts import account
+from onnxmerge.pipeline.cutting import prepare
+from onnxmerge.pipeline.loading import check_answerable, load_both
+from onnxmerge.pipeline.run import MEMORY_LIMIT, NO_SHAPES, SampleSource, Shapes, Source, start
+from onnxmerge.pipeline.search import find_cut, verify
+from onnxmerge.plan.options import Options
+from onnxmerge.plan.plan import Plan
+from onnxmerge.report.account import Account
+from onnxmerge.samples.images import ImageOptions
+from onnxmerge.verify import Progress, Verification, quiet
+
+__all__ = ["Compression", "compress", "compress_file"]
+
+
+@dataclass(frozen=True)
+class Compression:
+    """A compressed model in memory.
+
+    Attributes:
+        plan: What was decided.
+        report: What it cost.
+    """
+
+    plan: Plan
+    report: Account
+    _model: Model = field(repr=False)
+
+    @property
+    def model(self) -> Any:  # noqa: ANN401 - protobuf types stay in graph/
+        """The model as an onnx.ModelProto."""
+        return to_proto(self._model)
+
+    def save(self, path: str | Path, *, overwrite: bool = True, external_data: bool = False) -> Path:
+        """Write the model, whole or not at all.
+
+        Raises:
+            UsageError: The path cannot be written, or exists and `overwrite` is off.
+        """
+        target = Path(path)
+        source = Path(self._model.source)
+        check_target(target, source, overwrite)
+        if target.exists() and not overwrite:
+            raise UsageError(f"{target} exists")
+        # Weights are read from the source's files whenever they are asked for, so those stay.
+        with staged(self._model, target, external_data, keep=external_files(source)) as written:
+            written.publish()
+        return target
+
+
+def compress(
+    source: Source,
+    options: Options,
+    *,
+    calibration: SampleSource | None = None,
+    calib_size: int = 512,
+    data: SampleSource | None = None,
+    images: ImageOptions | None = None,
+    shapes: Shapes = NO_SHAPES,
+    verification: Verification = Verification(),  # noqa: B008 - frozen
+    progress: Progress = quiet,
+) -> Compression:
+    """Compress a model in memory.
+
+    Args:
+        source: A path, the bytes of a model, or a ModelProto.
+        options: What to remove and how.
+        calibration: Unlabelled samples: a path in any of the forms of `load_samples`, or samples.
+        calib_size: At most so many of them.
+        data: Held-out samples for verification; `labels` among them give accuracy.
+        images: How pictures become inputs.
+        shapes: Input shapes for measuring, where the model leaves them free.
+        verification: What is verified, and the gates.
+        progress: Called with the name of each stage.
+
+    Raises:
+        OnnxMergeError: Some subclass; see `onnxmerge.errors`.
+    """
+    run = start(source, options, shapes, progress)
+    fitting, held = load_both(run, calibration, calib_size, data, images)
+    check_answerable(run.model, verification)
+    result = find_cut(run, prepare(run, fitting, held, verification.provider), held, verification)
+    proto = to_proto(result.model)
+    measured, samples = None, held
+    if verification.enabled:
+        written = proto.SerializeToString()
+        measured, samples = verify(run, result, written, held, verification)
+    size = proto.ByteSize()
+    return Compression(result.plan, account(run, result, None, size, measured, samples), result.model)
+
+
+def compress_file(
+    source: str | Path,
+    target: str | Path | None,
+    options: Options,
+    *,
+    calibration: SampleSource | None = None,
+    calib_size: int = 512,
+    data: SampleSource | None = None,
+    images: ImageOptions | None = None,
+    shapes: Shapes = NO_SHAPES,
+    verification: Verification = Verification(),  # noqa: B008 - frozen
+    progress: Progress = quiet,
+    overwrite: bool = False,
+    external_data: bool = False,
+    dry_run: bool = False,
+) -> Account:
+    """Compress a file into another, which appears whole and verified or not at all.
+
+    Args:
+        source: The model.
+        target: Where the result goes; may be None in a dry run.
+        options: What to remove and how.
+        calibration: As for `compress`.
+        calib_size: As for `compress`.
+        data: As for `compress`.
+        images: As for `compress`.
+        shapes: As for `compress`.
+        verification: As for `compress`.
+        progress: As for `compress`.
+        overwrite: Allow the target to be the source.
+        external_data: Put weights into a file beside the model; automatic where either model is above 2 GB.
+        dry_run: Plan and report, write nothing.
+
+    Raises:
+        OnnxMergeError: Some subclass; nothing was written, and what was there is untouched.
+    """
+    path = Path(source)
+    if target is not None:
+        check_target(Path(target), path, overwrite)
+    elif not dry_run:
+        raise UsageError("no output file was given")
+    if dry_run and verification.gated:
+        raise UsageError("a dry run verifies nothing; leave --min-cosine and --max-drop out")
+    run = start(path, options, shapes, progress)
+    fitting, held = load_both(run, calibration, calib_size, data, images)
+    check_answerable(run.model, verification)
+    result = find_cut(run, prepare(run, fitting, held, verification.provider), held, verification)
+    if dry_run or target is None:
+        run.notes.append("dry run: nothing was written or verified")
+        return account(run, result, None, None, None, None)
+    measured, samples = None, held
+    replaces = Path(target).exists() and Path(target).samefile(path)
+    # A result below 2 GB of a model above it goes out as a stream too: as one file it would have to be in memory.
+    apart = external_data or run.model.bytes_of_weights() > MEMORY_LIMIT
+    with staged(result.model, Path(target), apart, () if replaces else external_files(path)) as written:
+        if verification.enabled:
+            measured, samples = verify(run, result, written.path, held, verification)
+        else:
+            run.notes.append("not verified (--no-verify)")
+        size = written.size
+        written.publish()
+    return account(run, result, Path(target), size, measured, samples)

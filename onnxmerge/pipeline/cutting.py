@@ -1,0 +1,169 @@
+"""From a model to a cut one: analyse, look once, then plan and rewrite for any ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from onnxmerge import __version__
+from onnxmerge.absorb import absorb, add_biases, mask_signals
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.groups import Analysis, find_groups, kept_elements
+from onnxmerge.channels.relations import Axis
+from onnxmerge.errors import NothingToCutError
+from onnxmerge.graph import Draft, Model, infer_shapes, input_dims, probe_shapes, to_proto
+from onnxmerge.moments.batchnorm import BatchNormMeans
+from onnxmerge.pipeline.evidence import choose_method, gather_evidence
+from onnxmerge.pipeline.run import Run
+from onnxmerge.plan.cost import CostModel
+from onnxmerge.plan.plan import Plan
+from onnxmerge.plan.planner import Evidence, Planner
+from onnxmerge.refit import refit
+from onnxmerge.rewrite import cut
+from onnxmerge.runtime.session import Provider
+from onnxmerge.samples.feeds import Samples
+
+__all__ = ["Cut", "Prepared", "analyse", "cut_at", "prepare"]
+
+_NEAR = 0.02
+"""How far from the asked fraction a result may land before the account says so."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The result of planning and rewriting, before verification."""
+
+    context: Context
+    analysis: Analysis
+    cost: CostModel
+    plan: Plan
+    model: Model
+    twin: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that does not depend on how much goes.
+
+    Attributes:
+        context: The analysed model.
+        analysis: Its groups.
+        cost: What it costs.
+        evidence: What a refit looks at; None for methods that fit nothing.
+        statistics: The model that the evidence was taken from: the same, with other BatchNormalization statistics where
+            the samples are made up.
+        planner: Plans for any ratio.
+        real: Whether the samples are real.
+    """
+
+    context: Context
+    analysis: Analysis
+    cost: CostModel
+    evidence: Evidence | None
+    statistics: Context
+    planner: Planner
+    real: bool
+
+
+def analyse(run: Run, samples: Samples | None) -> tuple[Context, Analysis, CostModel]:
+    """Groups of the model, and what it costs at the shapes of samples, or at shapes that suit it."""
+    with run.stage("analysing"):
+        context = Context(run.model, probe_shapes(run.model, run.shapes))
+        analysis = find_groups(context)
+        cost = CostModel(run.model, _measured_dims(run, samples))
+    return context, analysis, cost
+
+
+_MEASURED = ((1, 224), (1, 64), (1, 320), (1, 1024), (1, 16000), (2, 64), (1, 1))
+"""(batch, other free axis) at which MACs are counted where nobody says; the first that fits the graph is taken."""
+
+
+def _measured_dims(run: Run, samples: Samples | None) -> Mapping[str, tuple[int, ...]]:
+    """Shape of every tensor at the shapes the user gave, those of the samples, or the first that fits."""
+    if samples is not None:
+        dims = {name: tuple(array.shape) for name, array in samples.feeds[0].items()}
+        dims.update(run.shapes)
+        return infer_shapes(run.model, dims).dims
+    best = None
+    for batch, other in _MEASURED:
+        walk = infer_shapes(run.model, input_dims(run.model.inputs, run.shapes, batch, other))
+        if best is None or len(walk.failed) < len(best.failed):
+            best = walk
+        if not best.failed:
+            break
+    return best.dims if best is not None else {}
+
+
+def prepare(run: Run, fitting: Samples | None, held: Samples | None, provider: Provider) -> Prepared:
+    """Analyse the model and measure whatever plans are made of, once for all ratios."""
+    context, analysis, cost = analyse(run, held if held is not None else fitting)
+    method = choose_method(run, context, analysis, cost, fitting)
+    evidence, statistics = None, context
+    if method.compensate == "refit" and run.options.ratio != 0:
+        evidence, statistics = gather_evidence(run, context, analysis, cost, fitting, provider)
+    with run.stage("planning"):
+        planner = Planner(statistics, analysis, cost, run.options, method, evidence)
+    return Prepared(context, analysis, cost, evidence, statistics, planner, fitting is not None)
+
+
+def cut_at(run: Run, prepared: Prepared, ratio: float) -> Cut:
+    """Plan for a ratio and cut.
+
+    Raises:
+        NothingToCutError: No channel goes at this ratio.
+    """
+    context, analysis, cost, evidence = prepared.context, prepared.analysis, prepared.cost, prepared.evidence
+    with run.stage("planning"):
+        plan = prepared.planner.plan(ratio)
+    if ratio > 0 and not plan.groups:
+        raise NothingToCutError(
+            f"{run.model.source}: at a ratio of {ratio:g} of the {run.options.of} no channel goes; "
+            f"up to {plan.most:.3f} can"
+        )
+    if ratio > 0 and abs(plan.reached - ratio) > _NEAR:
+        limit = f"; at most {plan.most:.3f} can go" if plan.most < ratio else ""
+        run.notes.append(f"asked for {ratio:.3f} of the {plan.of}, reached {plan.reached:.3f}{limit}")
+    constants: Mapping[Axis, Any] = {}
+    if evidence is not None:
+        with run.stage("refitting"):
+            refitted = refit(
+                prepared.statistics, analysis, evidence.walk, plan.kept(), evidence.batches,
+                restore_variance=not prepared.real,
+                ridge=evidence.ridge, provider=evidence.provider, seed=run.options.seed,
+                progress=lambda done: run.progress("refitting", done),
+            )  # fmt: skip
+        constants = refitted.constants
+
+        def change(draft: Draft) -> Mapping[str, Axis]:
+            for name, array in refitted.weights.items():
+                draft.set_weight(name, array)
+            return add_biases(context, draft, refitted.shifts)
+    else:
+        means = BatchNormMeans(context, analysis.relations).mean if plan.fold_mean else None
+
+        def change(draft: Draft) -> Mapping[str, Axis]:
+            return absorb(context, draft, analysis.groups, plan.expressions(), means)
+
+    with run.stage("rewriting"):
+        draft = Draft(run.model)
+        added = change(draft)
+        draft.set_metadata("onnxmerge", _record(plan))
+        model = cut(context, draft, kept_elements(analysis.groups, plan.kept()), added, constants)
+
+    def twin() -> bytes:
+        dense = Draft(run.model)
+        change(dense)
+        mask_signals(context, dense, analysis.groups, plan.kept())
+        return bytes(to_proto(dense.finish()).SerializeToString())
+
+    return Cut(context, analysis, cost, plan, model, twin)
+
+
+def _record(plan: Plan) -> str:
+    """What was done, for the metadata of the file."""
+    names = sorted({f"{entry.select}+{entry.compensate}" for entry in plan.groups})
+    return (
+        f"onnxmerge {__version__}: removed {plan.reached:.4f} of the {plan.of} (asked {plan.asked:g}), "
+        f"{len(plan.groups)} groups, {plan.allocate}, {', '.join(names) or 'nothing'}"
+    )

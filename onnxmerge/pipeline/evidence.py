@@ -1,0 +1,131 @@
+"""What a fit looks at: the method that the model and the samples allow, and the samples, real or made up."""
+
+from __future__ import annotations
+
+from math import ceil, prod
+
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.groups import Analysis
+from onnxmerge.errors import UsageError
+from onnxmerge.graph import Draft
+from onnxmerge.moments.harm import LEVELS, solving_work
+from onnxmerge.moments.walk import batch_statistics, refusal, walk_of
+from onnxmerge.pipeline.run import MEMORY_LIMIT, Run
+from onnxmerge.plan.cost import CostModel
+from onnxmerge.plan.options import Method
+from onnxmerge.plan.planner import Evidence
+from onnxmerge.runtime.session import Provider
+from onnxmerge.samples.feeds import Samples
+from onnxmerge.samples.synthetic import synthetic_samples
+
+__all__ = ["choose_method", "gather_evidence"]
+
+_BATCH = 32
+_PROBES, _FEWEST_PROBES, _PROBE_MACS = 128, 8, 2.5e12
+"""Samples on which harm is measured, and what that may cost: about a minute on two cores."""
+_AFFORDABLE_MACS, _AFFORDABLE_WORK = 5e11, 1e11
+"""What a fit on made-up pictures may cost before `auto` merges instead: MACs of measuring harm, and elements that the
+eliminations update (`solving_work`), some 1e8 a second: 6e10 for VGG-16 on 32x32 pictures, 8e11 for one layer of 8192
+channels between as many."""
+_MOST_SYNTHETIC, _FEWEST_SYNTHETIC, _SYNTHETIC_ELEMENTS, _SYNTHETIC_MACS = 512, 16, 24_000_000, 2e11
+"""Synthetic pictures to fit on: 512 small ones, 160 of 3x224x224, fewer where one takes many MACs, at least 16."""
+_RIDGE, _RIDGE_SYNTHETIC = 1e-3, 1e-2
+
+
+def choose_method(run: Run, context: Context, analysis: Analysis, cost: CostModel, fitting: Samples | None) -> Method:
+    """The method, with what it can look at taken into account."""
+    method = run.options.resolved(measurable=True)
+    if method.compensate != "refit":
+        return method
+    unknown = [node.name for node in run.model.nodes for name in node.outputs if name and not context.has_kind(name)]
+    if run.model.bytes_of_weights() > MEMORY_LIMIT:
+        problem = "above 2 GB weights are not fitted to samples"
+    elif _nothing_to_solve(context, analysis):
+        problem = "no weight behind a channel group is stored as plain numbers of its own, so none is fitted to samples"
+    elif unknown:
+        problem = f"the type of what {unknown[0]} makes is not known, so weights are not fitted to samples"
+    else:
+        seen = fitting is not None or (_image_like(run, cost) and _affordable(run, context, analysis, cost))
+        return run.options.resolved(measurable=seen)
+    method = run.options.resolved(measurable=False)
+    if method.compensate == "refit":
+        raise UsageError(f"{problem}; use --method neuron-merging")
+    run.notes.append(problem)
+    return method
+
+
+def _nothing_to_solve(context: Context, analysis: Analysis) -> bool:
+    """Whether no channel group at all can be refitted, as in a quantized network."""
+    walk = walk_of(context)
+    return bool(analysis.groups) and all(refusal(context, walk, group) for group in analysis.groups)
+
+
+def _image_like(run: Run, cost: CostModel) -> bool:
+    """Whether every input is a picture, so that synthetic pictures show what signals look like."""
+    shapes = [cost.dims.get(spec.name, ()) for spec in run.model.inputs]
+    return bool(shapes) and all(
+        len(shape) == 4 and min(shape[1], shape[3]) in (1, 3) and spec.dtype in ("float32", "float16", "float64")
+        for spec, shape in zip(run.model.inputs, shapes, strict=True)
+    )
+
+
+def _probe_macs(analysis: Analysis, cost: CostModel) -> float:
+    """MACs of measuring harm on one sample: each group runs what lies behind it, half of the network, at each level."""
+    return len(analysis.groups) * len(LEVELS) * cost.macs({}) / 2
+
+
+def _affordable(run: Run, context: Context, analysis: Analysis, cost: CostModel) -> bool:
+    """Whether a fit on made-up pictures takes minutes rather than a quarter of an hour; noted where it does not."""
+    if run.options.method != "auto":
+        return True
+    if _probe_macs(analysis, cost) * _FEWEST_PROBES > _AFFORDABLE_MACS:
+        what = "a network of this size is"
+    elif solving_work(analysis, walk_of(context)) > _AFFORDABLE_WORK:
+        what = "layers of this width are"
+    else:
+        return True
+    run.notes.append(f"{what} fitted to samples (--calib); --method refit makes some up")
+    return False
+
+
+def _probed(analysis: Analysis, cost: CostModel) -> int:
+    """Samples on which harm is measured: fewer where many groups of a large network would take long."""
+    return int(min(_PROBES, max(_FEWEST_PROBES, _PROBE_MACS / max(_probe_macs(analysis, cost), 1))))
+
+
+def gather_evidence(
+    run: Run, context: Context, analysis: Analysis, cost: CostModel, fitting: Samples | None, provider: Provider
+) -> tuple[Evidence, Context]:
+    """What a refit looks at, and the model it looks at it in.
+
+    Without samples that is synthetic pictures, and a model whose BatchNormalizations normalise by those pictures' own
+    statistics; the weights found there go into the model as it is.
+    """
+    with run.stage("looking at signals"):
+        walk = walk_of(context)
+        samples = fitting
+        if samples is None:
+            shapes = {spec.name: cost.dims[spec.name] for spec in run.model.inputs}
+            largest = max(prod(shape) for shape in shapes.values())
+            fitting_size = min(_SYNTHETIC_ELEMENTS // largest, int(_SYNTHETIC_MACS / max(cost.macs({}), 1)))
+            count = max(_FEWEST_SYNTHETIC, min(_MOST_SYNTHETIC, fitting_size))
+            samples = synthetic_samples(run.model.inputs, shapes, count, run.options.seed)
+            run.notes.append(f"no samples were given: weights were fitted on {samples.source}")
+        probed = _probed(analysis, cost)
+        batches = list(samples.batches(min(_BATCH, probed)))
+        rows = samples.count / len(batches)
+        if fitting is None:
+            draft = Draft(run.model)
+            for name, array in batch_statistics(context, walk, batches, provider).items():
+                draft.set_weight(name, array)
+            context = Context(draft.finish(), context.shapes)
+    evidence = Evidence(
+        walk=walk,
+        batches=batches,
+        probes=max(1, ceil(probed / rows)),
+        ridge=_RIDGE_SYNTHETIC if fitting is None else _RIDGE,
+        provider=provider,
+        seed=run.options.seed,
+        progress=lambda done: run.progress("planning", done),
+    )
+    return evidence, context

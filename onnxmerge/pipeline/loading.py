@@ -1,0 +1,89 @@
+"""Samples to fit on and samples to report on, and gates that they cannot answer."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import numpy as np
+
+from onnxmerge.errors import UsageError
+from onnxmerge.graph import Model
+from onnxmerge.pipeline.run import Run, SampleSource
+from onnxmerge.samples.feeds import Samples
+from onnxmerge.samples.images import ImageOptions
+from onnxmerge.samples.load import load_samples
+from onnxmerge.verify import Verification
+
+__all__ = ["check_answerable", "load", "load_both"]
+
+_HELD_OUT = 128
+
+
+def load(samples: SampleSource, run: Run, limit: int | None, images: ImageOptions | None) -> Samples:
+    """Samples from a path or from arrays, as the model takes them."""
+    if isinstance(samples, Samples):
+        return samples
+    if isinstance(samples, Mapping):
+        # The same checks as for files, through a file.
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "arrays.npz"
+            _write_arrays(path, samples)
+            loaded = load_samples(path, run.model.inputs, limit, images=images)
+        return replace(loaded, source=loaded.source.replace(str(path), "arrays"))
+    return load_samples(Path(samples), run.model.inputs, limit, images=images)
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """What `np.savez` writes; its arrays are keywords, some of which it keeps for itself."""
+    with ZipFile(path, "w") as archive:
+        for name, values in arrays.items():
+            array = np.asarray(values)
+            if array.dtype.hasobject:
+                raise UsageError(f"samples for {name!r} are no array of numbers")
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, array, allow_pickle=False)
+
+
+def load_both(
+    run: Run,
+    calibration: SampleSource | None,
+    calib_size: int,
+    data: SampleSource | None,
+    images: ImageOptions | None,
+) -> tuple[Samples | None, Samples | None]:
+    """Samples to fit on and samples to report on; where only the first are given, part of them is held out."""
+    with run.stage("loading samples"):
+        fitting = None if calibration is None else load(calibration, run, calib_size, images)
+        held = None if data is None else load(data, run, None, images)
+    if fitting is not None and held is None and run.options.resolved(measurable=True).compensate != "refit":
+        return None, fitting  # nothing is fitted to them
+    if fitting is not None and held is None:
+        aside = min(_HELD_OUT, len(fitting.feeds) // 5)
+        if aside:
+            fitting, held = fitting.hold_out(aside)
+            run.notes.append(
+                f"fidelity was measured on {held.count} calibration samples, evenly spaced, held out of the fit"
+            )
+        else:
+            held = fitting
+            run.notes.append("too few calibration samples to hold some out: fidelity was measured on those fitted to")
+    return fitting, held
+
+
+def check_answerable(model: Model, verification: Verification) -> None:
+    """Refuse before the work what `check_gates` would refuse after it, as far as declared outputs show.
+
+    Raises:
+        UsageError: A gate that no output can answer.
+    """
+    floats = [spec for spec in model.outputs if spec.dtype in ("unknown", "bfloat16") or "float" in spec.dtype]
+    if verification.min_cosine is not None and not floats:
+        raise UsageError("--min-cosine: no output of this model is a number that has a cosine")
+    scores = [spec for spec in floats if spec.dims is None or (len(spec.dims) == 2 and spec.dims[1] != 1)]
+    if verification.max_drop is not None and not scores:
+        raise UsageError("--max-drop needs an output of class scores (samples by classes); use --min-cosine")

@@ -1,0 +1,88 @@
+"""Look at one model, or at two side by side, and change nothing."""
+
+from __future__ import annotations
+
+from onnxmerge.errors import UsageError
+from onnxmerge.pipeline.accounts import group_entry, input_shapes, pinned, sizes
+from onnxmerge.pipeline.cutting import analyse
+from onnxmerge.pipeline.loading import load
+from onnxmerge.pipeline.run import NO_SHAPES, SYNTHETIC, SampleSource, Shapes, Source, runnable, start
+from onnxmerge.plan.options import Options
+from onnxmerge.report.account import Inspection, SideBySide
+from onnxmerge.samples.images import ImageOptions
+from onnxmerge.samples.synthetic import synthetic_samples
+from onnxmerge.verify import Progress, Verification, measure_models, quiet
+
+__all__ = ["compare", "inspect"]
+
+
+def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> Inspection:
+    """What could go from a model, and why the rest cannot.
+
+    Raises:
+        ModelError: The model cannot be read.
+    """
+    run = start(source, Options(ratio=0.0), shapes, quiet)
+    context, analysis, cost = analyse(run, None)
+    groups = tuple(
+        group_entry(context, analysis, cost, position, analysis.groups[position].size)
+        for position in range(len(analysis.groups))
+    )
+    return Inspection(
+        source=run.model.source,
+        opset=run.model.opsets[""],
+        producer=" ".join(part for part in run.model.producer if part),
+        nodes=len(run.model.nodes),
+        sizes=sizes(analysis, cost, {}, run.size),
+        cuttable_macs_share=cost.cuttable_share(analysis.groups),
+        shapes=input_shapes(run.model, cost),
+        groups=groups,
+        pinned=pinned(analysis),
+        notes=(*run.notes, *(f"{count} of the nodes: {reason}" for reason, count in analysis.refused.items())),
+    )
+
+
+def compare(
+    first: Source,
+    second: Source,
+    *,
+    data: SampleSource | None = None,
+    data_size: int | None = None,
+    images: ImageOptions | None = None,
+    shapes: Shapes = NO_SHAPES,
+    provider: str = "auto",
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> SideBySide:
+    """Fidelity of the second model to the first, and the timing of both, on the same samples.
+
+    Raises:
+        OnnxMergeError: Some subclass; the models have different inputs or outputs, or cannot run.
+    """
+    verification = Verification(provider=provider)  # type: ignore[arg-type]
+    one = start(first, Options(ratio=0.0), shapes, progress)
+    two = start(second, Options(ratio=0.0), shapes, progress)
+    names = tuple(tuple(spec.name for spec in run.model.inputs) for run in (one, two))
+    if names[0] != names[1]:
+        raise UsageError(f"the models have different inputs: {', '.join(names[0])} and {', '.join(names[1])}")
+    samples = load(data, one, data_size, images) if data is not None else None
+    counted = []
+    for run in (one, two):
+        _, analysis, cost = analyse(run, samples)
+        counted.append(sizes(analysis, cost, {}, run.size))
+        dims = cost.dims
+    if samples is None:
+        samples = synthetic_samples(one.model.inputs, dims, SYNTHETIC, seed)
+    measured = measure_models(runnable(first), runnable(second), samples, verification.provider, seed, progress)
+    return SideBySide(
+        first=one.model.source,
+        second=two.model.source,
+        samples=samples.source,
+        before=counted[0],
+        after=counted[1],
+        fidelity=measured.fidelity,
+        accuracy_before=measured.accuracy_before,
+        accuracy_after=measured.accuracy_after,
+        latency=measured.latency,
+        notes=(*one.notes, *two.notes, *measured.notes),
+    )

@@ -1,0 +1,81 @@
+"""A compression under way: the model, what was asked for, and what every step leaves behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from onnxmerge.graph import Model, external_files, load
+from onnxmerge.plan.options import Options
+from onnxmerge.samples.feeds import Samples
+from onnxmerge.verify import Progress
+
+__all__ = ["MEMORY_LIMIT", "NO_SHAPES", "SYNTHETIC", "Run", "SampleSource", "Shapes", "Source", "runnable", "start"]
+
+Source = Any
+"""A path, the bytes of a model, or a ModelProto."""
+
+SampleSource = str | Path | Mapping[str, Any] | Samples
+"""A path in any of the forms of `load_samples`, arrays by input name (samples first), or samples."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+NO_SHAPES: Shapes = MappingProxyType({})
+SYNTHETIC = 16
+"""Synthetic inputs for a verification without samples; they show that outputs moved, not what it costs."""
+MEMORY_LIMIT = 1 << 31
+
+
+@dataclass
+class Run:
+    """A compression under way: what every step needs and leaves behind."""
+
+    model: Model
+    source: Source
+    options: Options
+    shapes: Shapes
+    progress: Progress
+    size: int | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage and show it."""
+        self.progress(name, None)
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def start(source: Source, options: Options, shapes: Shapes, progress: Progress) -> Run:
+    """Read the model."""
+    progress("reading", None)
+    started = time.perf_counter()
+    # The size is taken now: the source may be what the result replaces.
+    run = Run(load(source), source, options, shapes, progress, file_size(source))
+    run.seconds["reading"] = time.perf_counter() - started
+    return run
+
+
+def file_size(source: Source) -> int | None:
+    """Bytes of a model, its external data included."""
+    if isinstance(source, bytes):
+        return len(source)
+    if not isinstance(source, (str, Path)):
+        return int(source.ByteSize())
+    path = Path(source)
+    return path.stat().st_size + sum(file.stat().st_size for file in external_files(path))
+
+
+def runnable(source: Source) -> bytes | Path:
+    """The original as ONNX Runtime takes it."""
+    if isinstance(source, bytes):
+        return source
+    # A link is followed here: ONNX Runtime looks for external data beside the link.
+    return Path(source).resolve() if isinstance(source, (str, Path)) else bytes(source.SerializeToString())

@@ -1,0 +1,92 @@
+"""What has to hold before a cut is given away, and the largest cut for which it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnxmerge.errors import GateError, NothingToCutError, UsageError
+from onnxmerge.graph import to_proto
+from onnxmerge.pipeline.cutting import Cut, Prepared, cut_at
+from onnxmerge.pipeline.run import MEMORY_LIMIT, SYNTHETIC, Run, runnable
+from onnxmerge.samples.feeds import Samples
+from onnxmerge.samples.synthetic import synthetic_samples
+from onnxmerge.verify import Measured, Verification, check_contract, check_gates, compare_outputs, measure_models
+
+__all__ = ["find_cut", "verify"]
+
+_USUAL = 0.5
+"""Fraction that goes where neither a ratio nor a gate is given."""
+_STEP = 0.02
+"""How near to the largest fraction that holds the gates a search comes."""
+
+
+def verify(
+    run: Run, result: Cut, written: bytes | Path, held: Samples | None, verification: Verification
+) -> tuple[Measured, Samples]:
+    """Check the cut against its dense twin, measure what it cost, and hold that against the gates.
+
+    Returns:
+        What was measured, and the samples it was measured on.
+
+    Raises:
+        GateError: It falls short.
+        OnnxMergeError: The cut is wrong.
+    """
+    samples = held
+    if samples is None:
+        samples = synthetic_samples(run.model.inputs, result.cost.dims, SYNTHETIC, run.options.seed)
+    with run.stage("verifying the cut"):
+        if result.model.bytes_of_weights() < MEMORY_LIMIT and run.model.bytes_of_weights() < MEMORY_LIMIT:
+            compared = check_contract(result.twin(), written, samples, verification.provider)
+            if compared is None:
+                run.notes.append("no output could be compared with that of the dense twin: they were empty")
+        else:
+            run.notes.append("above 2 GB the cut is not compared with its dense twin")
+    with run.stage("measuring"):
+        measured = measure_models(
+            runnable(run.source), written, samples, verification.provider, run.options.seed, run.progress
+        )
+    check_gates(measured, verification)
+    return measured, samples
+
+
+def find_cut(run: Run, prepared: Prepared, held: Samples | None, verification: Verification) -> Cut:
+    """The cut of the ratio that was asked for; where a gate takes its place, of the largest that holds the gate.
+
+    A search bisects over ratios. All tries share what was measured for planning; each is fitted, and compared with the
+    original on the held-out samples.
+
+    Raises:
+        GateError: No cut holds the gate.
+        UsageError: There are no samples to hold the gate on.
+    """
+    ratio = run.options.ratio
+    if ratio is not None or not verification.gated:
+        return cut_at(run, prepared, _USUAL if ratio is None else ratio)
+    if held is None:
+        raise UsageError("--min-cosine or --max-drop without --ratio needs samples to search on: --data or --calib")
+    best: Cut | None = None
+    tried: list[str] = []
+    notes, refused = list(run.notes), GateError("no channel can go; nothing was written")
+    low, high = 0.0, prepared.planner.most
+    while high - low > _STEP:
+        middle = (low + high) / 2
+        run.notes[:] = notes
+        try:
+            found = cut_at(run, prepared, middle)
+        except NothingToCutError:
+            break
+        with run.stage("measuring"):
+            smaller = to_proto(found.model).SerializeToString()
+            measured = compare_outputs(runnable(run.source), smaller, held, verification.provider)
+        try:
+            check_gates(measured, verification)
+        except GateError as error:
+            refused, high = error, middle
+        else:
+            best, low, of_best = found, middle, list(run.notes)
+        tried.append(f"{middle:.3f} {'held' if low == middle else 'did not'}")
+    if best is None:
+        raise refused
+    run.notes[:] = [*of_best, f"the largest cut that holds the gate on {held.source}; tried {', '.join(tried)}"]
+    return best

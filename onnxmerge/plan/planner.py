@@ -1,0 +1,295 @@
+"""Look at a model once, then plan for any ratio.
+
+What a plan is made of – scores of channels, or harm curves from samples – does not depend on how much goes. So a
+`Planner` measures it once, and every ratio that is tried costs no further pass over weights or samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.absorb import can_absorb, can_fold
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.groups import Analysis, kept_elements
+from onnxmerge.channels.relations import Axis, Indices, Passes
+from onnxmerge.decompose import SCORES, Rows, express, least_first, select
+from onnxmerge.errors import NothingToCutError, OnnxMergeError
+from onnxmerge.moments.frontier import Feed
+from onnxmerge.moments.harm import Curve, measure_curves
+from onnxmerge.moments.walk import Walk, refusal, vanishing
+from onnxmerge.moments.weights import group_passes, producer_rows
+from onnxmerge.plan.allocate import (
+    Allocation,
+    along_path,
+    global_path,
+    least_counts,
+    round_counts,
+    uniform_counts,
+    uniform_path,
+)
+from onnxmerge.plan.budget import descend
+from onnxmerge.plan.cost import CostModel
+from onnxmerge.plan.options import Method, Options
+from onnxmerge.plan.plan import GroupPlan, Plan
+from onnxmerge.runtime.session import Provider
+
+__all__ = ["Evidence", "Planner", "reached_by"]
+
+Floats = NDArray[np.float64]
+
+_NEEDED = {"merge": Passes.POSITIVE, "fold": Passes.SELECTION}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Samples, and how the network is walked over them.
+
+    Attributes:
+        walk: The walk.
+        batches: Samples in batches.
+        probes: How many batches the outputs are compared on.
+        ridge: Strength of the pull towards the original weights.
+        provider: What runs the network.
+        seed: For sampled positions.
+        progress: Called with the fraction done.
+    """
+
+    walk: Walk
+    batches: Sequence[Feed]
+    probes: int
+    ridge: float
+    provider: Provider
+    seed: int
+    progress: Callable[[float], None]
+
+
+class Planner:
+    """Plans of one model for any ratio.
+
+    Attributes:
+        most: The largest fraction that could go.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        analysis: Analysis,
+        cost: CostModel,
+        options: Options,
+        method: Method,
+        evidence: Evidence | None = None,
+    ) -> None:
+        """Measure what plans are made of.
+
+        Args:
+            context: The analysed model.
+            analysis: Its groups.
+            cost: What it costs.
+            options: What was asked for.
+            method: The same, resolved.
+            evidence: What a refit looks at; None for methods that need no samples.
+
+        Raises:
+            NothingToCutError: No group may lose a channel.
+        """
+        self._context, self._analysis, self._cost = context, analysis, cost
+        self._options, self._method = options, method
+        self._left_alone = _left_alone(context, analysis, options)
+        self._scores: dict[int, Floats] = {}
+        for position, group in enumerate(analysis.groups):
+            why = refusal(context, evidence.walk, group) if evidence is not None else ""
+            if position in self._left_alone or why:
+                self._left_alone.setdefault(position, why)
+                continue
+            read = producer_rows(context, group, importance=method.select == "bn")
+            if read is None:
+                self._left_alone[position] = "the weights that make it cannot be read"
+            else:
+                self._scores[position] = _scores(read, method)
+        if not self._scores:
+            raise NothingToCutError(_why_nothing(context, analysis, self._left_alone))
+        if options.ratio != 0 and options.of != "channels" and not _counted(cost, options.of, {}):
+            raise NothingToCutError(
+                f"{context.model.source}: its {options.of} count as 0, so there is no fraction of them to remove; "
+                "try --of channels"
+            )
+        self._sizes = {position: len(score) for position, score in self._scores.items()}
+        self._curves: Mapping[int, Curve] = {}
+        self._vanishing: frozenset[int] = frozenset()
+        if method.select == "obs" and evidence is not None:
+            self._curves = self._measured(evidence)
+        self.most = self._allocation(0.0).most
+
+    def plan(self, ratio: float) -> Plan:
+        """What goes when a fraction of the cost is to go."""
+        allocation = self._allocation(ratio)
+        groups = []
+        for position, count in sorted(allocation.counts.items()):
+            order = self._curves[position].order if position in self._curves else None
+            kept = None if order is None else np.sort(order[len(order) - count :])
+            groups.append(
+                _plan_group(self._context, self._analysis, position, count, kept, self._options, self._method)
+            )
+        plan = Plan(
+            of=self._options.of,
+            asked=ratio,
+            reached=allocation.reached,
+            most=allocation.most,
+            allocate=self._method.allocate,
+            fold_mean=self._method.fold_mean,
+            groups=tuple(groups),
+            left_alone=self._left_alone,
+        )
+        return replace(plan, reached=reached_by(plan, self._analysis, self._cost))
+
+    def _measured(self, evidence: Evidence) -> dict[int, Curve]:
+        everywhere = self._method.allocate == "global"
+        if everywhere:
+            empty = vanishing(self._context, evidence.walk, self._analysis.groups)
+            self._vanishing = empty.intersection(self._sizes)
+        return measure_curves(
+            self._analysis, evidence.walk, self._context, list(self._sizes), evidence.batches,
+            probes=evidence.probes if everywhere else 0, vanishing=self._vanishing,
+            ridge=evidence.ridge, provider=evidence.provider, seed=evidence.seed, progress=evidence.progress,
+        )  # fmt: skip
+
+    def _allocation(self, ratio: float) -> Allocation:
+        if not self._curves:
+            return self._ranked(ratio)
+        groups = {position: self._analysis.groups[position] for position in self._sizes}
+        cost_of = self._cost.by_counts(groups, self._options.of)
+        if self._method.allocate != "global":
+            return _uniform(self._sizes, self._options, ratio, cost_of)
+        multiple, whole = self._options.round_to, cost_of({})
+        harms = {position: curve.harm for position, curve in self._curves.items()}
+        counts = descend(harms, self._sizes, cost_of, (1.0 - ratio) * whole, multiple, self._vanishing)
+        least = cost_of({**least_counts(self._sizes, multiple), **dict.fromkeys(self._vanishing, 0)})
+        return Allocation(counts, 1.0 - cost_of(counts) / whole, 1.0 - least / whole)
+
+    def _ranked(self, ratio: float) -> Allocation:
+        sizes, orders = self._sizes, {position: least_first(score) for position, score in self._scores.items()}
+
+        def cost_of(counts: Mapping[int, int]) -> int:
+            if self._options.of == "channels":
+                return sum(counts.get(position, size) for position, size in sizes.items())
+            kept = {position: orders[position][sizes[position] - count :] for position, count in counts.items()}
+            return _counted(self._cost, self._options.of, kept_elements(self._analysis.groups, kept))
+
+        if self._method.allocate == "uniform":
+            return _uniform(sizes, self._options, ratio, cost_of)
+        return along_path(global_path(sizes, self._scores), sizes, ratio, cost_of, self._options.round_to)
+
+
+def reached_by(plan: Plan, analysis: Analysis, cost: CostModel) -> float:
+    """The fraction of what a plan counts that goes with just the channels it removes.
+
+    Allocations go by counts, which says it exactly only where all channels of a group cost the same.
+    """
+    whole = _counted(cost, plan.of, {}) if plan.of != "channels" else 0
+    if not whole:
+        return plan.reached
+    return 1.0 - _counted(cost, plan.of, kept_elements(analysis.groups, plan.kept())) / whole
+
+
+def _counted(cost: CostModel, of: str, left: Mapping[Axis, Indices]) -> int:
+    return cost.macs(left) if of == "macs" else cost.parameters(left)
+
+
+def _left_alone(context: Context, analysis: Analysis, options: Options) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for position, group in enumerate(analysis.groups):
+        names = [context.model.nodes[producer.node].name for producer in group.producers]
+        if group.size < 2:
+            found[position] = "a single channel"
+        elif not options.coupled and group.coupled:
+            found[position] = f"made by {len(group.producers)} nodes together (--no-coupled)"
+        elif options.only and not any(fnmatchcase(n, glob) for n in names for glob in options.only):
+            found[position] = "not chosen by --only"
+        elif any(fnmatchcase(n, glob) for n in names for glob in options.skip):
+            found[position] = "skipped by --skip"
+    return found
+
+
+def _why_nothing(context: Context, analysis: Analysis, left_alone: Mapping[int, str]) -> str:
+    reasons = dict.fromkeys(left_alone.values())
+    reasons.update(dict.fromkeys(reason for entry in analysis.pinned for reason in entry.reasons))
+    reasons.update(dict.fromkeys(analysis.refused))
+    failed = context.shapes.first.failed
+    if failed:
+        reasons[f"the shapes around {failed[0]} could not be inferred"] = None
+    shown = list(reasons)[:3]
+    more = f" (and {len(reasons) - 3} more reasons)" if len(reasons) > len(shown) else ""
+    if not shown:
+        shown = ["no operator in it makes channels"]
+    return f"{context.model.source}: nothing can be cut: {'; '.join(shown)}{more}"
+
+
+def _uniform(
+    sizes: Mapping[int, int], options: Options, ratio: float, cost_of: Callable[[Mapping[int, int]], int]
+) -> Allocation:
+    """One channel ratio for all groups."""
+    if options.of != "channels":
+        return along_path(uniform_path(sizes), sizes, ratio, cost_of, options.round_to)
+    counts = round_counts(uniform_counts(sizes, ratio), sizes, options.round_to)
+    counts = {position: count for position, count in counts.items() if count < sizes[position]}
+    whole = cost_of({})
+    return Allocation(
+        counts, 1.0 - cost_of(counts) / whole, 1.0 - cost_of(least_counts(sizes, options.round_to)) / whole
+    )
+
+
+def _scores(rows: Rows, method: Method) -> Floats:
+    """Scores that can be ranked across groups: as they are for BatchNormalization scales, else relative to the mean."""
+    name = method.select if method.select in SCORES else "l2"
+    score = SCORES[name](rows)
+    if name == "bn":
+        return score
+    mean = float(score.mean())
+    return score / mean if mean > 0 else score
+
+
+def _plan_group(
+    context: Context,
+    analysis: Analysis,
+    position: int,
+    count: int,
+    kept: Indices | None,
+    options: Options,
+    method: Method,
+) -> GroupPlan:
+    group = analysis.groups[position]
+    # Read again rather than held for all groups at once: rows are float64, twice the size of the weights.
+    rows = producer_rows(context, group, importance=method.select == "bn")
+    if rows is None:
+        raise OnnxMergeError(f"the weights of {group.name} could be read before and cannot now")
+    if kept is None:
+        kept = select(rows, count, method.select)
+    compensate, note = method.compensate, ""
+    if compensate in _NEEDED:
+        passes, where = group_passes(context, group, analysis.relations)
+        problem = can_absorb(context, group) or (can_fold(context, group) if compensate == "fold" else "")
+        if passes < _NEEDED[compensate]:
+            problem = f"{where} does not let {compensate} through"
+        if problem:
+            compensate, note = "none", problem
+    expression = express(
+        rows, kept, "none" if compensate == "refit" else compensate, options.threshold, options.balance
+    )
+    return GroupPlan(
+        group=position,
+        name=group.name,
+        size=group.size,
+        kept=tuple(kept.tolist()),
+        removed=tuple(expression.removed.tolist()),
+        target=tuple(expression.target.tolist()),
+        factor=tuple(expression.factor.tolist()),
+        averages=expression.averages,
+        select=method.select,
+        compensate=compensate,
+        note=note,
+    )
