@@ -4,7 +4,9 @@ For a group, backward elimination on the dense network's moments gives an order 
 count. The local error says little about what the network makes of it, so at a few counts the group is really cut: its
 consumers get their best weights, the rest of the network runs, and the outputs are compared.
 
-1. Class scores: mean Kullback-Leibler divergence of the class probabilities.
+1. Class scores: squared error of the logits, each row's mean taken out, since softmax does not see it, in units of
+   their variance. The Kullback-Leibler divergence of the probabilities is decided by the few samples between two
+   classes; ranking groups by it lost 1.4 points on ResNet-56 at 30 % of the MACs, and 0.1 at half.
 2. Any other number: squared error in units of the output's variance.
 3. Anything else: the fraction of entries that changed. Outputs add.
 
@@ -19,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, ChannelGroup
@@ -37,6 +38,8 @@ __all__ = ["LEVELS", "Curve", "divergence", "measure_curves", "solving_work"]
 Floats = NDArray[np.float64]
 Outputs = Sequence[Mapping[str, NDArray[Any]]]
 
+_LEAST_PROBABILITY = 1e-4
+"""What is less likely counts as this: the logarithm of nearly nothing says nothing."""
 LEVELS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 """Fractions of channels at which a group is really cut. A guess: between them the curve follows the local error."""
 
@@ -91,18 +94,16 @@ def _divergence(one: NDArray[Any], two: NDArray[Any]) -> float:
         return float(np.mean(one != two)) if one.size else 0.0
     first, second = one.astype(np.float64), two.astype(np.float64)
     if first.ndim == 2 and first.shape[1] > 1:
-        return _kullback_leibler(first, second)
+        first, second = _logits(first, second)
     spread = float(np.square(first - first.mean()).mean()) if first.size else 0.0
     return float(np.square(first - second).mean()) / max(spread, 1e-12) if first.size else 0.0
 
 
-def _kullback_leibler(one: Floats, two: Floats) -> float:
-    probabilities = one.min() >= 0 and np.allclose(one.sum(axis=1), 1.0, atol=1e-3)
-    if probabilities:
-        log_one, log_two = np.log(np.maximum(one, 1e-9)), np.log(np.maximum(two, 1e-9))
-    else:
-        log_one, log_two = log_softmax(one, axis=1), log_softmax(two, axis=1)
-    return float((np.exp(log_one) * (log_one - log_two)).sum(axis=1).mean())
+def _logits(one: Floats, two: Floats) -> tuple[Floats, Floats]:
+    """(n, classes) logits of class scores, up to what softmax does not see; of probabilities, their logarithms."""
+    if one.min() >= 0 and np.allclose(one.sum(axis=1), 1.0, atol=1e-3):
+        one, two = np.log(np.maximum(one, _LEAST_PROBABILITY)), np.log(np.maximum(two, _LEAST_PROBABILITY))
+    return one - one.mean(axis=1, keepdims=True), two - two.mean(axis=1, keepdims=True)
 
 
 def solving_work(analysis: Analysis, walk: Walk) -> int:
