@@ -9,7 +9,6 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxmerge.errors import UsageError
 from onnxmerge.moments.harm import divergence
 from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import Options
@@ -148,9 +147,23 @@ def test_without_samples_pictures_are_made_up_and_the_account_says_so() -> None:
     assert any(entry.compensate == "refit" for entry in report.groups)
 
 
-def test_obs_needs_refit() -> None:
-    with pytest.raises(UsageError, match="obs"):
-        compress(_residual_model("Relu"), Options(select="obs", compensate="none", method="prune"), verification=CPU)
+@pytest.mark.parametrize("allocate", ["uniform", "global"])
+def test_channels_chosen_on_samples_go_with_every_compensation(allocate: str) -> None:
+    errors = {}
+    for compensate in ("none", "merge", "refit"):
+        options = Options(
+            ratio=0.5, of="channels", select="obs", compensate=compensate, allocate=allocate, only=("inner*",)
+        )
+        result = compress(
+            _residual_model("Relu"), options, calibration=_samples(64, 1), data=_samples(16, 2), verification=CPU
+        )
+        assert {entry.select for entry in result.plan.groups} == {"obs"}
+        assert {entry.compensate for entry in result.plan.groups} == {compensate}
+        assert all(entry.kept for entry in result.plan.groups)
+        assert result.report.fidelity is not None
+        errors[compensate] = result.report.fidelity.relative_l2 or 0.0
+    # Half of the channels repeat the others: both ways of expressing them say it all.
+    assert max(errors["refit"], errors["merge"]) < 0.1 * errors["none"]
 
 
 def test_a_bundled_network_keeps_its_accuracy() -> None:

@@ -17,6 +17,7 @@ from onnxmerge.moments.batchnorm import BatchNormMeans
 from onnxmerge.pipeline.evidence import choose_method, gather_evidence
 from onnxmerge.pipeline.run import Run
 from onnxmerge.plan.cost import CostModel
+from onnxmerge.plan.options import Method
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.planner import Evidence, Planner
 from onnxmerge.refit import refit
@@ -50,6 +51,7 @@ class Prepared:
         context: The analysed model.
         analysis: Its groups.
         cost: What it costs.
+        method: What is done to it.
         evidence: What a refit looks at; None for methods that fit nothing.
         statistics: The model that the evidence was taken from: the same, with other BatchNormalization statistics where
             the samples are made up.
@@ -60,6 +62,7 @@ class Prepared:
     context: Context
     analysis: Analysis
     cost: CostModel
+    method: Method
     evidence: Evidence | None
     statistics: Context
     planner: Planner
@@ -100,11 +103,11 @@ def prepare(run: Run, fitting: Samples | None, held: Samples | None, provider: P
     context, analysis, cost = analyse(run, held if held is not None else fitting)
     method = choose_method(run, context, analysis, cost, fitting)
     evidence, statistics = None, context
-    if method.compensate == "refit" and run.options.ratio != 0:
+    if method.measured and run.options.ratio != 0:
         evidence, statistics = gather_evidence(run, context, analysis, cost, fitting, provider)
     with run.stage("planning"):
         planner = Planner(statistics, analysis, cost, run.options, method, evidence)
-    return Prepared(context, analysis, cost, evidence, statistics, planner, fitting is not None)
+    return Prepared(context, analysis, cost, method, evidence, statistics, planner, fitting is not None)
 
 
 def cut_at(run: Run, prepared: Prepared, ratio: float) -> Cut:
@@ -125,7 +128,7 @@ def cut_at(run: Run, prepared: Prepared, ratio: float) -> Cut:
         limit = f"; at most {plan.most:.3f} can go" if plan.most < ratio else ""
         run.notes.append(f"asked for {ratio:.3f} of the {plan.of}, reached {plan.reached:.3f}{limit}")
     constants: Mapping[Axis, Any] = {}
-    if evidence is not None:
+    if evidence is not None and prepared.method.compensate == "refit":
         with run.stage("refitting"):
             refitted = refit(
                 prepared.statistics, analysis, evidence.walk, plan.kept(), evidence.batches,

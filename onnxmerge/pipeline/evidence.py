@@ -35,7 +35,7 @@ _RIDGE, _RIDGE_SYNTHETIC = 1e-3, 1e-2
 def choose_method(run: Run, context: Context, analysis: Analysis, cost: CostModel, fitting: Samples | None) -> Method:
     """The method, with what it can look at taken into account."""
     method = run.options.resolved(measurable=True)
-    if method.compensate != "refit":
+    if not method.measured:
         return method
     unknown = [node.name for node in run.model.nodes for name in node.outputs if name and not context.has_kind(name)]
     if run.model.bytes_of_weights() > MEMORY_LIMIT:
@@ -48,7 +48,7 @@ def choose_method(run: Run, context: Context, analysis: Analysis, cost: CostMode
         seen = fitting is not None or (_image_like(run, cost) and _affordable(run, context, analysis, cost))
         return run.options.resolved(measurable=seen)
     method = run.options.resolved(measurable=False)
-    if method.compensate == "refit":
+    if method.measured:
         raise UsageError(f"{problem}; use --method neuron-merging")
     run.notes.append(problem)
     return method

@@ -60,7 +60,7 @@ def load_both(
     with run.stage("loading samples"):
         fitting = None if calibration is None else load(calibration, run, calib_size, images)
         held = None if data is None else load(data, run, None, images)
-    if fitting is not None and held is None and run.options.resolved(measurable=True).compensate != "refit":
+    if fitting is not None and held is None and not run.options.resolved(measurable=True).measured:
         return None, fitting  # nothing is fitted to them
     if fitting is not None and held is None:
         aside = min(_HELD_OUT, len(fitting.feeds) // 5)

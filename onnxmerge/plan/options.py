@@ -35,6 +35,11 @@ class Method(NamedTuple):
     allocate: str
     fold_mean: bool
 
+    @property
+    def measured(self) -> bool:
+        """Whether it looks at samples, real or synthetic."""
+        return self.select == "obs" or self.compensate == "refit"
+
 
 METHODS = MappingProxyType(
     {
@@ -117,17 +122,12 @@ class Options:
         Args:
             measurable: Whether there are samples, real or synthetic, that show what signals look like; `auto` then
                 means refit, else neuron-merging.
-
-        Raises:
-            UsageError: The selection and the compensation do not go together.
         """
         preset = METHODS[self.method]
         if self.method == "auto":
             preset = METHODS["refit" if measurable else "neuron-merging"]
         if self.select is not None and self.compensate is None and preset.select == "obs" and self.select != "obs":
             preset = preset._replace(allocate="uniform")
-        if (self.select or preset.select) == "obs" and (self.compensate or preset.compensate) != "refit":
-            raise UsageError("--select obs goes with --compensate refit; the others have selections of their own")
         return Method(
             self.select or preset.select,
             self.compensate or preset.compensate,

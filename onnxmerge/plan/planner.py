@@ -149,7 +149,7 @@ class Planner:
 
     def _measured(self, evidence: Evidence) -> dict[int, Curve]:
         everywhere = self._method.allocate == "global"
-        if everywhere:
+        if everywhere and self._method.compensate == "refit":
             empty = vanishing(self._context, evidence.walk, self._analysis.groups)
             self._vanishing = empty.intersection(self._sizes)
         return measure_curves(
