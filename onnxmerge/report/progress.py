@@ -1,4 +1,4 @@
-"""Progress on a terminal: which stage runs, how far it is, for how long. What is over in a second shows nothing.
+"""Progress on a terminal: which stage runs, how far it is, for how long, and for how long still. What is over in a second shows nothing.
 
 The display writes to the file it was given and redirects nothing: other code takes ``sys.stdout`` and ``sys.stderr``
 over for a while, and two redirections that end in the wrong order leave the wrong stream behind.
@@ -10,7 +10,7 @@ import threading
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 __all__ = ["StageDisplay"]
 
@@ -34,6 +34,8 @@ class StageDisplay:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
         )
         shown = enabled and console.is_interactive
         self._bars = Progress(
