@@ -33,14 +33,24 @@ _NEAR = 0.02
 
 @dataclass(frozen=True)
 class Cut:
-    """The result of planning and rewriting, before verification."""
+    """The result of planning and rewriting, before verification.
+
+    Attributes:
+        context: The analysed model.
+        analysis: Its groups.
+        cost: What it costs.
+        plan: What was decided.
+        model: The cut model.
+        twin: Makes its dense twin; True: removed channels are kept from all consumers, not only from those whose
+            weights cannot be zero there.
+    """
 
     context: Context
     analysis: Analysis
     cost: CostModel
     plan: Plan
     model: Model
-    twin: Callable[[], bytes]
+    twin: Callable[[bool], bytes]
 
 
 @dataclass(frozen=True)
@@ -154,10 +164,10 @@ def cut_at(run: Run, prepared: Prepared, ratio: float) -> Cut:
         draft.set_metadata("onnxmerge", _record(plan))
         model = cut(context, draft, kept_elements(analysis.groups, plan.kept()), added, constants)
 
-    def twin() -> bytes:
+    def twin(every: bool) -> bytes:
         dense = Draft(run.model)
         change(dense)
-        mask_signals(context, dense, analysis.groups, plan.kept())
+        mask_signals(context, dense, analysis.groups, plan.kept(), every=every)
         return bytes(to_proto(dense.finish()).SerializeToString())
 
     return Cut(context, analysis, cost, plan, model, twin)
