@@ -51,6 +51,14 @@ def test_made_up_shapes_that_do_not_fit_are_answered_with_how_to_give_others(tmp
     compress_file(source, target, QUICK, shapes={"input_ids": (1, 32)})
 
 
+def test_a_line_of_text_is_made_up_where_nothing_else_fits(tmp_path: Path) -> None:
+    net = Net()
+    h = net.add("Add", net.conv(net.input("N", 3, "?", "?"), 3, 8), net.random(1, 8, 48, 1))
+    net.output(net.conv(net.add("Relu", h), 8, 4))
+    report = compress(saved(tmp_path, net.model()), QUICK).report
+    assert report.shapes == {"x": (1, 3, 48, 320)}
+
+
 def test_no_advice_on_samples_where_there_are_samples(tmp_path: Path) -> None:
     source = saved(tmp_path, bert_like().model())
     with pytest.raises(FeedError) as caught:

@@ -88,8 +88,10 @@ def analyse(run: Run, samples: Samples | None) -> tuple[Context, Analysis, CostM
     return context, analysis, cost
 
 
-_MEASURED = ((1, 224), (1, 64), (1, 320), (1, 1024), (1, 16000), (2, 64), (1, 1))
-"""(batch, other free axis) at which MACs are counted where nobody says; the first that fits the graph is taken."""
+_MEASURED = (
+    (1, 224), (1, 64), (1, 320), (1, 1024), (1, (48, 320)), (1, (32, 128)), (1, 16000), (2, 64), (1, 1),
+)  # fmt: skip
+"""(batch, other free axes) at which MACs are counted where nobody says; the first that fits the graph is taken."""
 
 
 def _measured_dims(run: Run, samples: Samples | None) -> Mapping[str, tuple[int, ...]]:
