@@ -31,8 +31,8 @@ from onnxmerge.plan.cost import CostModel
 
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus" / "models"
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger"})
-SHAPES = ((1, 224), (1, 64), (1, 320), (1, 1024), (1, 16000), (2, 64), (1, 1))
-"""(batch, other free axis) at which MACs are counted: the first that fits the graph."""
+SHAPES = ((1, 224), (1, 64), (1, 320), (1, 1024), (1, (48, 320)), (1, (32, 128)), (1, 16000), (2, 64), (1, 1))
+"""(batch, other free axes) at which MACs are counted: the first that fits the graph."""
 
 
 @dataclass(frozen=True)

@@ -388,14 +388,16 @@ def _add_behind(context: Context, draft: Draft, node: Node, offset: Floats, alon
     return {name: along}
 
 
-def mask_signals(context: Context, draft: Draft, groups: Sequence[ChannelGroup], kept: Mapping[int, Indices]) -> None:
-    """Zero removed channels in front of consumers whose weight cannot: the dense twin of a cut model."""
+def mask_signals(
+    context: Context, draft: Draft, groups: Sequence[ChannelGroup], kept: Mapping[int, Indices], *, every: bool = False
+) -> None:
+    """Zero removed channels in front of consumers whose weight cannot, or of all: the dense twin of a cut model."""
     masks: dict[tuple[int, int, int], NDArray[np.bool_]] = {}
     for position, channels in kept.items():
         group = groups[position]
         stays = group.stays(channels)
         for consumer in group.consumers:
-            if consumer.weight is None or not context.is_weight(consumer.weight.tensor):
+            if every or consumer.weight is None or not context.is_weight(consumer.weight.tensor):
                 key = (consumer.node, consumer.position, consumer.input.axis)
                 mask = stays[group.members[consumer.input]]
                 masks[key] = masks[key] & mask if key in masks else mask

@@ -5,7 +5,8 @@
     OnnxMergeError                70  our own bug, unless a subclass says otherwise
     ├── UsageError                 2  options, samples or paths that cannot be used
     ├── ModelError                 3  the model is bad: unreadable, invalid, not finite
-    │   └── NothingToCutError      3  the model is fine, but no channel of it can go
+    │   ├── NothingToCutError      3  the model is fine, but no channel of it can go
+    │   └── FeedError              3  the model loads, but does not run on these inputs
     ├── GateError                  1  the result is below what was asked; nothing was written
     └── RuntimeMissingError        4  ONNX Runtime or a provider that was asked for is missing
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "FeedError",
     "GateError",
     "ModelError",
     "NothingToCutError",
@@ -46,6 +48,10 @@ class ModelError(OnnxMergeError):
 
 class NothingToCutError(ModelError):
     """No channel group of the model can lose a channel; the message names what pins them."""
+
+
+class FeedError(ModelError):
+    """ONNX Runtime loads the model and fails to run it on the inputs that it got."""
 
 
 class GateError(OnnxMergeError):

@@ -25,6 +25,7 @@ from onnxmerge.samples.feeds import Samples
 
 __all__ = [
     "Measured",
+    "NotFiniteError",
     "Progress",
     "Verification",
     "check_contract",
@@ -45,9 +46,16 @@ _CONTRACT_FRACTION = 0.02
 """Entries of integer outputs that may differ; a guess: ties are rare, and one wrong channel moves most decisions."""
 _NEARLY_ZERO = 1e-6
 """What rounding may make of an exact zero; signals are of order 1."""
+_QUANTUM = 2.0**-26
+"""Spacing of float32 below 1/4. Numbers near zero that are multiples of it are what a difference of larger numbers left
+over (a sigmoid that ends with `+ 0.5`): nothing but their rounding."""
 _CONTRACT_TOLERANCE = 2e-2
 """Relative L2. Rounding gives 1e-7 to 1e-3 (the worst of three dozen real networks, cut at random so hard that its
 outputs exploded); one channel read in the wrong place gives more than 1e-1 on all of them."""
+
+
+class NotFiniteError(OnnxMergeError):
+    """A cut model and its dense twin are not finite in the same places."""
 
 
 def quiet(_stage: str, _done: float | None) -> None:
@@ -170,7 +178,8 @@ def check_contract(twin: bytes, cut: bytes | Path, samples: Samples, provider: P
     """Compare a cut model with its dense twin on up to two feeds.
 
     Floating-point outputs: relative L2 of what is finite in both, and finite in both at the same places; where the
-    twin gives only zeros, the zeros are compared with the size of what the cut model gives. Only where no output is
+    twin gives only zeros, the zeros are compared with the size of what the cut model gives. Where both give zeros, or
+    what rounding leaves of them, that output says nothing. Only where no output is
     floating-point are the others asked: the fraction of their entries that differ, of which a few may, since rounding
     decides ties (ArgMax) and thresholds.
 
@@ -179,9 +188,11 @@ def check_contract(twin: bytes, cut: bytes | Path, samples: Samples, provider: P
         entry that could be compared.
 
     Raises:
+        NotFiniteError: They are not finite in the same places. A twin whose consumers multiply removed channels by
+            zeros is not finite where those are not; one whose consumers do not read them at all is.
         OnnxMergeError: They differ by more than rounding; nothing of the cut model may be used.
     """
-    errors: list[float] = []
+    errors: list[float | None] = []
     fractions: list[float] = []
     with Session.open(twin, provider, optimize=False) as first, Session.open(cut, provider, optimize=False) as second:
         for feed in samples.feeds[:_CONTRACT_FEEDS]:
@@ -196,9 +207,10 @@ def check_contract(twin: bytes, cut: bytes | Path, samples: Samples, provider: P
                     errors.append(_relative_error(name, value.astype(np.float64), other.astype(np.float64)))
                 else:
                     fractions.append(1.0 - float(np.mean(value == other)))
-    if errors and max(errors) > _CONTRACT_TOLERANCE:
+    known = [error for error in errors if error is not None]
+    if known and max(known) > _CONTRACT_TOLERANCE:
         raise OnnxMergeError(
-            f"the cut model differs from its dense twin by {max(errors):.2g} (relative L2), "
+            f"the cut model differs from its dense twin by {max(known):.2g} (relative L2), "
             "which rounding cannot explain"
         )
     if not errors and fractions and max(fractions) > _CONTRACT_FRACTION:
@@ -206,7 +218,7 @@ def check_contract(twin: bytes, cut: bytes | Path, samples: Samples, provider: P
             f"the cut model differs from its dense twin in {max(fractions):.1%} of the entries of an output, "
             "which ties cannot explain"
         )
-    return max(errors or fractions, default=None)
+    return max(known if errors else fractions, default=None)
 
 
 def _check_lengths(name: str, expected: tuple[int, ...], got: tuple[int, ...]) -> None:
@@ -217,15 +229,25 @@ def _check_lengths(name: str, expected: tuple[int, ...], got: tuple[int, ...]) -
         raise OnnxMergeError(f"output {name!r} of the cut model has shape {got}, not {expected}")
 
 
-def _relative_error(name: str, one: Floats, two: Floats) -> float:
-    """L2 of the difference, relative to the twin's output, or to the other's where that is zero."""
+def _relative_error(name: str, one: Floats, two: Floats) -> float | None:
+    """L2 of the difference, relative to the twin's output, or to the other's where that is zero.
+
+    None where both are zero up to rounding, or nothing is finite.
+    """
     finite = np.isfinite(one)
     if not np.array_equal(finite, np.isfinite(two)) or not np.array_equal(one[~finite], two[~finite], equal_nan=True):
-        raise OnnxMergeError(f"output {name!r} of the cut model and its dense twin are not finite in the same places")
+        raise NotFiniteError(f"output {name!r} of the cut model and its dense twin are not finite in the same places")
     one, two = one[finite], two[finite]
-    if not one.any() and np.abs(two).max(initial=0.0) <= _NEARLY_ZERO:
-        return 0.0
+    if not one.size:
+        return None
+    if np.abs(two).max() <= _NEARLY_ZERO and _left_over(one):
+        return None
     return float(np.linalg.norm(one - two) / (np.linalg.norm(one) or np.linalg.norm(two)))
+
+
+def _left_over(values: Floats) -> bool:
+    """Whether all values are zero up to rounding."""
+    return bool(np.abs(values).max() <= _NEARLY_ZERO) and not np.fmod(values, _QUANTUM).any()
 
 
 def check_gates(measured: Measured, verification: Verification) -> None:

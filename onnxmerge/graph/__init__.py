@@ -6,6 +6,7 @@ from onnxmerge.graph.extract import extract, shift_name
 from onnxmerge.graph.lazy import Lazy
 from onnxmerge.graph.load import external_files, load
 from onnxmerge.graph.model import Model, Node
+from onnxmerge.graph.saturated import before_saturation
 from onnxmerge.graph.save import Staged, check_target, staged
 from onnxmerge.graph.shapes import Shapes, StaticShapes, infer_shapes, input_dims, probe_shapes
 from onnxmerge.graph.values import Dim, TensorSpec
@@ -21,6 +22,7 @@ __all__ = [
     "Staged",
     "StaticShapes",
     "TensorSpec",
+    "before_saturation",
     "check_target",
     "evaluate",
     "external_files",

@@ -90,7 +90,7 @@ class Lazy:
         def mixed(matrix: sparse.csr_array, block: NDArray[Any]) -> NDArray[np.float64]:
             moved = np.moveaxis(block.astype(np.float64), axis, 0)
             flat = np.asarray(matrix @ moved.reshape(len(moved), prod(moved.shape[1:])))
-            return np.moveaxis(flat.reshape(-1, *moved.shape[1:]), 0, axis)
+            return np.moveaxis(flat.reshape(len(flat), *moved.shape[1:]), 0, axis)
 
         def part(along: int, indices: Indices) -> NDArray[Any]:
             if along != axis:

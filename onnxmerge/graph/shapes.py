@@ -24,7 +24,7 @@ from onnxmerge.errors import UsageError
 from onnxmerge.graph.contributed import contributed_shapes, standard_form
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate_node
 from onnxmerge.graph.model import Model, Node
-from onnxmerge.graph.values import TensorSpec
+from onnxmerge.graph.values import Dim, TensorSpec
 
 __all__ = ["Shapes", "StaticShapes", "infer_shapes", "input_dims", "probe_shapes"]
 
@@ -229,7 +229,7 @@ def _evaluate(
 
 
 def input_dims(
-    specs: Sequence[TensorSpec], overrides: Mapping[str, tuple[int, ...]], batch: int, other: int
+    specs: Sequence[TensorSpec], overrides: Mapping[str, tuple[int, ...]], batch: int, other: int | tuple[int, ...]
 ) -> dict[str, tuple[int, ...]]:
     """A concrete shape for every input.
 
@@ -237,7 +237,7 @@ def input_dims(
         specs: The graph inputs.
         overrides: Shapes the user fixed, by input name; they must agree with static dimensions.
         batch: Length for a free first axis.
-        other: Length for any other free axis.
+        other: Length for any other free axis, or one for each of an input's, in order; the last goes on.
 
     Raises:
         UsageError: An override names no input, or contradicts the declared shape.
@@ -263,14 +263,23 @@ def input_dims(
     for spec in specs:
         if spec.dims is None or spec.name in result:
             continue
-        dims = []
-        for axis, dim in enumerate(spec.dims):
-            length = dim if isinstance(dim, int) else (batch if axis == 0 else other)
-            if isinstance(dim, str) and dim != "?":
-                length = by_symbol.setdefault(dim, length)
-            dims.append(length)
-        result[spec.name] = tuple(dims)
+        result[spec.name] = _filled(spec.dims, batch, other, by_symbol)
     return result
+
+
+def _filled(
+    declared: Sequence[Dim], batch: int, other: int | tuple[int, ...], by_symbol: dict[str, int]
+) -> tuple[int, ...]:
+    """A declared shape with lengths for its free axes; those of a name are remembered for the next input."""
+    dims: list[int] = []
+    waiting = list(other) if isinstance(other, tuple) else [other]
+    for axis, dim in enumerate(declared):
+        if isinstance(dim, int):
+            dims.append(dim)
+            continue
+        length = batch if axis == 0 else waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        dims.append(by_symbol.setdefault(dim, length) if isinstance(dim, str) and dim != "?" else length)
+    return tuple(dims)
 
 
 def _check_override(spec: TensorSpec, dims: tuple[int, ...]) -> None:
@@ -281,10 +290,18 @@ def _check_override(spec: TensorSpec, dims: tuple[int, ...]) -> None:
 
 
 _PROBES = (
-    (2, 64), (3, 96), (2, 224), (3, 320), (2, 48), (3, 80), (2, 16), (3, 24), (1, 64), (1, 96), (1, 320), (1, 224),
+    (2, 64), (3, 96), (2, 224), (3, 320), (2, (48, 320)), (3, (48, 192)), (2, (32, 128)), (3, (32, 320)),
+    (2, 48), (3, 80), (2, 16), (3, 24), (1, 64), (1, 96), (1, 320), (1, 224),
     (1, 512), (1, 640), (2, 512), (1, 16000), (1, 1), (2, 1), (1, 7),
 )  # fmt: skip
-"""(batch, other free axis) tried in turn: multiples of 32 suit strided networks, batch 1 those exported with it."""
+"""(batch, other free axes) tried in turn: multiples of 32 suit strided networks, batch 1 those exported with it.
+
+A line of text is 32 or 48 pixels high, and its network fits no other height even where the file leaves it free.
+"""
+
+_HOPELESS = 7
+"""Walks that leave the same nodes unknown, squares and lines of text among them: no shape will help, an operator is not
+understood."""
 
 
 def probe_shapes(model: Model, overrides: Mapping[str, tuple[int, ...]]) -> StaticShapes:
@@ -304,8 +321,7 @@ def probe_shapes(model: Model, overrides: Mapping[str, tuple[int, ...]]) -> Stat
         ranked = sorted(walks.values(), key=lambda walk: len(walk.failed))
         if len(ranked) > 1 and not ranked[1].failed:
             break
-        # The same nodes unknown under four different shapes: no shape will help, an operator is not understood.
-        if len(ranked) > 3 and ranked[0].failed == ranked[3].failed:
+        if len(ranked) >= _HOPELESS and ranked[0].failed == ranked[_HOPELESS - 1].failed:
             break
     # Where only one set of shapes fits the graph, the next best one still shows what depends on free dimensions.
     return StaticShapes(ranked[0], ranked[1] if len(ranked) > 1 else ranked[0])

@@ -11,7 +11,7 @@ from onnxmerge.graph import Model, check_target, external_files, staged, to_prot
 from onnxmerge.pipeline.accounts import account
 from onnxmerge.pipeline.cutting import prepare
 from onnxmerge.pipeline.loading import check_answerable, load_both
-from onnxmerge.pipeline.run import MEMORY_LIMIT, NO_SHAPES, SampleSource, Shapes, Source, start
+from onnxmerge.pipeline.run import MEMORY_LIMIT, NO_SHAPES, SampleSource, Shapes, Source, advising, start
 from onnxmerge.pipeline.search import find_cut, verify
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
@@ -88,12 +88,13 @@ def compress(
     run = start(source, options, shapes, progress)
     fitting, held = load_both(run, calibration, calib_size, data, images)
     check_answerable(run.model, verification)
-    result = find_cut(run, prepare(run, fitting, held, verification.provider), held, verification)
-    proto = to_proto(result.model)
-    measured, samples = None, held
-    if verification.enabled:
-        written = proto.SerializeToString()
-        measured, samples = verify(run, result, written, held, verification)
+    with advising(run, held):
+        result = find_cut(run, prepare(run, fitting, held, verification.provider), held, verification)
+        proto = to_proto(result.model)
+        measured, samples = None, held
+        if verification.enabled:
+            written = proto.SerializeToString()
+            measured, samples = verify(run, result, written, held, verification)
     size = proto.ByteSize()
     return Compression(result.plan, account(run, result, None, size, measured, samples), result.model)
 
@@ -144,7 +145,8 @@ def compress_file(
     run = start(path, options, shapes, progress)
     fitting, held = load_both(run, calibration, calib_size, data, images)
     check_answerable(run.model, verification)
-    result = find_cut(run, prepare(run, fitting, held, verification.provider), held, verification)
+    with advising(run, held):
+        result = find_cut(run, prepare(run, fitting, held, verification.provider), held, verification)
     if dry_run or target is None:
         run.notes.append("dry run: nothing was written or verified")
         return account(run, result, None, None, None, None)
@@ -154,7 +156,8 @@ def compress_file(
     apart = external_data or run.model.bytes_of_weights() > MEMORY_LIMIT
     with staged(result.model, Path(target), apart, () if replaces else external_files(path)) as written:
         if verification.enabled:
-            measured, samples = verify(run, result, written.path, held, verification)
+            with advising(run, held):
+                measured, samples = verify(run, result, written.path, held, verification)
         else:
             run.notes.append("not verified (--no-verify)")
         size = written.size

@@ -33,14 +33,24 @@ _NEAR = 0.02
 
 @dataclass(frozen=True)
 class Cut:
-    """The result of planning and rewriting, before verification."""
+    """The result of planning and rewriting, before verification.
+
+    Attributes:
+        context: The analysed model.
+        analysis: Its groups.
+        cost: What it costs.
+        plan: What was decided.
+        model: The cut model.
+        twin: Makes its dense twin; True: removed channels are kept from all consumers, not only from those whose
+            weights cannot be zero there.
+    """
 
     context: Context
     analysis: Analysis
     cost: CostModel
     plan: Plan
     model: Model
-    twin: Callable[[], bytes]
+    twin: Callable[[bool], bytes]
 
 
 @dataclass(frozen=True)
@@ -78,8 +88,10 @@ def analyse(run: Run, samples: Samples | None) -> tuple[Context, Analysis, CostM
     return context, analysis, cost
 
 
-_MEASURED = ((1, 224), (1, 64), (1, 320), (1, 1024), (1, 16000), (2, 64), (1, 1))
-"""(batch, other free axis) at which MACs are counted where nobody says; the first that fits the graph is taken."""
+_MEASURED = (
+    (1, 224), (1, 64), (1, 320), (1, 1024), (1, (48, 320)), (1, (32, 128)), (1, 16000), (2, 64), (1, 1),
+)  # fmt: skip
+"""(batch, other free axes) at which MACs are counted where nobody says; the first that fits the graph is taken."""
 
 
 def _measured_dims(run: Run, samples: Samples | None) -> Mapping[str, tuple[int, ...]]:
@@ -154,10 +166,10 @@ def cut_at(run: Run, prepared: Prepared, ratio: float) -> Cut:
         draft.set_metadata("onnxmerge", _record(plan))
         model = cut(context, draft, kept_elements(analysis.groups, plan.kept()), added, constants)
 
-    def twin() -> bytes:
+    def twin(every: bool) -> bytes:
         dense = Draft(run.model)
         change(dense)
-        mask_signals(context, dense, analysis.groups, plan.kept())
+        mask_signals(context, dense, analysis.groups, plan.kept(), every=every)
         return bytes(to_proto(dense.finish()).SerializeToString())
 
     return Cut(context, analysis, cost, plan, model, twin)

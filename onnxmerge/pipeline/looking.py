@@ -6,7 +6,7 @@ from onnxmerge.errors import UsageError
 from onnxmerge.pipeline.accounts import group_entry, input_shapes, pinned, sizes
 from onnxmerge.pipeline.cutting import analyse
 from onnxmerge.pipeline.loading import load
-from onnxmerge.pipeline.run import NO_SHAPES, SYNTHETIC, SampleSource, Shapes, Source, runnable, start
+from onnxmerge.pipeline.run import NO_SHAPES, SYNTHETIC, SampleSource, Shapes, Source, advising, runnable, start
 from onnxmerge.plan.options import Options
 from onnxmerge.report.account import Inspection, SideBySide
 from onnxmerge.samples.images import ImageOptions
@@ -71,9 +71,11 @@ def compare(
         _, analysis, cost = analyse(run, samples)
         counted.append(sizes(analysis, cost, {}, run.size))
         dims = cost.dims
+    real = samples
     if samples is None:
         samples = synthetic_samples(one.model.inputs, dims, SYNTHETIC, seed)
-    measured = measure_models(runnable(first), runnable(second), samples, verification.provider, seed, progress)
+    with advising(one, real):
+        measured = measure_models(runnable(first), runnable(second), samples, verification.provider, seed, progress)
     return SideBySide(
         first=one.model.source,
         second=two.model.source,

@@ -10,12 +10,24 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from onnxmerge.errors import FeedError
 from onnxmerge.graph import Model, external_files, load
 from onnxmerge.plan.options import Options
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.verify import Progress
 
-__all__ = ["MEMORY_LIMIT", "NO_SHAPES", "SYNTHETIC", "Run", "SampleSource", "Shapes", "Source", "runnable", "start"]
+__all__ = [
+    "MEMORY_LIMIT",
+    "NO_SHAPES",
+    "SYNTHETIC",
+    "Run",
+    "SampleSource",
+    "Shapes",
+    "Source",
+    "advising",
+    "runnable",
+    "start",
+]
 
 Source = Any
 """A path, the bytes of a model, or a ModelProto."""
@@ -29,6 +41,10 @@ NO_SHAPES: Shapes = MappingProxyType({})
 SYNTHETIC = 16
 """Synthetic inputs for a verification without samples; they show that outputs moved, not what it costs."""
 MEMORY_LIMIT = 1 << 31
+
+
+_SHOWN = 3
+"""Inputs that advice names; the first usually tell what the others need."""
 
 
 @dataclass
@@ -79,3 +95,27 @@ def runnable(source: Source) -> bytes | Path:
         return source
     # A link is followed here: ONNX Runtime looks for external data beside the link.
     return Path(source).resolve() if isinstance(source, (str, Path)) else bytes(source.SerializeToString())
+
+
+@contextmanager
+def advising(run: Run, samples: Samples | None) -> Iterator[None]:
+    """Where a model does not run on inputs that were made up, say how to give it others.
+
+    Raises:
+        FeedError: What was raised inside, with the advice unless `samples` are the user's own.
+    """
+    try:
+        yield
+    except FeedError as error:
+        if samples is not None:
+            raise
+        free = [
+            f"{spec.name}:{','.join('?' if dim is None else str(dim) for dim in spec.dims or ('?',))}"
+            for spec in run.model.inputs
+            if spec.name not in run.shapes and not all(isinstance(dim, int) for dim in spec.dims or (None,))
+        ]
+        advice = "the values were made up: pass samples with --calib or --data"
+        if free:
+            shown = ", ".join([*free[:_SHOWN], *(["..."] if len(free) > _SHOWN else [])])
+            advice = f"the shapes were made up: set the free lengths with --shape ({shown}), or pass samples"
+        raise FeedError(f"{error}; {advice}") from error

@@ -26,7 +26,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.errors import ModelError, RuntimeMissingError, UsageError
+from onnxmerge.errors import FeedError, ModelError, RuntimeMissingError, UsageError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -125,7 +125,8 @@ class Session:
             Every output by name, in graph order; bfloat16 as ``ml_dtypes.bfloat16``.
 
         Raises:
-            ModelError: ONNX Runtime fails on it, or an output is no tensor.
+            FeedError: ONNX Runtime fails on it.
+            ModelError: An output is no tensor.
         """
         session = self._live()
         arrays: list[Any]
@@ -136,7 +137,7 @@ class Session:
                 arrays = session.run(None, dict(feed))
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
             shapes = ", ".join(f"'{name}' {array.dtype} {array.shape}" for name, array in feed.items())
-            raise ModelError(
+            raise FeedError(
                 f"ONNX Runtime cannot run the model on {shapes or 'an empty feed'}: {_line(error)}"
             ) from error
         for name, array in zip(self.output_names, arrays, strict=True):

@@ -85,13 +85,15 @@ def synthetic_samples(
 
     Args:
         inputs: The model's inputs.
-        dims: The concrete shape of each input's feed, by name.
+        dims: The concrete shape of each input's feed, by name; an input without one cannot be made up.
         count: Samples, rounded up to whole feeds.
         seed: The same seed gives the same samples.
 
     Raises:
-        UsageError: An input takes strings, or is no tensor.
+        UsageError: An input takes strings, is no tensor, or has no concrete shape.
     """
+    for spec in inputs:
+        _check_answerable(spec, dims)
     rng = np.random.default_rng(seed)
     lengths = {dims[spec.name][0] if dims[spec.name] else 1 for spec in inputs}
     rows = max(1, lengths.pop()) if len(lengths) == 1 else 1
@@ -111,11 +113,20 @@ def synthetic_samples(
     )
 
 
+def _check_answerable(spec: TensorSpec, dims: Mapping[str, tuple[int, ...]]) -> None:
+    if spec.dtype == "string":
+        what = "strings"
+    elif spec.dims is None:
+        what = "a value of unknown rank"
+    elif spec.name not in dims:
+        what = "more values than fit"
+    else:
+        return
+    raise UsageError(f"input '{spec.name}' takes {what}, which cannot be made up; pass real samples with --calib")
+
+
 def _values(spec: TensorSpec, shape: tuple[int, ...], feeds: int, rng: np.random.Generator) -> tuple[NDArray[Any], str]:
     where = f"synthetic samples for input '{spec.name}'"
-    if spec.dtype == "string" or spec.dims is None:
-        what = "strings" if spec.dtype == "string" else "a value of unknown rank"
-        raise UsageError(f"input '{spec.name}' takes {what}, which cannot be made up; pass real samples with --calib")
     if spec.dtype == "bool":
         return rng.random((feeds, *shape)) < 0.5, "random booleans"
     declared, _ = as_declared(np.zeros(1, np.uint8), spec, where)

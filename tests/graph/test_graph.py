@@ -140,6 +140,8 @@ SPECS = (TensorSpec("a", "float32", ("N", 3, "H", "W")), TensorSpec("b", "float3
 def test_free_dimensions_of_one_name_agree() -> None:
     assert input_dims(SPECS, {}, 2, 64) == {"a": (2, 3, 64, 64), "b": (2, 64)}
     assert input_dims(SPECS, {"a": (5, 3, 7, 9)}, 2, 64) == {"a": (5, 3, 7, 9), "b": (5, 7)}
+    assert input_dims(SPECS, {}, 2, (48, 320)) == {"a": (2, 3, 48, 320), "b": (2, 48)}
+    assert input_dims(SPECS, {}, 2, (48,)) == {"a": (2, 3, 48, 48), "b": (2, 48)}
 
 
 @pytest.mark.parametrize("overrides", [{"c": (1,)}, {"a": (1, 4, 8, 8)}, {"a": (1, 3, 8)}], ids=str)
@@ -162,6 +164,20 @@ def test_values_that_do_not_depend_on_free_dimensions() -> None:
     assert value.tolist() == [3, 8]
     assert shapes.value(free) is None
     assert [shapes.is_static(x, axis) for axis in range(4)] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("height", [32, 48])
+def test_a_network_that_fits_lines_of_text_alone(height: int) -> None:
+    """Its height is free in the file, and a summand fits one height only; nothing stays unknown."""
+    net = Net()
+    x = net.input("N", 3, "?", "?")
+    h = net.add("Relu", net.add("Add", net.conv(x, 3, 8), net.random(1, 8, height, 1)))
+    h = net.conv(h, 8, 4)
+    net.output(h)
+    shapes = probe_shapes(load(net.model()), {})
+    assert not shapes.first.failed
+    assert not shapes.second.failed
+    assert [shapes.is_static(h, axis) for axis in range(4)] == [False, True, True, False]
 
 
 def test_shapes_are_those_of_the_runtime() -> None:

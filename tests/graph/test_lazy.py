@@ -25,7 +25,7 @@ def by_parts(array: NDArray[np.float32], asked: list[int]) -> Lazy:
 
 
 @pytest.mark.parametrize("block", [1, 10, 1 << 20])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (4, 3, 0)], ids=str)
 def test_parts_of_what_was_made(shape: tuple[int, ...], block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lazy, "_BLOCK", block)
     rng = np.random.default_rng(0)
