@@ -1,4 +1,6 @@
-"""Progress on a terminal: which stage runs, how far it is, for how long, and for how long still. What is over in a second shows nothing.
+"""Progress on a terminal: which stage runs, how far it is, for how long, and for how long still.
+
+What is over in a second shows nothing.
 
 The display writes to the file it was given and redirects nothing: other code takes ``sys.stdout`` and ``sys.stderr``
 over for a while, and two redirections that end in the wrong order leave the wrong stream behind.
