@@ -46,6 +46,14 @@ _CONTRACT_FRACTION = 0.02
 """Entries of integer outputs that may differ; a guess: ties are rare, and one wrong channel moves most decisions."""
 _NEARLY_ZERO = 1e-6
 """What rounding may make of an exact zero; signals are of order 1."""
+_QUANTUM, _LEFT_OVER = 2.0**-26, 2.0**-22
+"""Spacing of float32 below 1/4. Small numbers that are multiples of it are what larger ones left over (a sigmoid that
+ends with `+ 0.5`), and as far off as those were rounded: up to 12 times the spacing at the end of a text detector."""
+_CONTRACT_FEEDS = 2
+_CONTRACT_FRACTION = 0.02
+"""Entries of integer outputs that may differ; a guess: ties are rare, and one wrong channel moves most decisions."""
+_NEARLY_ZERO = 1e-6
+"""What rounding may make of an exact zero; signals are of order 1."""
 _QUANTUM = 2.0**-26
 """Spacing of float32 below 1/4. Numbers near zero that are multiples of it are what a difference of larger numbers left
 over (a sigmoid that ends with `+ 0.5`): nothing but their rounding."""
@@ -240,14 +248,17 @@ def _relative_error(name: str, one: Floats, two: Floats) -> float | None:
     one, two = one[finite], two[finite]
     if not one.size:
         return None
-    if np.abs(two).max() <= _NEARLY_ZERO and _left_over(one):
+    if _left_over(one, two) or (not one.any() and np.abs(two).max() <= _NEARLY_ZERO):
         return None
     return float(np.linalg.norm(one - two) / (np.linalg.norm(one) or np.linalg.norm(two)))
 
 
-def _left_over(values: Floats) -> bool:
-    """Whether all values are zero up to rounding."""
-    return bool(np.abs(values).max() <= _NEARLY_ZERO) and not np.fmod(values, _QUANTUM).any()
+def _left_over(one: Floats, two: Floats) -> bool:
+    """Whether outputs are left over from larger numbers, too small to tell rounding from more, and equal up to it."""
+    telling = _CONTRACT_TOLERANCE * np.sqrt(np.mean(np.square(one))) > _LEFT_OVER
+    if telling or np.abs(one - two).max() > _LEFT_OVER:
+        return False
+    return not np.fmod(one, _QUANTUM).any() and not np.fmod(two, _QUANTUM).any()
 
 
 def check_gates(measured: Measured, verification: Verification) -> None:

@@ -129,6 +129,21 @@ def test_zeros_up_to_rounding_check_nothing(left: float) -> None:
     assert check_contract(almost, model(same), samples(np.zeros((2, 50))), "cpu") is None
 
 
+def test_what_larger_numbers_left_over_is_rounded_as_they_were() -> None:
+    """A sigmoid that ends with + 0.5: its small results are off by what one half is off, not by their own size."""
+    quantum = 2.0**-26
+    nearly, rest = model(plus(100 * quantum)), samples(np.zeros((2, 50)))
+    assert check_contract(nearly, model(plus(112 * quantum)), rest, "cpu") is None
+    for other in (plus(120 * quantum), plus(112.3 * quantum)):
+        with pytest.raises(OnnxMergeError, match="relative L2"):
+            check_contract(nearly, model(other), rest, "cpu")
+    # Where rounding is less than the tolerance, the outputs are compared as all others.
+    larger = model(plus(1e4 * quantum))
+    assert check_contract(larger, model(plus((1e4 + 12) * quantum)), rest, "cpu") == pytest.approx(12e-4)
+    with pytest.raises(OnnxMergeError, match="relative L2"):
+        check_contract(larger, model(plus(1.03e4 * quantum)), rest, "cpu")
+
+
 def test_small_numbers_are_no_zeros() -> None:
     """A physical unit may make outputs small; only multiples of the spacing of larger numbers are left over."""
     small = model(over(3e8))

@@ -20,7 +20,9 @@ from onnxmerge.samples.synthetic import synthetic_samples
 
 __all__ = ["choose_method", "gather_evidence"]
 
-_BATCH = 32
+_BATCH, _FEWEST_BATCH, _BATCH_ELEMENTS = 32, 4, 1 << 20
+"""Samples that run together: fewer where the largest tensor of a batch would leave the cache, 4 MB. A thin network of
+239 nodes on 224x224 pictures takes 5.6 ms of CPU a picture in batches of 4 and 10.8 ms in batches of 32."""
 _PROBES, _FEWEST_PROBES, _PROBE_MACS = 128, 8, 2.5e12
 """Samples on which harm is measured, and what that may cost: about a minute on two cores."""
 _AFFORDABLE_MACS, _AFFORDABLE_WORK = 5e11, 1e11
@@ -93,6 +95,13 @@ def _probed(analysis: Analysis, cost: CostModel) -> int:
     return int(min(_PROBES, max(_FEWEST_PROBES, _PROBE_MACS / max(_probe_macs(analysis, cost), 1))))
 
 
+def _batch_size(context: Context, cost: CostModel, rows: int) -> int:
+    """Samples that run together; `rows` of them are in each tensor of the walk that costs are counted in."""
+    made = (cost.dims.get(name, ()) for node in context.model.nodes for name in node.outputs if name)
+    largest = max((prod(shape) for shape in made), default=1) / rows
+    return int(min(_BATCH, max(_FEWEST_BATCH, _BATCH_ELEMENTS / max(largest, 1))))
+
+
 def gather_evidence(
     run: Run, context: Context, analysis: Analysis, cost: CostModel, fitting: Samples | None, provider: Provider
 ) -> tuple[Evidence, Context]:
@@ -112,7 +121,7 @@ def gather_evidence(
             samples = synthetic_samples(run.model.inputs, shapes, count, run.options.seed)
             run.notes.append(f"no samples were given: weights were fitted on {samples.source}")
         probed = _probed(analysis, cost)
-        batches = list(samples.batches(min(_BATCH, probed)))
+        batches = list(samples.batches(min(_batch_size(context, cost, samples.rows), probed)))
         rows = samples.count / len(batches)
         if fitting is None:
             draft = Draft(run.model)
