@@ -48,8 +48,9 @@ def rows() -> list[Row]:
         merging = {**INNER, "method": "neuron-merging", "select": "l2"}
         table.append(("neuron-merging l2", network, (0.2, 0.3, 0.5), merging, False))
         table.append(("refit, uniform, samples", network, (0.2, 0.3, 0.5), {**INNER, "method": "refit"}, True))
+        table.append(("refit, uniform, no data", network, (0.2, 0.3, 0.5), {**INNER, "method": "refit"}, False))
         table.append(("refit, global, samples", network, (0.25, 0.36, 0.5, 0.6, 0.7), {"method": "refit"}, True))
-        table.append(("refit, global, no data", network, (0.25, 0.36, 0.5), {"method": "refit"}, False))
+        table.append(("refit, global, no data", network, (0.25, 0.36, 0.5, 0.6), {"method": "refit"}, False))
     return table
 
 
