@@ -49,14 +49,6 @@ _NEARLY_ZERO = 1e-6
 _QUANTUM, _LEFT_OVER = 2.0**-26, 2.0**-22
 """Spacing of float32 below 1/4. Small numbers that are multiples of it are what larger ones left over (a sigmoid that
 ends with `+ 0.5`), and as far off as those were rounded: up to 12 times the spacing at the end of a text detector."""
-_CONTRACT_FEEDS = 2
-_CONTRACT_FRACTION = 0.02
-"""Entries of integer outputs that may differ; a guess: ties are rare, and one wrong channel moves most decisions."""
-_NEARLY_ZERO = 1e-6
-"""What rounding may make of an exact zero; signals are of order 1."""
-_QUANTUM = 2.0**-26
-"""Spacing of float32 below 1/4. Numbers near zero that are multiples of it are what a difference of larger numbers left
-over (a sigmoid that ends with `+ 0.5`): nothing but their rounding."""
 _CONTRACT_TOLERANCE = 2e-2
 """Relative L2. Rounding gives 1e-7 to 1e-3 (the worst of three dozen real networks, cut at random so hard that its
 outputs exploded); one channel read in the wrong place gives more than 1e-1 on all of them."""
