@@ -9,7 +9,6 @@ from typing import Any
 from onnxmerge.errors import UsageError
 from onnxmerge.graph import Model, check_target, external_files, staged, to_proto
 from onnxmerge.pipeline.accounts import account
-from onnxmerge.pipeline.cutting import prepare
 from onnxmerge.pipeline.loading import check_answerable, load_both
 from onnxmerge.pipeline.run import MEMORY_LIMIT, NO_SHAPES, SampleSource, Shapes, Source, advising, start
 from onnxmerge.pipeline.search import find_cut, verify
@@ -89,7 +88,7 @@ def compress(
     fitting, held = load_both(run, calibration, calib_size, data, images)
     check_answerable(run.model, verification)
     with advising(run, held):
-        result = find_cut(run, prepare(run, fitting, held, verification.provider), held, verification)
+        result = find_cut(run, fitting, held, verification)
         proto = to_proto(result.model)
         measured, samples = None, held
         if verification.enabled:
@@ -146,7 +145,7 @@ def compress_file(
     fitting, held = load_both(run, calibration, calib_size, data, images)
     check_answerable(run.model, verification)
     with advising(run, held):
-        result = find_cut(run, prepare(run, fitting, held, verification.provider), held, verification)
+        result = find_cut(run, fitting, held, verification)
     if dry_run or target is None:
         run.notes.append("dry run: nothing was written or verified")
         return account(run, result, None, None, None, None)

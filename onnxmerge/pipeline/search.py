@@ -6,7 +6,7 @@ from pathlib import Path
 
 from onnxmerge.errors import GateError, NothingToCutError, UsageError
 from onnxmerge.graph import before_saturation, to_proto
-from onnxmerge.pipeline.cutting import Cut, Prepared, cut_at
+from onnxmerge.pipeline.cutting import Cut, cut_at, prepare
 from onnxmerge.pipeline.run import MEMORY_LIMIT, SYNTHETIC, Run, runnable
 from onnxmerge.runtime.session import Provider
 from onnxmerge.samples.feeds import Samples
@@ -78,7 +78,7 @@ def _compared(result: Cut, written: bytes | Path, samples: Samples, provider: Pr
     return check_contract(before[0], before[1], samples, provider)
 
 
-def find_cut(run: Run, prepared: Prepared, held: Samples | None, verification: Verification) -> Cut:
+def find_cut(run: Run, fitting: Samples | None, held: Samples | None, verification: Verification) -> Cut:
     """The cut of the ratio that was asked for; where a gate takes its place, of the largest that holds the gate.
 
     A search bisects over ratios. All tries share what was measured for planning; each is fitted, and compared with the
@@ -88,6 +88,7 @@ def find_cut(run: Run, prepared: Prepared, held: Samples | None, verification: V
         GateError: No cut holds the gate.
         UsageError: There are no samples to hold the gate on.
     """
+    prepared = prepare(run, fitting, held, verification.provider)
     ratio = run.options.ratio
     if ratio is not None or not verification.gated:
         return cut_at(run, prepared, _USUAL if ratio is None else ratio)

@@ -120,14 +120,14 @@ def along_path(
 
     low, high = 0, len(path)
     most = removed(counts_at(high))
+    if ratio == 0:
+        return Allocation({}, 0.0, most)
     while low < high:
         middle = (low + high) // 2
         if removed(counts_at(middle)) < ratio:
             low = middle + 1
         else:
             high = middle
-    if ratio == 0:
-        return Allocation({}, 0.0, most)
     over = counts_at(low)
     under = _fill(counts_at(max(low - 1, 0)), path[low:], sizes, multiple, lambda counts: removed(counts) <= ratio)
     counts = min((under, over), key=lambda counts: abs(removed(counts) - ratio))
