@@ -150,7 +150,7 @@ def test_without_samples_pictures_are_made_up_and_the_account_says_so() -> None:
 @pytest.mark.parametrize("allocate", ["uniform", "global"])
 def test_channels_chosen_on_samples_go_with_every_compensation(allocate: str) -> None:
     errors = {}
-    for compensate in ("none", "merge", "refit"):
+    for compensate in ("none", "merge", "linear", "refit"):
         options = Options(
             ratio=0.5, of="channels", select="obs", compensate=compensate, allocate=allocate, only=("inner*",)
         )
@@ -162,8 +162,24 @@ def test_channels_chosen_on_samples_go_with_every_compensation(allocate: str) ->
         assert all(entry.kept for entry in result.plan.groups)
         assert result.report.fidelity is not None
         errors[compensate] = result.report.fidelity.relative_l2 or 0.0
-    # Half of the channels repeat the others: both ways of expressing them say it all.
-    assert max(errors["refit"], errors["merge"]) < 0.1 * errors["none"]
+    # Half of the channels repeat the others: every way of expressing them says it all.
+    assert max(errors["refit"], errors["linear"], errors["merge"]) < 0.1 * errors["none"]
+
+
+@pytest.mark.parametrize("activation", ["Relu", "HardSwish"])
+@pytest.mark.parametrize("select", ["energy", "l2"])
+def test_a_linear_combination_says_more_than_nothing_and_less_than_new_weights(activation: str, select: str) -> None:
+    errors = {}
+    for compensate in ("none", "linear", "refit"):
+        options = Options(ratio=0.5, of="channels", select=select, compensate=compensate, allocate="uniform")
+        result = compress(
+            _residual_model(activation, seed=6), options, calibration=_samples(128, 1), data=_samples(32, 2),
+            verification=CPU,
+        )  # fmt: skip
+        assert {(entry.select, entry.compensate) for entry in result.plan.groups} == {(select, compensate)}
+        assert result.report.fidelity is not None
+        errors[compensate] = result.report.fidelity.relative_l2 or 0.0
+    assert errors["refit"] < errors["linear"] < errors["none"]
 
 
 def test_a_bundled_network_keeps_its_accuracy() -> None:

@@ -79,6 +79,9 @@ RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 """Strengths to choose from. Convolutions see tens of thousands of rows and take the least; a fully connected layer
 sees one row a sample, about as many as it has unknowns, and takes one of the strongest."""
 
+_WIDE, _RIDGES_WIDE = 2048, (1e-3, 3e-2, 1.0)
+"""Unknowns beyond which fewer are tried: each takes two solutions, 6 s each at 8192 unknowns."""
+
 
 def choose_ridge(one: Moments, two: Moments, alive: NDArray[np.bool_], pull: Floats, least: float) -> float:
     """The strength with which weights found on either half explain the other half best.
@@ -91,7 +94,8 @@ def choose_ridge(one: Moments, two: Moments, alive: NDArray[np.bool_], pull: Flo
         least: Smaller strengths are not tried.
     """
     centred = [half.centred() for half in (one, two)]
-    tried = [ridge for ridge in RIDGES if ridge >= least] or [least]
+    known = RIDGES if np.count_nonzero(alive) <= _WIDE else _RIDGES_WIDE
+    tried = [ridge for ridge in known if ridge >= least] or [least]
     errors = []
     for ridge in tried:
         error = 0.0

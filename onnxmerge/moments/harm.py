@@ -1,8 +1,8 @@
 """What it does to the network's outputs when one group alone is cut: a harm curve for each group.
 
-For a group, backward elimination on the dense network's moments gives an order of channels and a local error for every
-count. The local error says little about what the network makes of it, so at a few counts the group is really cut: its
-consumers get their best weights, the rest of the network runs, and the outputs are compared.
+For a group, backward elimination (or a ranking by energy) on the dense network's moments gives an order of channels and
+a local error for every count. The local error says little about what the network makes of it, so at a few counts the
+group is really cut: its consumers get their best weights, the rest of the network runs, and the outputs are compared.
 
 1. Class scores: squared error of the logits, each row's mean taken out, since softmax does not see it, in units of
    their variance. The Kullback-Leibler divergence of the probabilities is decided by the few samples between two
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,17 +27,22 @@ from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, ChannelGroup
 from onnxmerge.channels.relations import Indices
 from onnxmerge.decompose.least_squares import Moments, solve
-from onnxmerge.decompose.obs import Elimination, Reader, eliminate, elimination_work
+from onnxmerge.decompose.obs import Elimination, Reader, eliminate, elimination_work, rank_by_energy
 from onnxmerge.graph import shift_name
 from onnxmerge.moments.frontier import Feed, Frontier
 from onnxmerge.moments.walk import Walk, rows_wanted
 from onnxmerge.moments.weighted import WeightedNode
 from onnxmerge.runtime.session import Provider
 
-__all__ = ["LEVELS", "Curve", "divergence", "measure_curves", "solving_work"]
+__all__ = ["LEVELS", "RANKINGS", "Curve", "divergence", "measure_curves", "solving_work"]
 
 Floats = NDArray[np.float64]
 Outputs = Sequence[Mapping[str, NDArray[Any]]]
+Ranking = Callable[[Sequence[Reader], int, float], Elimination]
+RANKINGS: Mapping[str, Ranking] = MappingProxyType(
+    {"obs": eliminate, "energy": lambda readers, size, _ridge: rank_by_energy(readers, size)}
+)
+"""Selections that look at samples."""
 
 _LEAST_PROBABILITY = 1e-4
 """What is less likely counts as this: the logarithm of nearly nothing says nothing."""
@@ -127,6 +133,7 @@ def measure_curves(
     batches: Sequence[Feed],
     *,
     probes: int,
+    rank: Ranking = eliminate,
     vanishing: Collection[int] = (),
     ridge: float = 1e-3,
     provider: Provider = "auto",
@@ -142,6 +149,7 @@ def measure_curves(
         positions: Groups to measure; all their consumers have to be weighted nodes of the walk.
         batches: Samples.
         probes: How many batches the outputs are compared on; 0: none, harm is the local error.
+        rank: Gives the order in which a group's channels go.
         vanishing: Groups that are also measured without any channel.
         ridge: As for the refit.
         provider: What runs the network.
@@ -170,7 +178,7 @@ def measure_curves(
         for entry in waiting[index]:
             entry.moments[index] = moments
             if len(entry.moments) == len(entry.nodes):
-                curves[entry.position] = _measure(entry, walk, frontier, dense, ridge)
+                curves[entry.position] = _measure(entry, walk, frontier, dense, rank, ridge)
                 entry.moments, entry.entering = {}, []
                 progress(len(curves) / len(positions))
     return curves
@@ -197,21 +205,21 @@ def _input_moments(node: WeightedNode, frontier: Frontier, rng: np.random.Genera
     return moments
 
 
-def _measure(entry: _Open, walk: Walk, frontier: Frontier, dense: Outputs, ridge: float) -> Curve:
+def _measure(entry: _Open, walk: Walk, frontier: Frontier, dense: Outputs, rank: Ranking, ridge: float) -> Curve:
     group = entry.group
     readers = []
     for index in entry.nodes:
         node = walk.weighted[index]
         labels = group.members[node.input]
         for q, sums in enumerate(entry.moments[index]):
-            uu = sums.centred()[0]
+            uu, mean = sums.centred()[0], sums.means()[0]
             places = node.places(labels, group.size, q)
             if places is None:
                 continue
             old = node.matrix(q)
             energy = float(np.einsum("do,de,eo->", old, uu, old, optimize=True))
-            readers.append(Reader(uu, old, places, 1.0 / max(energy, 1e-30)))
-    elimination = eliminate(readers, group.size, ridge)
+            readers.append(Reader(uu, old, places, 1.0 / max(energy, 1e-30), mean))
+    elimination = rank(readers, group.size, ridge)
     if not dense:
         return Curve(elimination.order, elimination.error, ())
     counts = sorted({max(1, round(level * group.size)) for level in LEVELS} - {group.size}, reverse=True)

@@ -41,9 +41,11 @@ def rows_wanted(unknowns: int) -> int:
     """Rows of samples to draw for a weight matrix with so many rows.
 
     96 for each unknown: on ResNet-56 with 512 images, 24 lost 0.2 points at r = 0.3. The products cost unknowns² each,
-    so wide layers get fewer, but at least 12 for each unknown.
+    so wide layers get fewer: 12 for each unknown, then as many as 2e12 products allow (4 for each at 8192 unknowns),
+    but never below 3.
     """
-    return max(8192, min(96 * unknowns, max(65536, 12 * unknowns)))
+    affordable = int(2e12 / max(unknowns, 1) ** 2)
+    return max(8192, min(96 * unknowns, max(65536, 12 * unknowns), max(3 * unknowns, affordable)))
 
 
 @dataclass(frozen=True)

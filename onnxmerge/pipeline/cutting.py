@@ -140,11 +140,11 @@ def cut_at(run: Run, prepared: Prepared, ratio: float) -> Cut:
         limit = f"; at most {plan.most:.3f} can go" if plan.most < ratio else ""
         run.notes.append(f"asked for {ratio:.3f} of the {plan.of}, reached {plan.reached:.3f}{limit}")
     constants: Mapping[Axis, Any] = {}
-    if evidence is not None and prepared.method.compensate == "refit":
+    if evidence is not None and prepared.method.fitted:
         with run.stage("refitting"):
             refitted = refit(
                 prepared.statistics, analysis, evidence.walk, plan.kept(), evidence.batches,
-                restore_variance=not prepared.real,
+                linear=prepared.method.compensate == "linear", restore_variance=not prepared.real,
                 ridge=evidence.ridge, provider=evidence.provider, seed=run.options.seed,
                 progress=lambda done: run.progress("refitting", done),
             )  # fmt: skip

@@ -21,10 +21,10 @@ __all__ = [
 
 BUDGETS = ("macs", "params", "channels")
 ALLOCATIONS = ("auto", "uniform", "global")
-MEASURED_SELECTIONS = (*SELECTIONS, "obs")
-"""Selections, with the one that needs samples (real or synthetic)."""
-MEASURED_COMPENSATIONS = (*COMPENSATIONS, "refit")
-"""Compensations, with the one that needs samples (real or synthetic)."""
+MEASURED_SELECTIONS = (*SELECTIONS, "energy", "obs")
+"""Selections, with those that need samples (real or synthetic)."""
+MEASURED_COMPENSATIONS = (*COMPENSATIONS, "linear", "refit")
+"""Compensations, with those that need samples (real or synthetic)."""
 
 
 class Method(NamedTuple):
@@ -38,7 +38,12 @@ class Method(NamedTuple):
     @property
     def measured(self) -> bool:
         """Whether it looks at samples, real or synthetic."""
-        return self.select == "obs" or self.compensate == "refit"
+        return self.select not in SELECTIONS or self.fitted
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the weights behind a cut are solved on samples."""
+        return self.compensate not in COMPENSATIONS
 
 
 METHODS = MappingProxyType(
@@ -126,7 +131,7 @@ class Options:
         preset = METHODS[self.method]
         if self.method == "auto":
             preset = METHODS["refit" if measurable else "neuron-merging"]
-        if self.select is not None and self.compensate is None and preset.select == "obs" and self.select != "obs":
+        if self.select is not None and self.compensate is None and preset.measured and self.select in SELECTIONS:
             preset = preset._replace(allocate="uniform")
         return Method(
             self.select or preset.select,

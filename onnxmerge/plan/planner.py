@@ -17,10 +17,10 @@ from onnxmerge.absorb import can_absorb, can_fold
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, kept_elements
 from onnxmerge.channels.relations import Axis, Indices, Passes
-from onnxmerge.decompose import SCORES, Rows, express, least_first, select
+from onnxmerge.decompose import COMPENSATIONS, SCORES, Rows, express, least_first, select
 from onnxmerge.errors import NothingToCutError, OnnxMergeError
 from onnxmerge.moments.frontier import Feed
-from onnxmerge.moments.harm import Curve, measure_curves
+from onnxmerge.moments.harm import RANKINGS, Curve, measure_curves
 from onnxmerge.moments.walk import Walk, refusal, vanishing
 from onnxmerge.moments.weights import group_passes, producer_rows
 from onnxmerge.plan.allocate import (
@@ -121,7 +121,7 @@ class Planner:
         self._sizes = {position: len(score) for position, score in self._scores.items()}
         self._curves: Mapping[int, Curve] = {}
         self._vanishing: frozenset[int] = frozenset()
-        if method.select == "obs" and evidence is not None:
+        if method.select in RANKINGS and evidence is not None:
             self._curves = self._measured(evidence)
         self.most = self._allocation(0.0).most
 
@@ -149,12 +149,12 @@ class Planner:
 
     def _measured(self, evidence: Evidence) -> dict[int, Curve]:
         everywhere = self._method.allocate == "global"
-        if everywhere and self._method.compensate == "refit":
+        if everywhere and self._method.fitted:
             empty = vanishing(self._context, evidence.walk, self._analysis.groups)
             self._vanishing = empty.intersection(self._sizes)
         return measure_curves(
             self._analysis, evidence.walk, self._context, list(self._sizes), evidence.batches,
-            probes=evidence.probes if everywhere else 0, vanishing=self._vanishing,
+            probes=evidence.probes if everywhere else 0, rank=RANKINGS[self._method.select], vanishing=self._vanishing,
             ridge=evidence.ridge, provider=evidence.provider, seed=evidence.seed, progress=evidence.progress,
         )  # fmt: skip
 
@@ -278,7 +278,7 @@ def _plan_group(
         if problem:
             compensate, note = "none", problem
     expression = express(
-        rows, kept, "none" if compensate == "refit" else compensate, options.threshold, options.balance
+        rows, kept, compensate if compensate in COMPENSATIONS else "none", options.threshold, options.balance
     )
     return GroupPlan(
         group=position,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxmerge.decompose import obs
 from onnxmerge.decompose.least_squares import Moments, solve
-from onnxmerge.decompose.obs import Reader, eliminate
+from onnxmerge.decompose.obs import Reader, eliminate, rank_by_energy
 
 
 def _covariance(rng: np.random.Generator, d: int) -> np.ndarray:
@@ -66,6 +67,38 @@ def test_a_permutation_of_channels_permutes_the_order() -> None:
     one = eliminate([Reader(covariance, weight, places)], 7)
     two = eliminate([Reader(covariance, weight, places[shuffled])], 7)
     assert np.array_equal(shuffled[two.order], one.order)
+
+
+@pytest.mark.parametrize("taps", [1, 2])
+def test_rounds_of_several_channels_cost_what_single_steps_cost(taps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every channel has a twin: a round that removed by the costs at its start would take both."""
+    rng = np.random.default_rng(5)
+    half, taps_all = 30, 60 * taps
+    mixing = rng.normal(size=(half * taps, half * taps))
+    signals = rng.normal(size=(4000, half * taps)) @ (mixing * np.geomspace(1, 0.05, half * taps))
+    pairs = np.concatenate([signals, signals + 0.05 * rng.normal(size=signals.shape)], axis=1)
+    reader = Reader(np.cov(pairs.T), rng.normal(size=(taps_all, 8)), np.arange(taps_all).reshape(60, taps))
+    singly = eliminate([reader], 60)
+    monkeypatch.setattr(obs, "SINGLY", 15)
+    rounds = eliminate([reader], 60)
+    assert sorted(rounds.order.tolist()) == list(range(60))
+    for count in range(1, 60):
+        rows = reader.places[rounds.kept(count)].ravel()
+        scale = np.trace(reader.covariance) / taps_all
+        covariance = reader.covariance + 1e-3 * scale * np.eye(taps_all)
+        assert rounds.error[count] == pytest.approx(_least_error(covariance, reader.weight, rows), rel=1e-6)
+    assert (rounds.error[5:55] <= 1.2 * singly.error[5:55]).all()
+
+
+def test_energy_is_power_times_weight() -> None:
+    rng = np.random.default_rng(6)
+    signals = rng.normal(size=(500, 6)) * [3, 1, 2, 1, 1, 1] + [0, 0, 0, 4, 0, 0]
+    weight = rng.normal(size=(6, 2))
+    reader = Reader(np.cov(signals.T, bias=True), weight, np.arange(6).reshape(3, 2), 0.5, signals.mean(axis=0))
+    result = rank_by_energy([reader, reader], 3)
+    energy = (np.square(signals).mean(axis=0) * np.square(weight).sum(axis=1)).reshape(3, 2).sum(axis=1)
+    assert np.array_equal(result.order, np.argsort(energy))
+    assert result.error == pytest.approx([energy.sum(), np.sort(energy)[:2].sum(), energy.min(), 0.0])
 
 
 def test_rows_of_other_groups_are_never_removed() -> None:
