@@ -107,6 +107,13 @@ def _numbers(value: str) -> tuple[float, ...]:
     raise UsageError(f"--mean, --std or --scale is {value!r}; expected finite numbers such as 0.485,0.456,0.406")
 
 
+def _multiple(value: str) -> int | str:
+    """``8``, or ``auto``."""
+    if value == "auto" or (value.isdecimal() and int(value) > 0):
+        return value if value == "auto" else int(value)
+    raise UsageError(f"--round-to is {value!r}; expected a positive number of channels, or auto")
+
+
 def _size(value: str) -> int | tuple[int, int]:
     """``256`` for the short side, ``224x224`` for height and width."""
     sides = [int(each) if each.isdecimal() else 0 for each in value.lower().split("x")]
@@ -240,11 +247,11 @@ click.version_option(__version__, prog_name=PROGRAM)(cli)
 )
 @_of_budget(
     "--round-to",
-    type=click.IntRange(min=1),
-    default=Options.round_to,
+    type=_multiple,
+    default=str(Options.round_to),
     show_default=True,
-    metavar="N",
-    help="Cut to multiples of N channels.",
+    metavar="N|auto",
+    help="Cut to multiples of N channels; auto: to counts at which the measured time of the operators falls.",
 )
 @_of_method("--method", type=click.Choice(tuple(METHODS)), default=Options.method, show_default=True, help=_presets())
 @_of_method("--select", type=click.Choice(MEASURED_SELECTIONS), help="Which channels stay; overrides the preset's.")

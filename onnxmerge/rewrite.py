@@ -94,6 +94,8 @@ def _apply(context: Context, draft: Draft, node: Node, edit: Edit) -> None:
 def _override(context: Context, draft: Draft, node: Node, edit: SetLengths) -> None:
     """Let the node read the computed lengths with those at the cut axes replaced."""
     computed = node.input(edit.position)
+    if _constant_parts(context, draft, node, edit):
+        return
     total = (context.dims(computed) or (0,))[0]
     chosen, lengths = np.zeros(total, dtype=bool), np.zeros(total, dtype=np.int64)
     chosen[list(edit.at)] = True
@@ -102,6 +104,37 @@ def _override(context: Context, draft: Draft, node: Node, edit: SetLengths) -> N
     for op, inputs, output in _replacing(context, draft, chosen, lengths, computed, result):
         draft.insert_before(node, op, inputs, output)
     draft.set_input(node, edit.position, result)
+
+
+def _constant_parts(context: Context, draft: Draft, node: Node, edit: SetLengths) -> bool:
+    """Put new lengths into the constants that a shape is joined from, if the cut ones stand in such, as -1 or a number.
+
+    Runtimes recognise that form of a flattening, and compute it in advance; not so one with a node more.
+    """
+    computed = node.input(edit.position)
+    joined = context.model.writer.get(computed)
+    if joined is None or joined.op != "Concat" or len(context.model.readers.get(computed, ())) != 1:
+        return False
+    if computed in context.model.captured or computed in {spec.name for spec in context.model.outputs}:
+        return False
+    lengths, start = dict(zip(edit.at, edit.lengths, strict=True)), 0
+    changed: dict[int, NDArray[Any]] = {}
+    for position, name in enumerate(joined.inputs):
+        dims = context.dims(name)
+        if dims is None or len(dims) != 1:
+            return False
+        inside = [place for place in lengths if start <= place < start + dims[0]]
+        value = context.value(name) if inside and context.is_weight(name) else None
+        if value is not None:
+            changed[position] = value.copy()
+            for place in inside:
+                changed[position][place - start] = lengths.pop(place)
+        start += dims[0]
+    if lengths:
+        return False
+    for position, value in changed.items():
+        draft.set_constant(joined, position, value, f"{computed}_sizes")
+    return True
 
 
 def _replacing(

@@ -1,5 +1,6 @@
 """The only place that knows ONNX files: read, check, infer shapes, view, edit, write."""
 
+from onnxmerge.graph.alone import alone
 from onnxmerge.graph.edit import Draft, to_proto, written_parameters
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate
 from onnxmerge.graph.extract import extract, shift_name
@@ -22,6 +23,7 @@ __all__ = [
     "Staged",
     "StaticShapes",
     "TensorSpec",
+    "alone",
     "before_saturation",
     "check_target",
     "evaluate",

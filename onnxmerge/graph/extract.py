@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnxmerge.graph.edit import fill
 from onnxmerge.graph.model import Model
 
-__all__ = ["extract", "shift_name"]
+__all__ = ["extract", "shift_name", "typed"]
 
 
 def shift_name(tensor: str) -> str:
@@ -82,18 +82,19 @@ def extract(
             tensor.dims.extend(model.weights.shape(name))
             fill(tensor, weights[name] if name in weights else model.weights[name])
     for name in entering:
-        graph.input.append(_typed(name, kinds[name]))
+        graph.input.append(typed(name, kinds[name]))
     for name in free:
-        graph.input.append(_typed(name, model.weights.element_type(name)))
+        graph.input.append(typed(name, model.weights.element_type(name)))
     for name, kind in vectors:
-        graph.input.append(_typed(name, kind))
+        graph.input.append(typed(name, kind))
     for name in outputs:
-        graph.output.append(_typed(name, kinds[name]))
+        graph.output.append(typed(name, kinds[name]))
     proto = onnx.ModelProto(graph=graph, ir_version=model.proto.ir_version, opset_import=model.proto.opset_import)
     return proto.SerializeToString(), tuple(entering)
 
 
-def _typed(name: str, kind: int) -> onnx.ValueInfoProto:
+def typed(name: str, kind: int) -> onnx.ValueInfoProto:
+    """A tensor of a type and unknown shape."""
     value = onnx.ValueInfoProto(name=name)
     value.type.tensor_type.elem_type = kind
     return value

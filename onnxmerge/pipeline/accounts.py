@@ -14,7 +14,6 @@ from onnxmerge.graph import Model, written_parameters
 from onnxmerge.pipeline.cutting import Cut
 from onnxmerge.pipeline.run import Run
 from onnxmerge.plan.cost import CostModel
-from onnxmerge.plan.planner import reached_by
 from onnxmerge.report.account import Account, GroupEntry, PinnedEntry, Sizes
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.verify import Measured
@@ -84,7 +83,7 @@ def account(
         options={**asdict(run.options), "allocate": plan.allocate, "fold_mean": plan.fold_mean},
         of=plan.of,
         asked=plan.asked,
-        reached=reached_by(plan, analysis, cost),
+        reached=plan.reached,
         before=sizes(analysis, cost, {}, run.size),
         after=replace(
             sizes(analysis, cost, left, size, removed),

@@ -16,6 +16,7 @@ from onnxmerge.graph import Draft, Model, infer_shapes, input_dims, probe_shapes
 from onnxmerge.moments.batchnorm import BatchNormMeans
 from onnxmerge.pipeline.evidence import choose_method, gather_evidence
 from onnxmerge.pipeline.run import Run
+from onnxmerge.pipeline.timing import Clock, land, start_clock
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.options import Method
 from onnxmerge.plan.plan import Plan
@@ -67,6 +68,7 @@ class Prepared:
             the samples are made up.
         planner: Plans for any ratio.
         real: Whether the samples are real.
+        clock: What networks are timed with, where the options ask for times.
     """
 
     context: Context
@@ -77,6 +79,7 @@ class Prepared:
     statistics: Context
     planner: Planner
     real: bool
+    clock: Clock | None
 
 
 def analyse(run: Run, samples: Samples | None) -> tuple[Context, Analysis, CostModel]:
@@ -117,9 +120,12 @@ def prepare(run: Run, fitting: Samples | None, held: Samples | None, provider: P
     evidence, statistics = None, context
     if method.measured and run.options.ratio != 0:
         evidence, statistics = gather_evidence(run, context, analysis, cost, fitting, provider)
+    clock = None
+    if run.options.timed and run.options.ratio != 0:
+        clock = start_clock(run, context, analysis, cost, held if held is not None else fitting, provider)
     with run.stage("planning"):
-        planner = Planner(statistics, analysis, cost, run.options, method, evidence)
-    return Prepared(context, analysis, cost, method, evidence, statistics, planner, fitting is not None)
+        planner = Planner(statistics, analysis, cost, run.options, method, evidence, clock.model if clock else None)
+    return Prepared(context, analysis, cost, method, evidence, statistics, planner, fitting is not None, clock)
 
 
 def cut_at(run: Run, prepared: Prepared, ratio: float) -> Cut:
@@ -130,7 +136,11 @@ def cut_at(run: Run, prepared: Prepared, ratio: float) -> Cut:
     """
     context, analysis, cost, evidence = prepared.context, prepared.analysis, prepared.cost, prepared.evidence
     with run.stage("planning"):
-        plan = prepared.planner.plan(ratio)
+        if prepared.clock is not None and run.options.of == "latency":
+            walk = evidence.walk if evidence is not None else None
+            plan = land(run, context, analysis, walk, prepared.planner, prepared.clock, ratio)
+        else:
+            plan = prepared.planner.plan(ratio)
     if ratio > 0 and not plan.groups:
         raise NothingToCutError(
             f"{run.model.source}: at a ratio of {ratio:g} of the {run.options.of} no channel goes; "

@@ -18,6 +18,7 @@ from math import ceil, floor
 import numpy as np
 
 from onnxmerge.decompose import least_first
+from onnxmerge.plan.grid import Allowed, multiples, nearest
 
 __all__ = ["Allocation", "along_path", "global_path", "least_counts", "round_counts", "uniform_counts", "uniform_path"]
 
@@ -53,19 +54,14 @@ def uniform_counts(sizes: Mapping[int, int], ratio: float) -> dict[int, int]:
     return {group: max(1, floor(size * (1.0 - ratio) + 0.5 + 1e-9)) for group, size in sizes.items()}
 
 
-def round_counts(counts: Mapping[int, int], sizes: Mapping[int, int], multiple: int) -> dict[int, int]:
-    """Counts moved to the nearest multiple that the group can keep; a group that is too small keeps all."""
-    if multiple == 1:
-        return dict(counts)
-    return {
-        group: min(max(round(count / multiple), 1) * multiple, sizes[group]) if count < sizes[group] else count
-        for group, count in counts.items()
-    }
+def round_counts(counts: Mapping[int, int], sizes: Mapping[int, int], allowed: Allowed) -> dict[int, int]:
+    """Counts moved to the nearest that the group may be cut to; a group that may not be cut keeps all."""
+    return {group: nearest(allowed[group], sizes[group], count) for group, count in counts.items()}
 
 
-def least_counts(sizes: Mapping[int, int], multiple: int) -> dict[int, int]:
-    """The fewest channels that groups can be cut to: one, or one multiple; a group that is too small keeps all."""
-    return {group: min(multiple, size) for group, size in sizes.items()}
+def least_counts(sizes: Mapping[int, int], allowed: Allowed) -> dict[int, int]:
+    """The fewest channels that groups can be cut to; a group that may not be cut keeps all."""
+    return {group: int(allowed[group][0]) if len(allowed[group]) else size for group, size in sizes.items()}
 
 
 def uniform_path(sizes: Mapping[int, int]) -> list[Step]:
@@ -95,8 +91,8 @@ def along_path(
     path: Sequence[Step],
     sizes: Mapping[int, int],
     ratio: float,
-    cost: Callable[[Mapping[int, int]], int],
-    multiple: int = 1,
+    cost: Callable[[Mapping[int, int]], float],
+    allowed: Allowed | None = None,
 ) -> Allocation:
     """The point of a path whose cost is nearest to (1 − ratio) of the whole.
 
@@ -108,12 +104,13 @@ def along_path(
         sizes: Channels of each group.
         ratio: Fraction of the cost to remove.
         cost: Cost of a model whose groups keep the given counts (absent: all).
-        multiple: Counts are moved to multiples of this before they are costed.
+        allowed: Counts that groups may be cut to, to which they are moved before they are costed; None: any.
     """
+    allowed = multiples(sizes) if allowed is None else allowed
     whole = cost({})
 
     def counts_at(step: int) -> dict[int, int]:
-        return round_counts(dict(path[:step]), sizes, multiple)
+        return round_counts(dict(path[:step]), sizes, allowed)
 
     def removed(counts: Mapping[int, int]) -> float:
         return 1.0 - cost(counts) / whole if whole else 0.0
@@ -129,7 +126,7 @@ def along_path(
         else:
             high = middle
     over = counts_at(low)
-    under = _fill(counts_at(max(low - 1, 0)), path[low:], sizes, multiple, lambda counts: removed(counts) <= ratio)
+    under = _fill(counts_at(max(low - 1, 0)), path[low:], sizes, allowed, lambda counts: removed(counts) <= ratio)
     counts = min((under, over), key=lambda counts: abs(removed(counts) - ratio))
     return Allocation({g: count for g, count in counts.items() if count < sizes[g]}, removed(counts), most)
 
@@ -138,7 +135,7 @@ def _fill(
     counts: dict[int, int],
     steps: Sequence[Step],
     sizes: Mapping[int, int],
-    multiple: int,
+    allowed: Allowed,
     fits: Callable[[Mapping[int, int]], bool],
 ) -> dict[int, int]:
     """Counts with the further steps that fit; a group whose step does not fit is done, so that few are tried."""
@@ -146,7 +143,7 @@ def _fill(
     for group, count in steps:
         if group in done:
             continue
-        further = {**counts, **round_counts({group: count}, sizes, multiple)}
+        further = {**counts, **round_counts({group: count}, sizes, allowed)}
         if further[group] == counts.get(group):
             continue
         if fits(further):

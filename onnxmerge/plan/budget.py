@@ -8,24 +8,29 @@ it. Of the stretch that crosses the budget only what is needed is taken, and cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["descend"]
+from onnxmerge.channels.relations import Indices
+from onnxmerge.plan.grid import Allowed, lower, multiples, rising
+
+__all__ = ["Cost", "descend"]
 
 Floats = NDArray[np.float64]
+Cost = Callable[[Mapping[int, int]], float]
 
 
 def descend(
     harms: Mapping[int, Floats],
     sizes: Mapping[int, int],
-    cost: Callable[[Mapping[int, int]], int],
+    cost: Cost,
     target: float,
-    multiple: int = 1,
-    vanishing: Collection[int] = (),
+    allowed: Allowed | None = None,
+    *,
+    straight: bool = True,
 ) -> dict[int, int]:
     """Counts of all groups whose cost is at most `target`, or as low as it can get.
 
@@ -34,39 +39,38 @@ def descend(
         sizes: By group: n.
         cost: Cost of given counts.
         target: The cost to reach.
-        multiple: Counts that are cut to are multiples of this.
-        vanishing: Groups that may lose their last channel.
+        allowed: Counts that groups may be cut to, 0 for those that may vanish; None: any but 0.
+        straight: Whether the cost is linear in one group's count while the others stand. Times are not.
 
     Notes:
         Slopes are computed again only when they come to the front, since saving falls as other groups shrink.
     """
+    allowed = multiples(sizes) if allowed is None else allowed
     counts = dict(sizes)
-    lowest = {group: 0 if group in vanishing else multiple for group in sizes}
     now = cost(counts)
-    heap = [
-        (_best(counts, group, harms, cost, now, _lower(counts[group], multiple, lowest[group]))[0], group)
-        for group in sizes
-    ]
+
+    def best(group: int) -> tuple[float, int]:
+        return _best(counts, group, harms[group], cost, now, lower(allowed[group], counts[group]), straight)
+
+    heap = [(best(group)[0], group) for group in sizes]
     heapify(heap)
     while now > target and heap:
         _, group = heappop(heap)
-        slope, count = _best(counts, group, harms, cost, now, _lower(counts[group], multiple, lowest[group]))
+        slope, count = best(group)
         if not np.isfinite(slope):
             continue
         if heap and slope > heap[0][0]:
             heappush(heap, (slope, group))
             continue
-        before = counts[group]
+        between = lower(allowed[group], counts[group])
         counts[group] = count
         new = cost(counts)
-        if new < target and before - count > multiple:
+        if new < target and between[0] != count:
             # Too far: of this stretch only what is needed.
-            counts[group], new = _least(counts, group, _lower(before, multiple, count), cost, target)
+            counts[group], new = _least(counts, group, between[between >= count], cost, target)
         now = new
-        heappush(
-            heap, (_best(counts, group, harms, cost, now, _lower(counts[group], multiple, lowest[group]))[0], group)
-        )
-    _give_back(counts, harms, sizes, cost, target, multiple)
+        heappush(heap, (best(group)[0], group))
+    _give_back(counts, harms, sizes, cost, target, allowed)
     return {group: count for group, count in counts.items() if count < sizes[group]}
 
 
@@ -74,15 +78,15 @@ def _give_back(
     counts: dict[int, int],
     harms: Mapping[int, Floats],
     sizes: Mapping[int, int],
-    cost: Callable[[Mapping[int, int]], int],
+    cost: Cost,
     target: float,
-    multiple: int,
+    allowed: Allowed,
 ) -> None:
     """Spend what the last step left over: channels that fit into the budget come back, most harmful loss first."""
     while True:
         fitting = []
         for group, count in counts.items():
-            more = min((count // multiple + 1) * multiple, sizes[group])
+            more = rising(allowed[group], sizes[group], count)
             if more > count and cost({**counts, group: more}) <= target:
                 fitting.append((harms[group][count] - harms[group][more], -group, more))
         if not fitting:
@@ -91,48 +95,34 @@ def _give_back(
         counts[-group] = more
 
 
-def _lower(count: int, multiple: int, lowest: int) -> range:
-    """Counts below one, down to the lowest."""
-    first = (count - 1) // multiple * multiple
-    return range(first, lowest - 1, -multiple)
-
-
 def _best(
-    counts: Mapping[int, int],
-    group: int,
-    harms: Mapping[int, Floats],
-    cost: Callable[[Mapping[int, int]], int],
-    now: int,
-    below: range,
+    counts: Mapping[int, int], group: int, harm: Floats, cost: Cost, now: float, below: Indices, straight: bool
 ) -> tuple[float, int]:
     """Least harm per saved cost over all lower counts of a group, and the count."""
     present = counts[group]
-    lower = np.array(list(below), dtype=np.int64)
-    if not lower.size:
+    if not below.size:
         return np.inf, present
-    # Cost is linear in one group's count while the others stand.
-    last = int(lower[-1])
-    saved_per_channel = (now - cost({**counts, group: last})) / (present - last)
-    if saved_per_channel <= 0:
+    if straight:
+        last = int(below[-1])
+        saved = (now - cost({**counts, group: last})) / (present - last) * (present - below)
+    else:
+        saved = np.array([now - cost({**counts, group: count}) for count in below.tolist()])
+    gains = saved > 0
+    if not gains.any():
         return np.inf, present
-    slopes = (harms[group][lower] - harms[group][present]) / (saved_per_channel * (present - lower))
+    slopes = np.divide(harm[below] - harm[present], saved, out=np.full(len(below), np.inf), where=gains)
     best = int(np.argmin(slopes))
-    return float(slopes[best]), int(lower[best])
+    return float(slopes[best]), int(below[best])
 
 
-def _least(
-    counts: dict[int, int],
-    group: int,
-    options: range,
-    cost: Callable[[Mapping[int, int]], int],
-    target: float,
-) -> tuple[int, int]:
+def _least(counts: dict[int, int], group: int, options: Indices, cost: Cost, target: float) -> tuple[int, float]:
     """The largest of falling counts whose cost is at most the target."""
     low, high = 0, len(options) - 1
     while low < high:
         middle = (low + high) // 2
-        if cost({**counts, group: options[middle]}) <= target:
+        if cost({**counts, group: int(options[middle])}) <= target:
             high = middle
         else:
             low = middle + 1
-    return options[low], cost({**counts, group: options[low]})
+    count = int(options[low])
+    return count, cost({**counts, group: count})

@@ -17,7 +17,7 @@ from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Axis, Indices
 from onnxmerge.graph import Model, Node
 
-__all__ = ["CostModel"]
+__all__ = ["CostModel", "Length"]
 
 Length = Callable[[str, int], int]
 Left = Mapping[Axis, Indices]
@@ -64,6 +64,18 @@ class CostModel:
         """
         if of == "channels":
             return lambda counts: sum(counts.get(position, group.size) for position, group in groups.items())
+        length_at = self.lengths(groups)
+
+        def cost(counts: Mapping[int, int]) -> int:
+            length = length_at(counts)
+            if of == "macs":
+                return sum(self.node_macs(node, length) for node in self._costly)
+            return self._parameters(length)
+
+        return cost
+
+    def lengths(self, groups: Mapping[int, ChannelGroup]) -> Callable[[Mapping[int, int]], Length]:
+        """Lengths of all axes as a function of how many channels groups keep, by position."""
         sizes = {position: group.size for position, group in groups.items()}
         touching: dict[Axis, list[int]] = {}
         for position, group in groups.items():
@@ -79,7 +91,7 @@ class CostModel:
                 for pattern, count in zip(patterns.T, elements, strict=True)
             ]
 
-        def cost(counts: Mapping[int, int]) -> int:
+        def at(counts: Mapping[int, int]) -> Length:
             def length(tensor: str, axis: int) -> int:
                 if Axis(tensor, axis) not in shares:
                     return self.dims[tensor][axis]
@@ -89,11 +101,9 @@ class CostModel:
                 # A group may vanish altogether; what is left of any other is at least one element.
                 return max(round(left), 1) if left else 0
 
-            if of == "macs":
-                return sum(self.node_macs(node, length) for node in self._costly)
-            return self._parameters(length)
+            return length
 
-        return cost
+        return at
 
     @cached_property
     def _costly(self) -> tuple[Node, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from onnxmerge.decompose import COMPENSATIONS, SELECTIONS
 from onnxmerge.errors import UsageError
@@ -19,7 +19,7 @@ __all__ = [
     "Options",
 ]
 
-BUDGETS = ("macs", "params", "channels")
+BUDGETS = ("macs", "params", "channels", "latency")
 ALLOCATIONS = ("auto", "uniform", "global")
 MEASURED_SELECTIONS = (*SELECTIONS, "energy", "obs")
 """Selections, with those that need samples (real or synthetic)."""
@@ -65,7 +65,7 @@ class Options:
 
     Attributes:
         ratio: Fraction of `of` to remove, 0 ≤ ratio < 1; None: half, or as much as the gates allow where there are any.
-        of: What the ratio counts: macs, params or channels.
+        of: What the ratio counts: macs, params, channels, or latency, the measured time of one run.
         allocate: How the budget is spread over groups; auto takes the method's own.
         method: A preset of selection, compensation and allocation.
         select: Overrides the preset's selection.
@@ -76,7 +76,8 @@ class Options:
         coupled: Also cut groups with several producers.
         only: Globs of producer node names; only groups with a match are cut.
         skip: Globs of producer node names; groups with a match are left alone.
-        round_to: Channel counts that are cut to are multiples of this.
+        round_to: Channel counts that are cut to are multiples of this; auto: those at which the measured time of the
+            operators falls.
         seed: For synthetic inputs and bootstrap intervals.
     """
 
@@ -92,7 +93,7 @@ class Options:
     coupled: bool = True
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
-    round_to: int = 1
+    round_to: int | Literal["auto"] = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -118,8 +119,13 @@ class Options:
             raise UsageError(f"balance is {self.balance:g}; it lies between 0 and 1")
         if self.seed < 0:
             raise UsageError(f"seed is {self.seed}; it is at least 0")
-        if self.round_to < 1:
-            raise UsageError(f"round-to is {self.round_to}; channel counts are multiples of at least 1")
+        if isinstance(self.round_to, int) and self.round_to < 1:
+            raise UsageError(f"round-to is {self.round_to}; channel counts are multiples of at least 1, or auto")
+
+    @property
+    def timed(self) -> bool:
+        """Whether a plan needs the time of operators."""
+        return self.of == "latency" or self.round_to == "auto"
 
     def resolved(self, measurable: bool = False) -> Method:
         """The preset with overrides applied.

@@ -18,7 +18,7 @@ from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, kept_elements
 from onnxmerge.channels.relations import Axis, Indices, Passes
 from onnxmerge.decompose import COMPENSATIONS, SCORES, Rows, express, least_first, select
-from onnxmerge.errors import NothingToCutError, OnnxMergeError
+from onnxmerge.errors import NothingToCutError, OnnxMergeError, UsageError
 from onnxmerge.moments.frontier import Feed
 from onnxmerge.moments.harm import RANKINGS, Curve, measure_curves
 from onnxmerge.moments.walk import Walk, refusal, vanishing
@@ -32,13 +32,15 @@ from onnxmerge.plan.allocate import (
     uniform_counts,
     uniform_path,
 )
-from onnxmerge.plan.budget import descend
+from onnxmerge.plan.budget import Cost, descend
 from onnxmerge.plan.cost import CostModel
+from onnxmerge.plan.grid import multiples, worthwhile
+from onnxmerge.plan.latency import LatencyModel
 from onnxmerge.plan.options import Method, Options
 from onnxmerge.plan.plan import GroupPlan, Plan
 from onnxmerge.runtime.session import Provider
 
-__all__ = ["Evidence", "Planner", "reached_by"]
+__all__ = ["Evidence", "Planner"]
 
 Floats = NDArray[np.float64]
 
@@ -83,6 +85,7 @@ class Planner:
         options: Options,
         method: Method,
         evidence: Evidence | None = None,
+        latency: LatencyModel | None = None,
     ) -> None:
         """Measure what plans are made of.
 
@@ -93,6 +96,7 @@ class Planner:
             options: What was asked for.
             method: The same, resolved.
             evidence: What a refit looks at; None for methods that need no samples.
+            latency: Times of operators; has to be there for options that are `timed`, unless nothing is to go.
 
         Raises:
             NothingToCutError: No group may lose a channel.
@@ -101,6 +105,8 @@ class Planner:
         self._options, self._method = options, method
         self._left_alone = _left_alone(context, analysis, options)
         self._scores: dict[int, Floats] = {}
+        if options.timed and latency is None and options.ratio != 0:
+            raise UsageError("--of latency and --round-to auto need the times of operators")
         for position, group in enumerate(analysis.groups):
             why = refusal(context, evidence.walk, group) if evidence is not None else ""
             if position in self._left_alone or why:
@@ -113,12 +119,17 @@ class Planner:
                 self._scores[position] = _scores(read, method)
         if not self._scores:
             raise NothingToCutError(_why_nothing(context, analysis, self._left_alone))
-        if options.ratio != 0 and options.of != "channels" and not _counted(cost, options.of, {}):
+        if options.ratio != 0 and options.of in ("macs", "params") and not _counted(cost, options.of, {}):
             raise NothingToCutError(
                 f"{context.model.source}: its {options.of} count as 0, so there is no fraction of them to remove; "
                 "try --of channels"
             )
         self._sizes = {position: len(score) for position, score in self._scores.items()}
+        groups = {position: analysis.groups[position] for position in self._sizes}
+        self._time_of = latency.by_counts(groups) if latency is not None else None
+        self._allowed = multiples(self._sizes, options.round_to if options.round_to != "auto" else 1)
+        if latency is not None:
+            self._allowed = worthwhile(self._allowed, latency.by_group(groups))
         self._curves: Mapping[int, Curve] = {}
         self._vanishing: frozenset[int] = frozenset()
         if method.select in RANKINGS and evidence is not None:
@@ -145,13 +156,19 @@ class Planner:
             groups=tuple(groups),
             left_alone=self._left_alone,
         )
-        return replace(plan, reached=reached_by(plan, self._analysis, self._cost))
+        if self._time_of is not None and plan.of == "latency":
+            return plan
+        return replace(plan, reached=_reached_by(plan, self._analysis, self._cost))
 
     def _measured(self, evidence: Evidence) -> dict[int, Curve]:
         everywhere = self._method.allocate == "global"
         if everywhere and self._method.fitted:
             empty = vanishing(self._context, evidence.walk, self._analysis.groups)
             self._vanishing = empty.intersection(self._sizes)
+            self._allowed = {
+                position: np.insert(counts, 0, 0) if position in self._vanishing else counts
+                for position, counts in self._allowed.items()
+            }
         return measure_curves(
             self._analysis, evidence.walk, self._context, list(self._sizes), evidence.batches,
             probes=evidence.probes if everywhere else 0, rank=RANKINGS[self._method.select], vanishing=self._vanishing,
@@ -162,30 +179,44 @@ class Planner:
         if not self._curves:
             return self._ranked(ratio)
         groups = {position: self._analysis.groups[position] for position in self._sizes}
-        cost_of = self._cost.by_counts(groups, self._options.of)
+        timed = self._time_of if self._options.of == "latency" else None
+        cost_of: Cost = timed or self._cost.by_counts(groups, self._options.of)
         if self._method.allocate != "global":
-            return _uniform(self._sizes, self._options, ratio, cost_of)
-        multiple, whole = self._options.round_to, cost_of({})
+            return self._uniform(ratio, cost_of)
+        whole = cost_of({})
         harms = {position: curve.harm for position, curve in self._curves.items()}
-        counts = descend(harms, self._sizes, cost_of, (1.0 - ratio) * whole, multiple, self._vanishing)
-        least = cost_of({**least_counts(self._sizes, multiple), **dict.fromkeys(self._vanishing, 0)})
+        counts = descend(harms, self._sizes, cost_of, (1.0 - ratio) * whole, self._allowed, straight=timed is None)
+        least = cost_of(least_counts(self._sizes, self._allowed))
+        return Allocation(counts, 1.0 - cost_of(counts) / whole, 1.0 - least / whole)
+
+    def _uniform(self, ratio: float, cost_of: Cost) -> Allocation:
+        """One channel ratio for all groups."""
+        sizes, allowed = self._sizes, self._allowed
+        if self._options.of != "channels":
+            return along_path(uniform_path(sizes), sizes, ratio, cost_of, allowed)
+        counts = round_counts(uniform_counts(sizes, ratio), sizes, allowed)
+        counts = {position: count for position, count in counts.items() if count < sizes[position]}
+        whole = cost_of({})
+        least = cost_of(least_counts(sizes, allowed))
         return Allocation(counts, 1.0 - cost_of(counts) / whole, 1.0 - least / whole)
 
     def _ranked(self, ratio: float) -> Allocation:
         sizes, orders = self._sizes, {position: least_first(score) for position, score in self._scores.items()}
 
-        def cost_of(counts: Mapping[int, int]) -> int:
+        def cost_of(counts: Mapping[int, int]) -> float:
+            if self._time_of is not None and self._options.of == "latency":
+                return self._time_of(counts)
             if self._options.of == "channels":
                 return sum(counts.get(position, size) for position, size in sizes.items())
             kept = {position: orders[position][sizes[position] - count :] for position, count in counts.items()}
             return _counted(self._cost, self._options.of, kept_elements(self._analysis.groups, kept))
 
         if self._method.allocate == "uniform":
-            return _uniform(sizes, self._options, ratio, cost_of)
-        return along_path(global_path(sizes, self._scores), sizes, ratio, cost_of, self._options.round_to)
+            return self._uniform(ratio, cost_of)
+        return along_path(global_path(sizes, self._scores), sizes, ratio, cost_of, self._allowed)
 
 
-def reached_by(plan: Plan, analysis: Analysis, cost: CostModel) -> float:
+def _reached_by(plan: Plan, analysis: Analysis, cost: CostModel) -> float:
     """The fraction of what a plan counts that goes with just the channels it removes.
 
     Allocations go by counts, which says it exactly only where all channels of a group cost the same.
@@ -227,20 +258,6 @@ def _why_nothing(context: Context, analysis: Analysis, left_alone: Mapping[int, 
     if not shown:
         shown = ["no operator in it makes channels"]
     return f"{context.model.source}: nothing can be cut: {'; '.join(shown)}{more}"
-
-
-def _uniform(
-    sizes: Mapping[int, int], options: Options, ratio: float, cost_of: Callable[[Mapping[int, int]], int]
-) -> Allocation:
-    """One channel ratio for all groups."""
-    if options.of != "channels":
-        return along_path(uniform_path(sizes), sizes, ratio, cost_of, options.round_to)
-    counts = round_counts(uniform_counts(sizes, ratio), sizes, options.round_to)
-    counts = {position: count for position, count in counts.items() if count < sizes[position]}
-    whole = cost_of({})
-    return Allocation(
-        counts, 1.0 - cost_of(counts) / whole, 1.0 - cost_of(least_counts(sizes, options.round_to)) / whole
-    )
 
 
 def _scores(rows: Rows, method: Method) -> Floats:

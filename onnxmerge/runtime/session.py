@@ -17,7 +17,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,7 +32,7 @@ from onnxmerge.errors import FeedError, ModelError, RuntimeMissingError, UsageEr
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["Provider", "Session"]
+__all__ = ["Provider", "Session", "runtime_version"]
 
 Provider = Literal["auto", "cpu", "cuda"]
 
@@ -72,7 +73,13 @@ class Session:
 
     @classmethod
     def open(
-        cls, model: bytes | Path, provider: Provider = "auto", threads: int | None = None, *, optimize: bool = True
+        cls,
+        model: bytes | Path,
+        provider: Provider = "auto",
+        threads: int | None = None,
+        *,
+        optimize: bool = True,
+        profile: Path | None = None,
     ) -> Session:
         """Loads a model.
 
@@ -81,6 +88,7 @@ class Session:
             provider: What may run it; see the module's docstring.
             threads: Threads inside one operator, at least 1; None leaves it to ONNX Runtime.
             optimize: Whether ONNX Runtime may rewrite the graph (fuse, fold constants) before it runs it.
+            profile: Where ONNX Runtime writes the time of every kernel, see `end_profile`.
 
         Raises:
             ModelError: ONNX Runtime refuses the model.
@@ -98,7 +106,7 @@ class Session:
         if provider != "cpu" and listed:
             try:
                 with _quiet(ort):
-                    session = _load(ort, model, [_CUDA, _CPU], threads, optimize)
+                    session = _load(ort, model, [_CUDA, _CPU], threads, optimize, profile)
                 if session.get_providers()[0] == _CUDA:
                     return cls(session, threads, "")
             except Exception as error:  # whatever CUDA fails with, the CPU decides whether the model is bad
@@ -110,7 +118,7 @@ class Session:
             )
         try:
             with _quiet(ort):
-                session = _load(ort, model, [_CPU], threads, optimize)
+                session = _load(ort, model, [_CPU], threads, optimize, profile)
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
             raise ModelError(f"{_name(model)}: ONNX Runtime cannot load it: {_line(error)}") from error
         return cls(session, threads, note if provider == "auto" else "")
@@ -146,6 +154,43 @@ class Session:
                 raise ModelError(f"output '{name}': expected a tensor, got {kind}, which cannot be compared")
         return dict(zip(self.output_names, arrays, strict=True))
 
+    def bound(self, feed: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
+        """A run whose arrays stay where the provider computes: inputs are copied there once, outputs not back.
+
+        Args:
+            feed: As for `run`; no bfloat16.
+
+        Returns:
+            Runs the model once and waits for it.
+
+        Raises:
+            FeedError: ONNX Runtime cannot bind these arrays.
+        """
+        session, ort = self._live(), _import()
+        device = "cuda" if self.provider == _CUDA else "cpu"
+        binding = session.io_binding()
+        try:
+            for name, array in feed.items():
+                held = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array).reshape(array.shape), device, 0)
+                binding.bind_ortvalue_input(name, held)
+            for name in self.output_names:
+                binding.bind_output(name, device)
+        except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
+            raise FeedError(f"ONNX Runtime cannot bind the arrays: {_line(error)}") from error
+
+        def run() -> None:
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return run
+
+    def end_profile(self) -> list[dict[str, Any]]:
+        """Events of a session that was opened with `profile`, one for each kernel of each run among them."""
+        file = Path(self._live().end_profiling())
+        events = json.loads(file.read_text(encoding="utf-8"))
+        file.unlink()
+        return list(events)
+
     def close(self) -> None:
         """Gives the memory back; a second call does nothing."""
         self._session = None
@@ -177,6 +222,11 @@ class Session:
         return [_array(value) for value in session.run_with_ort_values(None, values)]
 
 
+def runtime_version() -> str:
+    """Version of ONNX Runtime."""
+    return str(_import().__version__)
+
+
 def _array(value: onnxruntime.OrtValue) -> NDArray[Any]:
     if value.data_type() != _BFLOAT16:
         return np.asarray(value.numpy())
@@ -202,6 +252,7 @@ def _load(
     providers: list[str],
     threads: int | None,
     optimize: bool,
+    profile: Path | None,
 ) -> onnxruntime.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
@@ -209,6 +260,9 @@ def _load(
         options.intra_op_num_threads = threads
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     if providers[0] == _CUDA and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
     source = model if isinstance(model, bytes) else str(model)

@@ -4,6 +4,10 @@ Images are *dead leaves*: discs and rectangles of one colour each that fall on o
 proportional to r^-3. That law makes their statistics those of natural images: edges, flat regions, a power spectrum
 near 1/f². White noise has none of that, and the moments of a network's hidden signals under it are far from true.
 
+A camera adds three things that matter as much to networks whose normalisation was folded into their weights: a picture
+is bright or dark and rich or poor in contrast as a whole, its values are bounded, and its edges are a little soft. With
+them ResNet-56 without normalisation, half of its inner channels cut and refitted, keeps 81 % instead of 77 %.
+
 References:
     Lee, Mumford, Huang, Occlusion models for natural images, IJCV 41, 2001.
     Baradad et al., Learning to see by looking at noise, NeurIPS 2021.
@@ -17,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from onnxmerge.errors import UsageError
 from onnxmerge.graph.values import TensorSpec
@@ -32,8 +37,18 @@ SHARED = 0.9
 """Variance that the channels of a colour share. R and G of CIFAR-10's test images correlate by 0.91."""
 
 SMALLEST_LEAF = 1 / 32
-"""Least radius as a part of the image's short side, and never below 2 pixels. Measured correlation of neighbouring
-pixels: 0.80 at 32 x 32 and 0.95 at 224 x 224; with half of both 0.70 and 0.91; CIFAR-10's test images have 0.94."""
+"""Least radius as a part of the image's short side, and never below 2 pixels."""
+
+SOFTNESS = 0.6
+"""Standard deviation of the blur, in pixels. Neighbouring pixels of 32 x 32 then correlate by 0.92; those of CIFAR-10's
+test images by 0.93, without blur by 0.80."""
+
+BRIGHTNESS, CONTRAST = 0.6, 0.3
+"""Spread of an image's mean, in standard deviations of its leaves, and of the logarithm of its contrast. Means of whole
+images then differ by 0.54 and deviations by 0.25 of that over all pixels; those of CIFAR-10 by 0.62 and 0.28."""
+
+BOUND = 2.0
+"""Values are cut off here. With uniform colours the kurtosis is 2.4 (CIFAR-10: 2.2; normal colours: 2.9)."""
 
 SMALLEST_IMAGE = 8
 """Height and width below which a rank-4 input is taken for something other than an image. A guess."""
@@ -46,7 +61,7 @@ def dead_leaves(count: int, height: int, width: int, channels: int, rng: np.rand
         count: Number of images.
         height: In pixels.
         width: In pixels.
-        channels: One normal value a leaf in each, correlated between channels.
+        channels: One value a leaf in each, correlated between channels.
         rng: Where the randomness comes from.
 
     Returns:
@@ -63,13 +78,26 @@ def dead_leaves(count: int, height: int, width: int, channels: int, rng: np.rand
     leaves = max(1, math.ceil(COVERAGE * height * width / (0.5 * (math.pi + 4) * mean_square)))
     images = np.empty((count, height, width, channels), np.float32)
     for image in images:
-        shared, own = rng.standard_normal((leaves + 1, 1)), rng.standard_normal((leaves + 1, channels))
-        colours = (math.sqrt(SHARED) * shared + math.sqrt(1 - SHARED) * own).astype(np.float32)
-        image[...] = colours[_paint(height, width, leaves, (smallest, largest), rng)]
+        colours = _shared(rng.uniform(-math.sqrt(3), math.sqrt(3), (leaves + 1, 1 + channels)))
+        colours *= math.exp(CONTRAST * rng.standard_normal())
+        colours += BRIGHTNESS * _shared(rng.standard_normal((1, 1 + channels)))
+        image[...] = colours.astype(np.float32)[_paint(height, width, leaves, (smallest, largest), rng)]
+        gaussian_filter(image, (SOFTNESS, SOFTNESS, 0), output=image)
+    np.clip(_standardised(images), -BOUND, BOUND, out=images)
+    return np.ascontiguousarray(_standardised(images).transpose(0, 3, 1, 2))
+
+
+def _shared(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(m, channels) values of unit variance that share some of it, from (m, 1 + channels) independent ones."""
+    return math.sqrt(SHARED) * values[:, :1] + math.sqrt(1 - SHARED) * values[:, 1:]
+
+
+def _standardised(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same with mean 0 and variance 1 in each channel, in place; a constant channel becomes 0."""
     images -= images.mean(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
     deviation = images.std(axis=(0, 1, 2), dtype=np.float64)
     images /= np.where(deviation > 0, deviation, 1).astype(np.float32)
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return images
 
 
 def synthetic_samples(

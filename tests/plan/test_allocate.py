@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmerge.plan.allocate import along_path, global_path, round_counts, uniform_counts, uniform_path
+from onnxmerge.plan.grid import multiples
 
 SIZES = st.dictionaries(st.integers(0, 9), st.integers(1, 40), min_size=1, max_size=6)
 FEW = settings(max_examples=40, deadline=None, derandomize=True)
@@ -116,7 +117,7 @@ def test_equal_scores_go_in_the_order_of_groups() -> None:
 @given(SIZES, st.integers(1, 16), st.floats(0, 0.95))
 def test_rounding(sizes: dict[int, int], multiple: int, ratio: float) -> None:
     counts = uniform_counts(sizes, ratio)
-    for group, count in round_counts(counts, sizes, multiple).items():
+    for group, count in round_counts(counts, sizes, multiples(sizes, multiple)).items():
         assert 1 <= count <= sizes[group]
         assert count % multiple == 0 or count in (sizes[group], counts[group])
         if count != sizes[group]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnxmerge.plan.budget import descend
+from onnxmerge.plan.grid import multiples
 
 
 def _product(counts: Mapping[int, int]) -> int:
@@ -44,7 +45,7 @@ def test_a_bump_does_not_stop_the_descent() -> None:
 
 def test_counts_are_multiples_and_at_least_one() -> None:
     sizes = {0: 8, 1: 8}
-    counts = descend({0: _curve(8, 1.0), 1: _curve(8, 1.0)}, sizes, _product, 0, multiple=4)
+    counts = descend({0: _curve(8, 1.0), 1: _curve(8, 1.0)}, sizes, _product, 0, multiples(sizes, 4))
     assert counts == {0: 4, 1: 4}
     assert descend({0: _curve(8, 1.0), 1: _curve(8, 1.0)}, sizes, _product, 0) == {0: 1, 1: 1}
 

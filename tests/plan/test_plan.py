@@ -49,7 +49,7 @@ def test_what_is_no_plan_is_refused(text: str) -> None:
         Plan.from_json(text)
 
 
-@pytest.mark.parametrize("of", BUDGETS)
+@pytest.mark.parametrize("of", [of for of in BUDGETS if of != "latency"])
 @pytest.mark.parametrize("allocate", ["uniform", "global"])
 @pytest.mark.parametrize("ratio", [0.2, 0.5])
 def test_budgets_are_reached(of: str, allocate: str, ratio: float) -> None:

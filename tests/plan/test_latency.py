@@ -1,0 +1,202 @@
+"""Times of networks from a table of operators, and plans that land where they were asked to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from math import ceil, prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxmerge.pipeline import compress, compress_file, timing
+from onnxmerge.plan.cost import CostModel
+from onnxmerge.plan.grid import lower, multiples, nearest, rising, worthwhile
+from onnxmerge.plan.latency import LatencyModel
+from onnxmerge.plan.options import Options
+from onnxmerge.runtime.kernels import OperatorTime
+from onnxmerge.runtime.latency import Comparison, Latency
+from onnxmerge.runtime.session import Session
+from onnxmerge.verify import Verification
+from tests.builders import Analysed, Net, analyse
+
+BLOCK = 16
+
+
+def _up(width: int) -> int:
+    return BLOCK * ceil(width / BLOCK)
+
+
+class BlockTable:
+    """Kernels that work in blocks of 16 channels on both sides; one microsecond for each block, tap and position."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def time(self, key: str, model: Callable[[], tuple[bytes, Mapping[str, np.ndarray]]]) -> OperatorTime:
+        op, _, _, shapes, group = json.loads(key)
+        self.asked.append((op, shapes, group))
+        data, feed = model()
+        with Session.open(data, "cpu") as session:  # what is timed has to be a model that runs
+            session.run(feed)
+        taken, made = shapes[0][1], shapes[1][0] if op == "Conv" else shapes[1][1]
+        taps = prod(shapes[1][2:]) * prod(shapes[0][2:]) if op == "Conv" else 1
+        return OperatorTime(1e-6 * taps * _up(taken) * (1 if group else _up(made)))
+
+
+def _network() -> Analysed:
+    net = Net(opset=17)
+    h = net.input(1, 3, 8, 8)
+    h = net.add("Relu", net.conv(h, 3, 64, 3, name="one"))
+    h = net.add("Relu", net.conv(h, 64, 64, 3, group=64, name="depthwise"))
+    h = net.add("Relu", net.conv(h, 64, 48, name="two"))
+    h = net.add("Flatten", net.add("GlobalAveragePool", h))
+    net.output(net.gemm(h, 48, 10, name="head"), rank=2)
+    return analyse(net.model())
+
+
+def _model(seconds: float | None = None) -> tuple[Analysed, LatencyModel, BlockTable]:
+    analysed = _network()
+    cost, table = CostModel(analysed.context.model, analysed.context.shapes.first.dims), BlockTable()
+    whole = LatencyModel(analysed.context, cost, table, 1.0).explained
+    return analysed, LatencyModel(analysed.context, cost, table, whole if seconds is None else seconds), table
+
+
+def _true(one: int, two: int) -> float:
+    convolutions = 9 * 64 * _up(3) * _up(one) + 9 * 64 * _up(one) + 64 * _up(one) * _up(two)
+    return 1e-6 * (convolutions + _up(two) * _up(10))
+
+
+def test_every_operator_is_timed_at_widths_of_each_block_and_read_back() -> None:
+    analysed, model, table = _model()
+    assert {op for op, _, _ in table.asked} == {"Conv", "Gemm"}
+    assert any(group == 64 for _, _, group in table.asked)
+    groups = dict(enumerate(analysed.analysis.groups))
+    cost = model.by_counts(groups)
+    assert cost({}) == pytest.approx(_true(64, 48))
+    first, second = (next(p for p, g in groups.items() if g.size == size) for size in (64, 48))
+    for one, two in ((48, 48), (64, 16), (32, 32), (16, 48)):
+        assert cost({first: one, second: two}) == pytest.approx(_true(one, two), rel=0.02)
+    # One channel less than a block takes as long as the block.
+    assert cost({first: 63}) == pytest.approx(cost({}), rel=1e-3)
+
+
+def test_what_operators_do_not_explain_follows_the_elements() -> None:
+    analysed, model, _ = _model(seconds=2 * _true(64, 48))
+    groups = dict(enumerate(analysed.analysis.groups))
+    cost = model.by_counts(groups)
+    assert cost({}) == pytest.approx(2 * _true(64, 48))
+    halves = {position: group.size // 2 for position, group in groups.items()}
+    rest = cost(halves) - _true(32, 24)
+    assert 0.4 * _true(64, 48) < rest < 0.8 * _true(64, 48)
+
+
+def test_only_counts_that_gain_are_worthwhile() -> None:
+    analysed, model, _ = _model()
+    groups = dict(enumerate(analysed.analysis.groups))
+    sizes = {position: group.size for position, group in groups.items()}
+    allowed = worthwhile(multiples(sizes), model.by_group(groups))
+    assert {tuple(counts.tolist()) for counts in allowed.values()} == {(16, 32, 48), (16, 32)}
+    only = worthwhile(multiples(sizes, 12), model.by_group(groups))
+    assert all(count % 12 == 0 for counts in only.values() for count in counts)
+
+
+def test_reordering_between_neighbours_that_disagree_is_added() -> None:
+    class Layouts(BlockTable):
+        def time(self, key: str, model: Callable[[], tuple[bytes, Mapping[str, np.ndarray]]]) -> OperatorTime:
+            kernel = super().time(key, model).kernel
+            shapes = json.loads(key)[3]
+            blocked = json.loads(key)[0] == "Conv" and shapes[0][1] % 4 == 0
+            positions = prod(shapes[0][2:])
+            sides = (1e-5 * shapes[0][1] * positions, 1e-5 * shapes[1][0] * positions) if blocked else (0.0, 0.0)
+            return OperatorTime(kernel, *sides)
+
+    analysed = _network()
+    cost = CostModel(analysed.context.model, analysed.context.shapes.first.dims)
+    model = LatencyModel(analysed.context, cost, Layouts(), 10.0)
+    groups = dict(enumerate(analysed.analysis.groups))
+    position = next(p for p, g in groups.items() if g.size == 64)
+    times = model.by_counts(groups)
+    # At 62 channels, as many blocks as at 64, the depthwise convolution and the one behind it read the plain layout.
+    assert times({position: 62}) - times({position: 60}) > 1e-5 * 30 * 64
+
+
+def test_grids() -> None:
+    allowed = multiples({0: 20}, 8)[0]
+    assert allowed.tolist() == [8, 16]
+    assert [nearest(allowed, 20, count) for count in (20, 19, 17, 9, 1)] == [20, 20, 16, 8, 8]
+    assert lower(allowed, 16).tolist() == [8]
+    assert [rising(allowed, 20, count) for count in (0, 8, 16)] == [8, 16, 20]
+
+
+def _took(fraction: Callable[[float], float]) -> Callable[..., Comparison]:
+    """A stand-in for the clock: the second model takes a function of its share of the weights' bytes."""
+
+    def compare(dense: Session, other: Session, feeds: object, **_: object) -> Comparison:
+        share = fraction(_weights(other) / _weights(dense))
+        latency = Latency(1.0, 1.0, 10, "CPUExecutionProvider", None, 1, (1.0,) * 10)
+        return Comparison(latency, latency, 1.0 / share, None, None)
+
+    return compare
+
+
+_SIZES: dict[int, int] = {}
+
+
+def _weights(session: Session) -> int:
+    return _SIZES[id(session)]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Session.open.__func__  # type: ignore[attr-defined]
+
+    def sized(cls: type[Session], model: bytes | Path, *given: Any, **named: Any) -> Session:
+        session: Session = opened(cls, model, *given, **named)
+        _SIZES[id(session)] = len(model) if isinstance(model, bytes) else model.stat().st_size
+        return session
+
+    monkeypatch.setattr(Session, "open", classmethod(sized))
+    monkeypatch.setattr(timing, "KernelTimes", lambda *_: _Lasting())
+
+
+class _Lasting(BlockTable):
+    def save(self) -> None:
+        """Nothing lasts."""
+
+
+@pytest.mark.parametrize("truth", [lambda share: share, lambda share: 0.3 + 0.7 * share])
+@pytest.mark.parametrize("method", ["prune", "refit"])
+def test_a_plan_lands_where_the_clock_says(
+    truth: Callable[[float], float], method: str, clock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "compare_latency", _took(truth))
+    net = Net(opset=17)
+    h = net.input("n", 3, 8, 8)
+    for number, (taken, made) in enumerate(((3, 64), (64, 96), (96, 128), (128, 96))):
+        h = net.add("Relu", net.conv(h, taken, made, 3, name=f"conv{number}"))
+    net.output(net.conv(h, 96, 10, name="end"))
+    result = compress(
+        net.model(), Options(ratio=0.4, of="latency", method=method), verification=Verification(enabled=False)
+    )
+    assert result.report.reached == pytest.approx(0.4, abs=0.05)
+    assert result.plan.asked == 0.4
+    assert all(len(entry.kept) % BLOCK == 0 for entry in result.plan.groups)
+    assert any("when the plan was timed" in note for note in result.report.notes)
+
+
+@pytest.mark.parametrize("given", [{"of": "latency", "ratio": 0.4}, {"round_to": "auto", "ratio": 0.4}])
+def test_the_real_clock(given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONNXMERGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(timing, "_SECONDS", 0.1)
+    source = Path(__file__).resolve().parents[2] / "sample_models" / "lenet_300_100.onnx"
+    account = compress_file(
+        source, tmp_path / "out.onnx", Options(method="prune", **given), verification=Verification(provider="cpu")
+    )
+    assert account.latency is not None
+    assert account.after.parameters < account.before.parameters
+    stored = list((tmp_path / "cache").glob("*.json"))
+    assert len(stored) == 1
+    assert "CPUExecutionProvider" in json.loads(stored[0].read_text())["where"]
