@@ -39,10 +39,11 @@ from onnxmerge.plan.options import (
     METHODS,
     Options,
 )
-from onnxmerge.report.account import Account, Inspection, SideBySide
+from onnxmerge.report.account import Account, Inspection, SideBySide, Tradeoff
 from onnxmerge.report.data import check_writable, to_json, write_text
+from onnxmerge.report.plot import check_plot, draw_tradeoff
 from onnxmerge.report.progress import StageDisplay
-from onnxmerge.report.terminal import show_account, show_inspection, show_side_by_side
+from onnxmerge.report.terminal import show_account, show_inspection, show_side_by_side, show_tradeoff
 from onnxmerge.runtime import Provider
 from onnxmerge.samples import ImageOptions
 from onnxmerge.verify import Verification
@@ -53,6 +54,7 @@ PROGRAM = "onnxmerge"
 INTERRUPTED = 130
 VERBOSE = "verbose"
 STDOUT = "-"
+_MOST_RATIOS = 1000
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Decorator = Callable[[Decorated], Decorated]
@@ -112,6 +114,20 @@ def _multiple(value: str) -> int | str:
     if value == "auto" or (value.isdecimal() and int(value) > 0):
         return value if value == "auto" else int(value)
     raise UsageError(f"--round-to is {value!r}; expected a positive number of channels, or auto")
+
+
+def _ratios(value: str) -> tuple[float, ...]:
+    """``0.1:0.8``, ``0.1:0.8:0.05``, or ``0.3,0.5``."""
+    with contextlib.suppress(ValueError):
+        parts = [float(each) for each in value.split(":" if ":" in value else ",")]
+        if ":" in value and 2 <= len(parts) <= 3:
+            low, high, step = (*parts, 0.1)[:3]
+            if step > 0 and 0 < low <= high < 1:
+                count = math.floor((high - low) / step + 1e-9) + 1
+                return tuple(round(low + step * place, 9) for place in range(min(count, _MOST_RATIOS)))
+        elif ":" not in value and all(0 < each < 1 for each in parts):
+            return tuple(parts)
+    raise UsageError(f"--ratios is {value!r}; expected 0.1:0.8, 0.1:0.8:0.05 or 0.3,0.5, above 0 and below 1")
 
 
 def _size(value: str) -> int | tuple[int, int]:
@@ -211,6 +227,97 @@ def _presets() -> str:
     return "Preset of selection + compensation, allocation. " + "; ".join(rows) + "."
 
 
+_WHAT = _all(
+    _of_budget(
+        "--of", type=click.Choice(BUDGETS), default=Options.of, show_default=True, help="What the ratio counts."
+    ),
+    _of_budget(
+        "--allocate",
+        type=click.Choice(ALLOCATIONS),
+        default=Options.allocate,
+        show_default=True,
+        help="Spread over groups: uniform, the same share of each; global, the least important; auto, the method's.",
+    ),
+    _of_budget(
+        "--round-to",
+        type=_multiple,
+        default=str(Options.round_to),
+        show_default=True,
+        metavar="N|auto",
+        help="Cut to multiples of N channels; auto: to counts at which the measured time of the operators falls.",
+    ),
+    _of_method(
+        "--method", type=click.Choice(tuple(METHODS)), default=Options.method, show_default=True, help=_presets()
+    ),
+    _of_method("--select", type=click.Choice(MEASURED_SELECTIONS), help="Which channels stay; overrides the preset's."),
+    _of_method(
+        "--compensate",
+        type=click.Choice(MEASURED_COMPENSATIONS),
+        help="What stands in for the others; overrides the preset's.",
+    ),
+    _of_method(
+        "--threshold",
+        type=float,
+        metavar="T",
+        default=Options.threshold,
+        show_default=True,
+        help="Merge: least cosine, -1..1.",
+    ),
+    _of_method(
+        "--balance",
+        type=float,
+        metavar="L",
+        default=Options.balance,
+        show_default=True,
+        help="Merge: weight of direction against offset, 0..1.",
+    ),
+    _of_method(
+        "--fold-mean/--no-fold-mean",
+        default=None,
+        help="Put known means of removed channels into the biases of what reads them.  [default: the method's]",
+    ),
+    _of_groups(
+        "--coupled/--no-coupled",
+        default=Options.coupled,
+        show_default=True,
+        help="Also cut groups with several producers, such as residual streams.",
+    ),
+    _of_groups("--only", multiple=True, metavar="GLOB", help="Cut only groups of nodes with such names; repeatable."),
+    _of_groups(
+        "--skip", multiple=True, metavar="GLOB", help="Leave groups of nodes with such names alone; repeatable."
+    ),
+)
+_CALIB = _all(
+    _of_samples(
+        "--calib",
+        type=click.Path(path_type=Path),
+        help="Calibration samples: .npz (keys are input names), .npy, a folder of those, of test_data_set_* or images.",
+    ),
+    _of_samples(
+        "--calib-size",
+        type=click.IntRange(min=1),
+        default=512,
+        show_default=True,
+        metavar="N",
+        help="At most N of them.",
+    ),
+)
+_GATES = _all(
+    _of_verification(
+        "--min-cosine",
+        type=float,
+        metavar="C",
+        help="Gate: with a lower cosine of any output nothing is written.",
+    ),
+    _of_verification(
+        "--max-drop",
+        type=float,
+        metavar="PP",
+        help="Gate: with more points of accuracy lost (of top-1 agreement, without labels) nothing is written.",
+    ),
+)
+
+
 _HELP = """Make an exported ONNX network smaller and faster by removing and merging channels, without training.
 
 \b
@@ -218,6 +325,7 @@ Examples:
   onnxmerge model.onnx smaller.onnx --ratio 0.5
   onnxmerge inspect model.onnx
   onnxmerge compare model.onnx smaller.onnx --data held_out.npz
+  onnxmerge tradeoff model.onnx --calib samples.npz --data held_out.npz
 
 Without a command, compress is meant; `onnxmerge compress --help` lists its options.
 """
@@ -237,84 +345,15 @@ click.version_option(__version__, prog_name=PROGRAM)(cli)
     metavar="R",
     help="Fraction to remove, 0 <= R < 1.  [default: 0.5; with --max-drop or --min-cosine as much as they allow]",
 )
-@_of_budget("--of", type=click.Choice(BUDGETS), default=Options.of, show_default=True, help="What the ratio counts.")
-@_of_budget(
-    "--allocate",
-    type=click.Choice(ALLOCATIONS),
-    default=Options.allocate,
-    show_default=True,
-    help="Spread over groups: uniform, the same share of each; global, the least important of all; auto, the method's.",
-)
-@_of_budget(
-    "--round-to",
-    type=_multiple,
-    default=str(Options.round_to),
-    show_default=True,
-    metavar="N|auto",
-    help="Cut to multiples of N channels; auto: to counts at which the measured time of the operators falls.",
-)
-@_of_method("--method", type=click.Choice(tuple(METHODS)), default=Options.method, show_default=True, help=_presets())
-@_of_method("--select", type=click.Choice(MEASURED_SELECTIONS), help="Which channels stay; overrides the preset's.")
-@_of_method(
-    "--compensate",
-    type=click.Choice(MEASURED_COMPENSATIONS),
-    help="What stands in for the others; overrides the preset's.",
-)
-@_of_method(
-    "--threshold",
-    type=float,
-    metavar="T",
-    default=Options.threshold,
-    show_default=True,
-    help="Merge: least cosine, -1..1.",
-)
-@_of_method(
-    "--balance",
-    type=float,
-    metavar="L",
-    default=Options.balance,
-    show_default=True,
-    help="Merge: weight of direction against offset, 0..1.",
-)
-@_of_method(
-    "--fold-mean/--no-fold-mean",
-    default=None,
-    help="Put known means of removed channels into the biases of what reads them.  [default: the method's]",
-)
-@_of_groups(
-    "--coupled/--no-coupled",
-    default=Options.coupled,
-    show_default=True,
-    help="Also cut groups with several producers, such as residual streams.",
-)
-@_of_groups("--only", multiple=True, metavar="GLOB", help="Cut only groups of nodes with such names; repeatable.")
-@_of_groups("--skip", multiple=True, metavar="GLOB", help="Leave groups of nodes with such names alone; repeatable.")
-@_of_samples(
-    "--calib",
-    type=click.Path(path_type=Path),
-    help="Calibration samples: .npz (keys are input names), .npy, a folder of either, of test_data_set_*, of images.",
-)
-@_of_samples(
-    "--calib-size", type=click.IntRange(min=1), default=512, show_default=True, metavar="N", help="At most N of them."
-)
+@_WHAT
+@_CALIB
 @_DATA
 @_IMAGES
 @_SHAPES
 @_of_verification(
     "--verify/--no-verify", default=True, show_default=True, help="Run both models before OUT is written."
 )
-@_of_verification(
-    "--min-cosine",
-    type=float,
-    metavar="C",
-    help="Gate: with a lower cosine of any output nothing is written.",
-)
-@_of_verification(
-    "--max-drop",
-    type=float,
-    metavar="PP",
-    help="Gate: with more points of accuracy lost (of top-1 agreement, without labels) nothing is written.",
-)
+@_GATES
 @_PROVIDER
 @_of_output("--dry-run", is_flag=True, help="Do everything, write nothing; OUT may be left out.")
 @_of_output("--overwrite", is_flag=True, help="Let OUT replace IN.")
@@ -435,6 +474,74 @@ def compare(
     _show(result, show_side_by_side, json_path, verbose=verbose, quiet=quiet)
 
 
+@cli.command(cls=_Command, short_help="Draw fidelity against cost over many ratios.")
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@_of_budget(
+    "--ratios",
+    type=_ratios,
+    default="0.1:0.8",
+    show_default=True,
+    metavar="A:B[:STEP]|R[,R…]",
+    help="Fractions to remove, from A to B in steps of 0.1 or of STEP, or one by one.",
+)
+@_WHAT
+@_CALIB
+@_DATA
+@_IMAGES
+@_SHAPES
+@_GATES
+@_PROVIDER
+@_of_output(
+    "--plot",
+    metavar="F",
+    type=click.Path(path_type=Path),
+    help="Also draw the curve: .png, .svg or .pdf; needs onnxmerge[report].",
+)
+@_SEED
+@_EVERYWHERE
+def tradeoff(
+    source: Path,
+    *,
+    ratios: tuple[float, ...],
+    plot: Path | None,
+    json_path: Path | None,
+    verbose: bool,
+    quiet: bool,
+    **given: Any,  # noqa: ANN401 - every other option, by its name
+) -> None:
+    """Cut IN at many ratios and set fidelity or accuracy against MACs, parameters and latency. Writes no model.
+
+    \b
+    Examples:
+      onnxmerge tradeoff model.onnx --calib samples.npz --data held_out.npz --max-drop 1
+      onnxmerge tradeoff model.onnx --ratios 0.2:0.6:0.05 --plot curve.png --json curve.json
+
+    What plans are made of is measured once for all ratios. Marked are the knee of the curve and, with --max-drop or
+    --min-cosine, the largest cut that holds them.
+    """  # noqa: D301 - click reads the backspace
+    options = Options(**{field.name: given[field.name] for field in dataclasses.fields(Options) if field.name in given})
+    verification = Verification(True, given["provider"], given["min_cosine"], given["max_drop"])
+    _check_json(json_path, source)
+    if plot is not None:
+        check_plot(plot)
+    with _stages(quiet) as progress:
+        result = pipeline.tradeoff(
+            source,
+            options,
+            ratios,
+            calibration=given["calib"],
+            calib_size=given["calib_size"],
+            data=given["data"],
+            images=_images(given),
+            shapes=_shapes(given["shapes"]),
+            verification=verification,
+            progress=progress,
+        )
+    if plot is not None:
+        draw_tradeoff(result, plot)
+    _show(result, show_tradeoff, json_path, verbose=verbose, quiet=quiet)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
@@ -551,7 +658,7 @@ def _stages(quiet: bool) -> StageDisplay:
     return StageDisplay(_Console(file=sys.stderr, highlight=False), enabled=not quiet)
 
 
-Result = TypeVar("Result", Account, Inspection, SideBySide)
+Result = TypeVar("Result", Account, Inspection, SideBySide, Tradeoff)
 
 
 def _show(result: Result, show: Callable[..., None], json_path: Path | None, *, verbose: bool, quiet: bool) -> None:

@@ -10,9 +10,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ __all__ = [
     "Measured",
     "NotFiniteError",
     "Progress",
+    "Reference",
     "Verification",
     "check_contract",
     "check_gates",
@@ -37,6 +39,7 @@ __all__ = [
 
 Progress = Callable[[str, float | None], None]
 Floats = NDArray[np.float64]
+Outputs = Mapping[str, NDArray[Any]]
 
 _BATCH = 64
 _TIMED_RUNS, _TIMED_SECONDS = 1000, 5.0
@@ -106,6 +109,45 @@ class Measured:
     accuracy_after: float | None
     latency: Comparison | None
     notes: tuple[str, ...] = ()
+
+
+class Reference:
+    """A model's outputs on some samples, computed once, to hold many others against.
+
+    Attributes:
+        accuracy: Its top-1 accuracy in percent, None without labels.
+    """
+
+    def __init__(self, model: bytes | Path, samples: Samples, provider: Provider, outputs: Sequence[Outputs]) -> None:
+        """See `of`."""
+        self._model, self._samples, self._provider, self._outputs = model, samples, provider, outputs
+        self.accuracy = _accuracy(samples, outputs)
+
+    @classmethod
+    def of(cls, model: bytes | Path, samples: Samples, provider: Provider) -> Reference:
+        """Run a model on all samples."""
+        with Session.open(model, provider) as session:
+            return cls(model, samples, provider, [session.run(feed) for feed in samples.batches(_BATCH)])
+
+    def compare(self, other: bytes | Path, seed: int, seconds: float = 1.5) -> Measured:
+        """Fidelity, accuracy and latency of another model."""
+        with Session.open(self._model, self._provider) as first, Session.open(other, self._provider) as second:
+            meter = FidelityMeter(_declared(first, second))
+            outputs = [second.run(feed) for feed in self._samples.batches(_BATCH)]
+            for one, two in zip(self._outputs, outputs, strict=True):
+                meter.add(one, two)
+            feeds = self._samples.feeds[:1]
+            latency = compare_latency(first, second, feeds, runs=_TIMED_RUNS, seconds=seconds, seed=seed)
+        return Measured(meter.result(), self.accuracy, _accuracy(self._samples, outputs), latency)
+
+
+def _accuracy(samples: Samples, outputs: Sequence[Outputs]) -> float | None:
+    if samples.labels is None:
+        return None
+    meter = AccuracyMeter(samples.labels)
+    for output in outputs:
+        meter.add(output)
+    return _percent(meter.result())
 
 
 def compare_outputs(dense: bytes | Path, compressed: bytes | Path, samples: Samples, provider: Provider) -> Measured:

@@ -1,11 +1,12 @@
 """From a model to a smaller one, end to end: read, analyse, plan, rewrite, verify, write.
 
 `compress` works in memory, `compress_file` between files; both are the same steps. `inspect` stops after the
-analysis, `compare` takes two models that exist.
+analysis, `compare` takes two models that exist, `tradeoff` tries many ratios.
 """
 
 from onnxmerge.pipeline.compressing import Compression, compress, compress_file
 from onnxmerge.pipeline.looking import compare, inspect
 from onnxmerge.pipeline.run import Source
+from onnxmerge.pipeline.tracing import tradeoff
 
-__all__ = ["Compression", "Source", "compare", "compress", "compress_file", "inspect"]
+__all__ = ["Compression", "Source", "compare", "compress", "compress_file", "inspect", "tradeoff"]

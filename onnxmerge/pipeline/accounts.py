@@ -75,7 +75,7 @@ def account(
     notes = [*run.notes, *(measured.notes if measured is not None else ())]
     timing = None if measured is None else measured.latency
     if timing is not None and timing.high is not None and timing.high < 1 and run.options.round_to == 1:
-        notes.append("slower than before: CPUs work in blocks of 8 or 16 channels; try --round-to 8 or --round-to 16")
+        notes.append("slower than before: CPUs work in blocks of 8 or 16 channels; try --of latency or --round-to auto")
     return Account(
         source=run.model.source,
         target=None if target is None else str(target),

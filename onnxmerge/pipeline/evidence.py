@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from math import ceil, prod
+
+import numpy as np
 
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis
@@ -10,13 +14,13 @@ from onnxmerge.errors import UsageError
 from onnxmerge.graph import Draft
 from onnxmerge.moments.harm import LEVELS, solving_work
 from onnxmerge.moments.walk import batch_statistics, refusal, walk_of
-from onnxmerge.pipeline.run import MEMORY_LIMIT, Run
+from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, runnable
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.options import Method
 from onnxmerge.plan.planner import Evidence
-from onnxmerge.runtime.session import Provider
+from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
-from onnxmerge.samples.synthetic import synthetic_samples
+from onnxmerge.samples.synthetic import most_telling, synthetic_samples
 
 __all__ = ["choose_method", "gather_evidence"]
 
@@ -31,6 +35,11 @@ eliminations update (`solving_work`), some 1e8 a second: 6e10 for VGG-16 on 32x3
 channels between as many."""
 _MOST_SYNTHETIC, _FEWEST_SYNTHETIC, _SYNTHETIC_ELEMENTS, _SYNTHETIC_MACS = 512, 16, 24_000_000, 2e11
 """Synthetic pictures to fit on: 512 small ones, 160 of 3x224x224, fewer where one takes many MACs, at least 16."""
+_CHEAP_SYNTHETIC, _CHEAP_MACS = 2048, 1e10
+"""As many where all of them take few MACs: a fully connected layer sees one row a picture."""
+_POOL, _POOL_ELEMENTS, _POOL_MACS, _PER_CLASS = 8, 48_000_000, 5e11, 8
+"""Pictures of which one is chosen where the network tells classes apart; what the pool may hold and take; pictures of
+each class that have to be left for the choice to make sense."""
 _RIDGE, _RIDGE_SYNTHETIC = 1e-3, 1e-2
 
 
@@ -102,6 +111,31 @@ def _batch_size(context: Context, cost: CostModel, rows: int) -> int:
     return int(min(_BATCH, max(_FEWEST_BATCH, _BATCH_ELEMENTS / max(largest, 1))))
 
 
+def _made_up(
+    run: Run, context: Context, cost: CostModel, shapes: Mapping[str, tuple[int, ...]], count: int, provider: Provider
+) -> Samples:
+    """Synthetic samples; for a classifier the clearest of more, evenly from all classes."""
+    seed, macs = run.options.seed, max(cost.macs({}), 1)
+    elements = sum(prod(shape) for shape in shapes.values())
+    pool = min(_POOL * count, _POOL_ELEMENTS // max(elements, 1), int(_POOL_MACS / macs))
+    outputs = [name for name in (spec.name for spec in run.model.outputs) if len(context.dims(name) or ()) == 2]
+    classes = (context.dims(outputs[0]) or (0, 0))[1] if outputs else 0
+    if not 1 < classes <= count // _PER_CLASS or pool < 2 * count:
+        return synthetic_samples(run.model.inputs, shapes, count, seed)
+    samples = synthetic_samples(run.model.inputs, shapes, pool, seed)
+    if samples.rows != 1:
+        return synthetic_samples(run.model.inputs, shapes, count, seed)
+    with Session.open(runnable(run.source), provider) as session:
+        scores = np.concatenate([session.run(feed)[outputs[0]] for feed in samples.batches(_BATCH)])
+    if len(scores) != samples.count or not np.isfinite(scores).all():
+        return synthetic_samples(run.model.inputs, shapes, count, seed)
+    return replace(
+        samples,
+        feeds=tuple(samples.feeds[place] for place in most_telling(scores, count)),
+        source=f"{samples.source}, the {count} of clearest class, evenly from all classes",
+    )
+
+
 def gather_evidence(
     run: Run, context: Context, analysis: Analysis, cost: CostModel, fitting: Samples | None, provider: Provider
 ) -> tuple[Evidence, Context]:
@@ -117,8 +151,9 @@ def gather_evidence(
             shapes = {spec.name: cost.dims[spec.name] for spec in run.model.inputs}
             largest = max(prod(shape) for shape in shapes.values())
             fitting_size = min(_SYNTHETIC_ELEMENTS // largest, int(_SYNTHETIC_MACS / max(cost.macs({}), 1)))
-            count = max(_FEWEST_SYNTHETIC, min(_MOST_SYNTHETIC, fitting_size))
-            samples = synthetic_samples(run.model.inputs, shapes, count, run.options.seed)
+            most = max(_MOST_SYNTHETIC, min(_CHEAP_SYNTHETIC, int(_CHEAP_MACS / max(cost.macs({}), 1))))
+            count = max(_FEWEST_SYNTHETIC, min(most, fitting_size))
+            samples = _made_up(run, context, cost, shapes, count, provider)
             run.notes.append(f"no samples were given: weights were fitted on {samples.source}")
         probed = _probed(analysis, cost)
         batches = list(samples.batches(min(_batch_size(context, cost, samples.rows), probed)))

@@ -3,7 +3,8 @@
 For every operator with a weight, `KernelTimes` gives the time of that very operator (kernel, stride, spatial size) at a
 handful of input widths and of output widths. Kernels work in blocks: a width that is a multiple of 16 may take less
 time than one that is smaller and odd. So widths are kept apart by the largest of `BLOCKS` that divides them, and
-interpolated among their like; where the ends of one block of 16 take the same time, all widths inside do. The two sides multiply, `t(i, o) = t(i, O)·t(I, o)/t(I, O)`.
+interpolated among their like; where the ends of one block of 16 take the same time, all widths inside do. The two
+sides multiply, `t(i, o) = t(i, O)·t(I, o)/t(I, O)`.
 
 On CPUs most convolutions work in a blocked layout, but at some widths a kernel reads or writes the plain one. Where two
 neighbours do not agree the runtime reorders what passes between them; the table says which widths those are and what

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from onnxmerge.runtime.fidelity import Fidelity
 from onnxmerge.runtime.latency import Comparison
 
-__all__ = ["Account", "GroupEntry", "Inspection", "PinnedEntry", "SideBySide", "Sizes"]
+__all__ = ["Account", "GroupEntry", "Inspection", "PinnedEntry", "Point", "SideBySide", "Sizes", "Tradeoff"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,62 @@ class Account:
     accuracy_before: float | None = None
     accuracy_after: float | None = None
     latency: Comparison | None = None
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One cut on a trade-off curve.
+
+    Attributes:
+        ratio: The fraction that was asked for.
+        reached: The fraction that went.
+        after: Sizes of the cut model.
+        accuracy: Top-1 accuracy in percent, None without labels.
+        cosine: Lowest cosine of an output, None where none is a number.
+        agreement: Top-1 decisions that stayed, in percent; None where no output is class scores.
+        latency: Timing against the original, in turns.
+        holds: Whether it holds the gates; False without any.
+    """
+
+    ratio: float
+    reached: float
+    after: Sizes
+    accuracy: float | None
+    cosine: float | None
+    agreement: float | None
+    latency: Comparison | None
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """Fidelity against cost over several cuts of one model.
+
+    Attributes:
+        source: The model.
+        of: What ratios count.
+        before: Sizes of the model.
+        accuracy_before: Its top-1 accuracy in percent, None without labels.
+        points: By rising ratio.
+        knee: The point beyond which each part of the cost harms more than before it; None where there is none.
+        largest: The largest cut that holds the gates; None where none does or there are none.
+        gated: Whether there were gates.
+        samples: Words for the inputs that it was measured on.
+        notes: Everything else a person should read.
+        seconds: Wall time by stage.
+    """
+
+    source: str
+    of: str
+    before: Sizes
+    accuracy_before: float | None
+    points: tuple[Point, ...]
+    knee: int | None
+    largest: int | None
+    gated: bool
+    samples: str
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 

@@ -1,7 +1,7 @@
 """The account as data: JSON that another program can read, and keeps being able to.
 
 1. ``schema`` is the version of this form; it is raised whenever a field goes or changes its meaning. A new field does
-   not raise it. ``kind`` is account, inspection or side_by_side.
+   not raise it. ``kind`` is account, inspection, side_by_side or tradeoff.
 2. Fields keep the order and the names of the dataclasses in ``account``; mappings keep their own order.
 3. Tuples are arrays. NaN and infinities, which JSON does not have, are null.
 4. Single timings (``times_ms``) are left out: they are many, and the median and interval say what they say.
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxmerge.errors import UsageError
-from onnxmerge.report.account import Account, Inspection, SideBySide
+from onnxmerge.report.account import Account, Inspection, SideBySide, Tradeoff
 
 __all__ = ["SCHEMA", "check_writable", "to_json", "write_text"]
 
@@ -28,7 +28,7 @@ SCHEMA = 1
 LEFT_OUT = frozenset({"times_ms"})
 
 
-def to_json(result: Account | Inspection | SideBySide) -> str:
+def to_json(result: Account | Inspection | SideBySide | Tradeoff) -> str:
     """A result as JSON text, ASCII only, with a line feed at the end.
 
     Args:
@@ -37,7 +37,9 @@ def to_json(result: Account | Inspection | SideBySide) -> str:
     Raises:
         TypeError: A value has no form in JSON; that is a bug of whoever made the result.
     """
-    kind = {Account: "account", Inspection: "inspection", SideBySide: "side_by_side"}[type(result)]
+    kind = {
+        Account: "account", Inspection: "inspection", SideBySide: "side_by_side", Tradeoff: "tradeoff"
+    }[type(result)]  # fmt: skip
     fields = _plain(result)
     assembled = {"schema": SCHEMA, "kind": kind, **(fields if isinstance(fields, dict) else {})}
     return json.dumps(assembled, indent=2, allow_nan=False) + "\n"

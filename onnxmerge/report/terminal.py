@@ -19,12 +19,18 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxmerge.report import units
-from onnxmerge.report.account import Account, GroupEntry, Inspection, PinnedEntry, SideBySide, Sizes
-from onnxmerge.report.verdict import account_verdict, inspection_verdict, outcome, side_by_side_verdict
+from onnxmerge.report.account import Account, GroupEntry, Inspection, PinnedEntry, SideBySide, Sizes, Tradeoff
+from onnxmerge.report.verdict import (
+    account_verdict,
+    inspection_verdict,
+    outcome,
+    side_by_side_verdict,
+    tradeoff_verdict,
+)
 from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity
 from onnxmerge.runtime.latency import Comparison
 
-__all__ = ["show_account", "show_inspection", "show_side_by_side"]
+__all__ = ["show_account", "show_inspection", "show_side_by_side", "show_tradeoff"]
 
 ROWS = 25
 REASONS = 10
@@ -51,10 +57,7 @@ def show_account(console: Console, account: Account, *, verbose: bool = False) -
     _fidelity(console, account.fidelity, account.samples, verbose=verbose)
     _notes(console, account.notes)
     if verbose and account.seconds:
-        table = _table("Stage", ">Time")
-        for stage, time in account.seconds.items():
-            table.add_row(_plain(stage), units.seconds(time))
-        _print(console, table)
+        _stage_times(console, account.seconds)
 
 
 def show_inspection(console: Console, inspection: Inspection, *, verbose: bool = False) -> None:
@@ -96,6 +99,47 @@ def show_side_by_side(console: Console, result: SideBySide, *, verbose: bool = F
     _measures(console, (result.before, result.after), accuracies, result.latency, heads=("A", "B"))
     _fidelity(console, result.fidelity, result.samples, verbose=verbose)
     _notes(console, result.notes)
+
+
+def show_tradeoff(console: Console, result: Tradeoff, *, verbose: bool = False) -> None:
+    """Prints a trade-off curve as a table.
+
+    Args:
+        console: Where to.
+        result: What to.
+        verbose: Also the time of each stage.
+    """
+    _sentence(console, tradeoff_verdict(result))
+    points, before = result.points, result.before
+    latencies = [point.latency for point in points]
+    columns = (
+        (">MACs", [units.change(before.macs, point.after.macs) for point in points]),
+        (">Params", [units.change(before.parameters, point.after.parameters) for point in points]),
+        (">Speed-up", ["–" if each is None else f"{each.speedup:.2f}x" for each in latencies]),
+        (">Top-1", ["" if point.accuracy is None else units.percent(point.accuracy / 100) for point in points]),
+        (">Same", ["" if point.agreement is None else units.percent(point.agreement / 100) for point in points]),
+        (">Cosine", [_if_known(units.cosine, point.cosine) for point in points]),
+    )
+    filled = [(head, values) for head, values in columns if any(values)]
+    table = _table(">To go", *(head for head, _ in filled), "")
+    for place, point in enumerate(points):
+        marks = [word for word, at in (("knee", result.knee), ("holds", result.largest)) if at == place]
+        table.add_row(f"{point.ratio:g}", *(values[place] for _, values in filled), ", ".join(marks))
+    _print(console, table)
+    timed = next((each for each in latencies if each is not None), None)
+    if timed is not None:
+        _line(console, f"Timed in turns with the original, batch {timed.dense.batch}, {timed.dense.provider}.")
+    _line(console, f"Same: top-1 decisions that stayed. Measured on {result.samples}.")
+    _notes(console, result.notes)
+    if verbose:
+        _stage_times(console, result.seconds)
+
+
+def _stage_times(console: Console, seconds: Mapping[str, float]) -> None:
+    table = _table("Stage", ">Time")
+    for stage, time in seconds.items():
+        table.add_row(_plain(stage), units.seconds(time))
+    _print(console, table)
 
 
 def _measures(

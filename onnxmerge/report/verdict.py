@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 
 from onnxmerge.report import units
-from onnxmerge.report.account import Account, Inspection, SideBySide, Sizes
+from onnxmerge.report.account import Account, Inspection, Point, SideBySide, Sizes, Tradeoff
 from onnxmerge.runtime.fidelity import Fidelity
 from onnxmerge.runtime.latency import Comparison
 
-__all__ = ["account_verdict", "inspection_verdict", "outcome", "side_by_side_verdict"]
+__all__ = ["account_verdict", "inspection_verdict", "outcome", "side_by_side_verdict", "tradeoff_verdict"]
 
-NAMES = {"macs": "MACs", "params": "parameters", "channels": "channels"}
+NAMES = {"macs": "MACs", "params": "parameters", "channels": "channels", "latency": "time"}
 # How ``synthetic_samples`` begins the words for its source; those of files begin with their path.
 SYNTHETIC = re.compile(r"\d+ synthetic samples\b")
 CAUTION = "fidelity measured on synthetic inputs: says how far outputs moved, not how good they are"
@@ -60,6 +60,28 @@ def side_by_side_verdict(result: SideBySide) -> str:
     if result.latency is not None:
         parts.append(f"is {_speed(result.latency)}")
     return ", ".join([*parts, *_quality(result.fidelity, result.samples, _accuracies(result))]) + "."
+
+
+def tradeoff_verdict(result: Tradeoff) -> str:
+    """The sentence for a trade-off curve: what its marks mean."""
+    name = NAMES.get(result.of, result.of)
+    first, last = result.points[0], result.points[-1]
+    words = [
+        f"{len(result.points)} cuts of {units.percent(first.reached)} to {units.percent(last.reached)} of the {name}"
+    ]
+    if result.gated and result.largest is None:
+        words.append("none holds the gate")
+    elif result.largest is not None:
+        words.append(f"the largest that holds the gate is {_cut(result.points[result.largest])}")
+    if result.knee is not None:
+        words.append(f"the knee is at {_cut(result.points[result.knee])}")
+    return ", ".join(words) + "."
+
+
+def _cut(point: Point) -> str:
+    speed = "" if point.latency is None else f", {point.latency.speedup:.2f}x as fast"
+    quality = "" if point.accuracy is None else f", {units.percent(point.accuracy / 100)} right"
+    return f"{point.ratio:g} ({units.percent(point.reached)} gone{speed}{quality})"
 
 
 def _accuracies(result: SideBySide) -> tuple[float | None, float | None]:

@@ -6,6 +6,7 @@ import pytest
 from onnxmerge.errors import UsageError
 from onnxmerge.graph.values import TensorSpec
 from onnxmerge.samples import dead_leaves, synthetic_samples
+from onnxmerge.samples.synthetic import most_telling
 
 
 @pytest.mark.parametrize(("height", "width", "channels"), [(32, 32, 3), (64, 20, 1), (1, 1, 2), (224, 224, 3)])
@@ -80,3 +81,23 @@ def test_the_seed_decides() -> None:
 def test_what_cannot_be_made_up(spec: TensorSpec) -> None:
     with pytest.raises(UsageError, match="cannot be made up; pass real samples"):
         synthetic_samples([spec], {"x": (1, 2)}, 1, seed=0)
+
+
+def test_the_clearest_samples_of_every_class_are_chosen() -> None:
+    rng = np.random.default_rng(0)
+    winner = rng.choice(4, size=1000, p=[0.7, 0.2, 0.09, 0.01])
+    scores = np.zeros((1000, 5))
+    margin = rng.random(1000) + 0.1
+    scores[np.arange(1000), winner] = margin
+    chosen = most_telling(scores, 200)
+    assert len(set(chosen.tolist())) == 200
+    assert (np.diff(chosen) > 0).all()
+    sizes = np.bincount(winner[chosen], minlength=5)
+    rare = int((winner == 3).sum())
+    assert sizes.tolist()[3:] == [rare, 0]
+    # What the rare classes cannot fill the others share.
+    assert max(sizes[:3]) - min(sizes[:3]) <= 1
+    for number in range(3):
+        inside = np.flatnonzero(winner == number)
+        left = np.setdiff1d(inside, chosen)
+        assert margin[left].max() < margin[np.intersect1d(inside, chosen)].min()

@@ -1,0 +1,99 @@
+"""The trade-off curve as a picture, drawn with matplotlib where it is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from onnxmerge.errors import RuntimeMissingError, UsageError
+from onnxmerge.report.account import Point, Tradeoff
+from onnxmerge.report.data import check_writable
+
+__all__ = ["check_plot", "draw_tradeoff"]
+
+_KINDS = (".png", ".svg", ".pdf")
+
+
+def check_plot(target: Path) -> None:
+    """Refuses what `draw_tradeoff` would fail on, before anyone waits for it.
+
+    Raises:
+        RuntimeMissingError: matplotlib is not installed.
+        UsageError: The file's kind is unknown, or it cannot be written.
+    """
+    if target.suffix.lower() not in _KINDS:
+        raise UsageError(f"--plot {target}: expected a name that ends in {', '.join(_KINDS)}")
+    check_writable(target)
+    _pyplot()
+
+
+def draw_tradeoff(result: Tradeoff, target: Path) -> None:
+    """Draws quality against MACs, parameters and latency that are left.
+
+    Args:
+        result: The curve.
+        target: A .png, .svg or .pdf.
+
+    Raises:
+        RuntimeMissingError: matplotlib is not installed.
+        UsageError: The file cannot be written.
+    """
+    pyplot = _pyplot()
+    name, values = _quality(result)
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for label, left in _shares(result).items():
+        known = [(share, value) for share, value in zip(left, values, strict=True) if share is not None]
+        axes.plot(*zip(*known, strict=True), marker="o", label=label)
+    for word, place in (("knee", result.knee), ("largest that holds", result.largest)):
+        if place is not None:
+            share = _shares(result)["MACs"][place + 1]
+            axes.annotate(
+                word, (share, values[place + 1]), xytext=(0, -22), textcoords="offset points", ha="center",
+                arrowprops={"arrowstyle": "-"},
+            )  # fmt: skip
+    axes.invert_xaxis()
+    axes.set(xlabel="left of the original, in percent", ylabel=name, title=Path(result.source).name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    try:
+        figure.savefig(target, dpi=150)
+    except OSError as error:
+        raise UsageError(f"--plot {target} cannot be written: {error.strerror or error}") from error
+    finally:
+        pyplot.close(figure)
+
+
+def _quality(result: Tradeoff) -> tuple[str, list[float]]:
+    """What the curve is of, and its values from the original on."""
+    points = result.points
+    if result.accuracy_before is not None and all(point.accuracy is not None for point in points):
+        return "top-1 accuracy, percent", [result.accuracy_before, *(point.accuracy or 0.0 for point in points)]
+    if all(point.agreement is not None for point in points):
+        return "same top-1 decision, percent", [100.0, *(point.agreement or 0.0 for point in points)]
+    return "lowest cosine of an output", [1.0, *(point.cosine or 0.0 for point in points)]
+
+
+def _shares(result: Tradeoff) -> dict[str, list[float | None]]:
+    """Percent of the original that is left, from the original on."""
+    before = result.before
+
+    def time(point: Point) -> float | None:
+        return None if point.latency is None else 100.0 / point.latency.speedup
+
+    points = result.points
+    return {
+        "MACs": [100.0, *(100.0 * point.after.macs / max(before.macs, 1) for point in points)],
+        "parameters": [100.0, *(100.0 * point.after.parameters / max(before.parameters, 1) for point in points)],
+        "latency": [100.0, *(time(point) for point in points)],
+    }
+
+
+def _pyplot() -> Any:  # noqa: ANN401 - an extra that need not be there
+    try:
+        import matplotlib  # noqa: PLC0415 - an extra
+
+        matplotlib.use("agg")
+        from matplotlib import pyplot  # noqa: PLC0415
+    except ImportError as error:
+        raise RuntimeMissingError("--plot needs matplotlib; try: pip install 'onnxmerge[report]'") from error
+    return pyplot
