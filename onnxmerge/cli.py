@@ -109,6 +109,14 @@ def _numbers(value: str) -> tuple[float, ...]:
     raise UsageError(f"--mean, --std or --scale is {value!r}; expected finite numbers such as 0.485,0.456,0.406")
 
 
+def _counts(value: str) -> tuple[int, ...]:
+    """``1,8,32``; nothing for none."""
+    parts = [each.strip() for each in value.split(",")] if value else []
+    if not all(each.isdecimal() and int(each) > 0 for each in parts):
+        raise UsageError(f"--batch is {value!r}; expected positive numbers such as 1,8,32")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
 def _multiple(value: str) -> int | str:
     """``8``, or ``auto``."""
     if value == "auto" or (value.isdecimal() and int(value) > 0):
@@ -441,6 +449,14 @@ def inspect(
 @_IMAGES
 @_SHAPES
 @_PROVIDER
+@_of_verification(
+    "--batch",
+    "batches",
+    type=_counts,
+    default="",
+    metavar="N[,N…]",
+    help="Also time these batch sizes; on a GPU with and without the copies to it.",
+)
 @_SEED
 @_EVERYWHERE
 def compare(
@@ -457,7 +473,7 @@ def compare(
     \b
     Examples:
       onnxmerge compare model.onnx smaller.onnx --data held_out.npz
-      onnxmerge compare model.onnx smaller.onnx --provider cpu --json -
+      onnxmerge compare model.onnx smaller.onnx --provider cpu --batch 1,8,32 --json -
     """  # noqa: D301 - click reads the backspace
     _check_json(json_path, first, second)
     with _stages(quiet) as progress:
@@ -467,6 +483,7 @@ def compare(
             data=given["data"],
             images=_images(given),
             shapes=_shapes(given["shapes"]),
+            batches=given["batches"],
             provider=given["provider"],
             seed=given["seed"],
             progress=progress,

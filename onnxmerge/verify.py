@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from onnxmerge.errors import GateError, OnnxMergeError, UsageError
 from onnxmerge.runtime.fidelity import AccuracyMeter, Fidelity, FidelityMeter
-from onnxmerge.runtime.latency import Comparison, compare_latency
+from onnxmerge.runtime.latency import Comparison, OnDevice, compare_latency
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
 
 __all__ = [
+    "BatchTiming",
     "Measured",
     "NotFiniteError",
     "Progress",
@@ -35,6 +36,7 @@ __all__ = [
     "compare_outputs",
     "measure_models",
     "quiet",
+    "time_batches",
 ]
 
 Progress = Callable[[str, float | None], None]
@@ -44,6 +46,8 @@ Outputs = Mapping[str, NDArray[Any]]
 _BATCH = 64
 _TIMED_RUNS, _TIMED_SECONDS = 1000, 5.0
 """Rounds of timing, and the time after which no further round starts."""
+_BATCH_SECONDS = 2.0
+"""The same for each batch size."""
 _CONTRACT_FEEDS = 2
 _CONTRACT_FRACTION = 0.02
 """Entries of integer outputs that may differ; a guess: ties are rare, and one wrong channel moves most decisions."""
@@ -98,6 +102,21 @@ class Verification:
     def gated(self) -> bool:
         """Whether there is a gate."""
         return self.min_cosine is not None or self.max_drop is not None
+
+
+@dataclass(frozen=True)
+class BatchTiming:
+    """Two models timed at one batch size.
+
+    Attributes:
+        batch: Samples a run.
+        host: Arrays in host memory, the copies to a device included.
+        device: Arrays on the device; None on the CPU, where there are no copies.
+    """
+
+    batch: int
+    host: Comparison
+    device: Comparison | None
 
 
 @dataclass(frozen=True)
@@ -183,6 +202,38 @@ def measure_models(
         latency = compare_latency(first, second, samples.feeds[:1], runs=_TIMED_RUNS, seconds=_TIMED_SECONDS, seed=seed)
     notes.extend(samples.notes)
     return Measured(fidelity, before, after, latency, tuple(dict.fromkeys(notes)))
+
+
+def time_batches(
+    dense: bytes | Path,
+    compressed: bytes | Path,
+    samples: Samples,
+    sizes: Sequence[int],
+    provider: Provider,
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> tuple[BatchTiming, ...]:
+    """Two models timed in turns at several batch sizes, and where they run on a device also without the copies to it.
+
+    Samples are repeated where there are fewer than a batch takes.
+
+    Raises:
+        UsageError: The models' first axis is fixed, so that there are no other batch sizes.
+    """
+    if not samples.batchable:
+        raise UsageError("--batch: the first axis of an input is fixed or does not count samples; leave it out")
+    found = []
+    with Session.open(dense, provider) as first, Session.open(compressed, provider) as second:
+        for place, size in enumerate(sizes):
+            progress("timing batches", place / len(sizes))
+            feed = samples.repeated(size)
+            host = compare_latency(first, second, [feed], runs=_TIMED_RUNS, seconds=_BATCH_SECONDS, seed=seed)
+            device = None
+            if not first.provider.startswith("CPU") and first.provider == second.provider:
+                bound = OnDevice(first), OnDevice(second)
+                device = compare_latency(*bound, [feed], runs=_TIMED_RUNS, seconds=_BATCH_SECONDS, seed=seed)
+            found.append(BatchTiming(size, host, device))
+    return tuple(found)
 
 
 def _fidelity(

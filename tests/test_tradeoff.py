@@ -1,4 +1,4 @@
-"""Trade-off curves: one look at the model, many cuts, marks that mean what they say."""
+"""Many figures of one look: trade-off curves with marks that mean what they say, and several batch sizes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from onnxmerge.plan.planner import Planner
 from onnxmerge.report import plot
 from onnxmerge.report.account import Point, Sizes, Tradeoff
 from onnxmerge.verify import Reference, Verification
+from tests.builders import Net
 
 MODELS = Path(__file__).resolve().parents[1] / "sample_models"
 CPU = Verification(provider="cpu", max_drop=2.0)
@@ -121,3 +122,25 @@ def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monke
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(RuntimeMissingError, match=r"onnxmerge\[report\]"):
         plot.check_plot(tmp_path / "curve.png")
+
+
+def test_batch_sizes_are_timed_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The samples are fewer than the largest batch takes; on the CPU there is no device to copy to."""
+    models = [str(MODELS / "lenet_300_100.onnx")] * 2
+    target = tmp_path / "pair.json"
+    assert cli.main(["compare", *models, "--provider", "cpu", "--batch", "1,24", "--json", str(target)]) == 0
+    entries = json.loads(target.read_text())["batches"]
+    assert [(entry["batch"], entry["host"]["dense"]["batch"], entry["device"]) for entry in entries] == [
+        (1, 1, None), (24, 24, None),
+    ]  # fmt: skip
+    assert "host" in capsys.readouterr().out
+    assert cli.main(["compare", *models, "--batch", "0"]) == UsageError.exit_status
+    assert "--batch is" in capsys.readouterr().err
+
+
+def test_a_fixed_batch_has_no_other_sizes() -> None:
+    net = Net(opset=17)
+    net.output(net.gemm(net.input(2, 3), 3, 4), rank=2)
+    model = net.model()
+    with pytest.raises(UsageError, match="--batch"):
+        pipeline.compare(model, model, batches=(4,), provider="cpu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onnxmerge.errors import UsageError
 from onnxmerge.pipeline.accounts import group_entry, input_shapes, pinned, sizes
 from onnxmerge.pipeline.cutting import analyse
@@ -11,7 +13,7 @@ from onnxmerge.plan.options import Options
 from onnxmerge.report.account import Inspection, SideBySide
 from onnxmerge.samples.images import ImageOptions
 from onnxmerge.samples.synthetic import synthetic_samples
-from onnxmerge.verify import Progress, Verification, measure_models, quiet
+from onnxmerge.verify import Progress, Verification, measure_models, quiet, time_batches
 
 __all__ = ["compare", "inspect"]
 
@@ -48,6 +50,7 @@ def compare(
     *,
     data: SampleSource | None = None,
     data_size: int | None = None,
+    batches: Sequence[int] = (),
     images: ImageOptions | None = None,
     shapes: Shapes = NO_SHAPES,
     provider: str = "auto",
@@ -55,6 +58,8 @@ def compare(
     progress: Progress = quiet,
 ) -> SideBySide:
     """Fidelity of the second model to the first, and the timing of both, on the same samples.
+
+    Timing is at the batch of the first feed, and at each of `batches`.
 
     Raises:
         OnnxMergeError: Some subclass; the models have different inputs or outputs, or cannot run.
@@ -75,7 +80,9 @@ def compare(
     if samples is None:
         samples = synthetic_samples(one.model.inputs, dims, SYNTHETIC, seed)
     with advising(one, real):
-        measured = measure_models(runnable(first), runnable(second), samples, verification.provider, seed, progress)
+        models = runnable(first), runnable(second)
+        timed = time_batches(*models, samples, batches, verification.provider, seed, progress) if batches else ()
+        measured = measure_models(*models, samples, verification.provider, seed, progress)
     return SideBySide(
         first=one.model.source,
         second=two.model.source,
@@ -87,4 +94,5 @@ def compare(
         accuracy_after=measured.accuracy_after,
         latency=measured.latency,
         notes=(*one.notes, *two.notes, *measured.notes),
+        batches=timed,
     )

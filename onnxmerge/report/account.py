@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from onnxmerge.runtime.fidelity import Fidelity
 from onnxmerge.runtime.latency import Comparison
+from onnxmerge.verify import BatchTiming
 
 __all__ = ["Account", "GroupEntry", "Inspection", "PinnedEntry", "Point", "SideBySide", "Sizes", "Tradeoff"]
 
@@ -193,7 +194,11 @@ class Tradeoff:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Two models compared: fidelity of the second to the first, and the timing of both."""
+    """Two models compared: fidelity of the second to the first, and the timing of both.
+
+    Attributes:
+        batches: Timing at the batch sizes that were asked for.
+    """
 
     first: str
     second: str
@@ -205,3 +210,4 @@ class SideBySide:
     accuracy_after: float | None
     latency: Comparison | None
     notes: tuple[str, ...] = ()
+    batches: tuple[BatchTiming, ...] = ()

@@ -29,6 +29,7 @@ from onnxmerge.report.verdict import (
 )
 from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity
 from onnxmerge.runtime.latency import Comparison
+from onnxmerge.verify import BatchTiming
 
 __all__ = ["show_account", "show_inspection", "show_side_by_side", "show_tradeoff"]
 
@@ -97,6 +98,7 @@ def show_side_by_side(console: Console, result: SideBySide, *, verbose: bool = F
     _line(console, f"B is {result.second}")
     accuracies = (result.accuracy_before, result.accuracy_after)
     _measures(console, (result.before, result.after), accuracies, result.latency, heads=("A", "B"))
+    _batches(console, result.batches)
     _fidelity(console, result.fidelity, result.samples, verbose=verbose)
     _notes(console, result.notes)
 
@@ -133,6 +135,23 @@ def show_tradeoff(console: Console, result: Tradeoff, *, verbose: bool = False) 
     _notes(console, result.notes)
     if verbose:
         _stage_times(console, result.seconds)
+
+
+def _batches(console: Console, batches: Sequence[BatchTiming]) -> None:
+    """Medians by batch size; on a device a second row each, without the copies to it."""
+    if not batches:
+        return
+    table = _table(">Batch", "Arrays", ">A", ">B", ">Speed-up", ">95 % interval")
+    for entry in batches:
+        for where, timing in (("host", entry.host), ("device", entry.device)):
+            if timing is not None:
+                known = timing.low is not None and timing.high is not None
+                table.add_row(
+                    str(entry.batch), where, units.milliseconds(timing.dense.median_ms),
+                    units.milliseconds(timing.compressed.median_ms), f"{timing.speedup:.2f}x",
+                    f"{timing.low:.2f}-{timing.high:.2f}" if known else "–",
+                )  # fmt: skip
+    _print(console, table)
 
 
 def _stage_times(console: Console, seconds: Mapping[str, float]) -> None:

@@ -8,7 +8,8 @@
 5. Below six rounds there is no interval: all of n values lie on one side of the true median with probability 2^(1-n),
    which is above 5 % up to n = 5.
 
-A run is one call of ``Session.run``, arrays in host memory to arrays in host memory, so on CUDA it includes the copies.
+A run is one call of ``Session.run``, arrays in host memory to arrays in host memory, so on CUDA it includes the copies;
+``OnDevice`` leaves them out.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.errors import UsageError
 
-__all__ = ["Comparison", "Latency", "Runnable", "compare_latency", "measure"]
+__all__ = ["Comparison", "Latency", "OnDevice", "Runnable", "compare_latency", "measure"]
 
 ROUNDS_FOR_INTERVAL = 6
 RESAMPLES = 2000
@@ -68,6 +69,31 @@ class Latency:
     threads: int | None
     batch: int
     times_ms: tuple[float, ...] = field(repr=False)
+
+
+class Bindable(Runnable, Protocol):
+    """What can also run with its arrays on the device; ``Session`` is one."""
+
+    def bound(self, feed: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
+        """Runs once, without copies between host and device."""
+        ...
+
+
+class OnDevice:
+    """A session whose arrays stay where it computes: a run leaves the copies out."""
+
+    def __init__(self, session: Bindable) -> None:
+        """Feeds are bound when they first come."""
+        self._session = session
+        self._runs: dict[int, Callable[[], None]] = {}
+        self.provider, self.threads = session.provider, session.threads
+
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Runs once; outputs stay on the device."""
+        if id(feed) not in self._runs:
+            self._runs[id(feed)] = self._session.bound(feed)
+        self._runs[id(feed)]()
+        return {}
 
 
 @dataclass(frozen=True)

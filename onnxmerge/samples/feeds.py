@@ -61,6 +61,16 @@ class Samples:
         """Number of samples: feeds times the rows that each holds."""
         return len(self.feeds) * self.rows
 
+    def repeated(self, size: int) -> Mapping[str, NDArray[Any]]:
+        """One feed of so many samples, from the first on, again and again where there are fewer.
+
+        Args:
+            size: Samples, at least 1; feeds have to be `batchable`.
+        """
+        needed = -(-size // self.rows)
+        taken = [self.feeds[place % len(self.feeds)] for place in range(needed)]
+        return {name: np.concatenate([feed[name] for feed in taken])[:size] for name in taken[0]}
+
     def batches(self, size: int) -> Iterator[Mapping[str, NDArray[Any]]]:
         """Joins neighbouring feeds along axis 0, in order, into feeds of at most ``size`` samples.
 

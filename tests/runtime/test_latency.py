@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from onnxmerge.errors import UsageError
 from onnxmerge.runtime import Session, compare_latency, measure
+from onnxmerge.runtime.latency import OnDevice
 
 Feed = Mapping[str, NDArray[Any]]
 FEEDS: list[Feed] = [{"x": np.full((3, 2), i, np.float32)} for i in range(2)]
@@ -134,3 +135,33 @@ def test_real_sessions() -> None:
     assert got.dense.median_ms > 0
     assert (got.dense.provider, got.dense.threads, got.dense.batch) == ("CPUExecutionProvider", 1, 3)
     assert got.low is not None
+
+
+class Device:
+    """A stand-in for a session on a GPU: runs with copies, bound runs without."""
+
+    provider = "CUDAExecutionProvider"
+    threads = None
+
+    def __init__(self) -> None:
+        self.copied = self.bound_runs = self.bindings = 0
+
+    def run(self, feed: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.copied += 1
+        return {}
+
+    def bound(self, feed: Mapping[str, Any]) -> Callable[[], None]:
+        self.bindings += 1
+
+        def run() -> None:
+            self.bound_runs += 1
+
+        return run
+
+
+def test_on_a_device_feeds_are_bound_once_and_nothing_is_copied() -> None:
+    device = Device()
+    timed = OnDevice(device)
+    latency = measure([timed], [{"x": np.zeros(1)}, {"x": np.ones(1)}], runs=7, warmup=1)[0]
+    assert (device.bindings, device.bound_runs, device.copied) == (2, 8, 0)
+    assert latency.provider == "CUDAExecutionProvider"
