@@ -16,7 +16,7 @@ from onnxmerge.graph import Draft, to_proto
 from onnxmerge.moments.walk import Walk
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, runnable
 from onnxmerge.plan.cost import CostModel
-from onnxmerge.plan.latency import LatencyModel
+from onnxmerge.plan.latency import BLOCKS, LatencyModel
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.planner import Planner
 from onnxmerge.rewrite import cut
@@ -30,6 +30,8 @@ __all__ = ["Clock", "land", "start_clock"]
 
 _SECONDS, _GLANCE, _RUNS = 2.0, 0.3, 400
 """Seconds for timing a plan and for timing a network with one group cut; rounds of either."""
+_ALL_GLANCES, _RUNS_OF_GLANCE = 60.0, 8
+"""Seconds that all glances may take, and runs of either network that each takes at least, warm-up included."""
 _NEAR, _TRIES = 0.015, 6
 """How near to the asked fraction of the time a plan has to come, and how many are tried."""
 
@@ -73,6 +75,7 @@ def start_clock(
                 dict(enumerate(analysis.groups)),
                 lambda counts: model.seconds * _took(run, context, analysis, None, _some(counts), clock, _GLANCE),
                 lambda done: run.progress("timing groups", done),
+                int(_ALL_GLANCES / max(_GLANCE, _RUNS_OF_GLANCE * model.seconds) / len(BLOCKS)),
             )
     return clock
 

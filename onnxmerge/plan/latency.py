@@ -16,6 +16,7 @@ runtime's own work) follows the number of elements that such nodes make.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import ChannelGroup
+from onnxmerge.errors import OnnxMergeError
 from onnxmerge.graph import Node, alone
 from onnxmerge.plan.cost import CostModel, Length
 from onnxmerge.runtime.kernels import OperatorTime
@@ -135,13 +137,17 @@ class LatencyModel:
         self.seconds = seconds
         self._cost = cost
         timed = [_timed(context, cost, node) for node in context.model.nodes]
-        self._timed = [each for each in timed if each is not None]
+        candidates = [each for each in timed if each is not None]
+        self._timed = []
+        for place, each in enumerate(candidates):
+            # What does not run by itself (a type that only fused kernels know) is part of the rest.
+            with contextlib.suppress(OnnxMergeError):
+                _measure(context, table, each)
+                self._timed.append(each)
+            progress((place + 1) / len(candidates))
         inside = {each.node.index for each in self._timed}
         others = [node for node in context.model.nodes if node.index not in inside and node.outputs[0] in cost.dims]
         self._others = tuple(node for node in others if not context.is_constant(node.outputs[0]))
-        for place, each in enumerate(self._timed):
-            _measure(context, table, each)
-            progress((place + 1) / len(self._timed))
         self._reorder = _reordering(cost, self._timed)
         _connect(context, self._timed)
         self.explained = self._explained(cost.lengths({})({}))
@@ -162,7 +168,11 @@ class LatencyModel:
         return cost
 
     def learn(
-        self, groups: Mapping[int, ChannelGroup], took: Callable[[Mapping[int, int]], float], progress: Progress
+        self,
+        groups: Mapping[int, ChannelGroup],
+        took: Callable[[Mapping[int, int]], float],
+        progress: Progress,
+        most: int,
     ) -> None:
         """Time the whole network with one group cut, at one count of each block, for groups that several nodes make.
 
@@ -174,10 +184,13 @@ class LatencyModel:
             groups: By position.
             took: Measured seconds of the network at given counts.
             progress: Called with the fraction done.
+            most: How many groups may be timed; those with the largest share of the MACs are.
         """
         predicted = self.by_counts(groups)
-        coupled = {position: group for position, group in groups.items() if group.coupled}
-        for done, (position, group) in enumerate(coupled.items()):
+        coupled = [position for position, group in groups.items() if group.coupled]
+        coupled.sort(key=lambda position: -self._cost.share(groups[position]))
+        for done, position in enumerate(coupled[:most]):
+            group = groups[position]
             lost = {}
             for block in BLOCKS:
                 below = _samples(group.size, block)
@@ -186,7 +199,7 @@ class LatencyModel:
                     counts = {position: below[0]}
                     lost[block] = max(took(counts) - predicted(counts), 0.0)
             self._lost[position] = lost
-            progress((done + 1) / len(coupled))
+            progress((done + 1) / min(len(coupled), most))
 
     def _unseen(self, groups: Mapping[int, ChannelGroup], counts: Mapping[int, int]) -> float:
         return sum(

@@ -5,8 +5,8 @@
    on the device.
 2. A time is the median of many runs.
 3. What was measured is kept by provider, device, version of ONNX Runtime and threads. A machine that was busy then
-   must not be believed for ever: before an old table is used, its slowest operator is timed again, and where that
-   differs by more than `STALE` the table starts anew.
+   must not be believed for ever: before an old table is used, the first operator that is asked for is timed again, and
+   where that differs by more than `STALE` the table starts anew.
 """
 
 from __future__ import annotations
