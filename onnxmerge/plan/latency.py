@@ -40,6 +40,9 @@ BLOCKS = (16, 8, 4, 1)
 _PARTS = (1.0, 0.6, 0.3, 0.0)
 """Where along an axis widths of each block are timed; 0: the smallest."""
 
+_DOUBT = 1.15
+"""What a width that the largest block does not divide is taken to cost beyond its time alone: how it does in a network
+hangs on its neighbours, and an allocator goes where the table is too hopeful."""
 _FLAT = 0.9
 """Where the lowest width of a block takes this part of the time of its highest, a block is done as a whole."""
 
@@ -101,6 +104,9 @@ class _Timed:
             if not self.carries:
                 whole = _read(self.curves[0], self.widths[0])
                 time *= _read(made_by, made) / whole if whole > 0 else 1.0
+            for width, dense in zip((taken, made), self.widths, strict=True):
+                if width != dense and width % BLOCKS[0]:
+                    time *= _DOUBT
             reads = _nearest(self.curves[0], taken).enter > 0
             writes = _nearest(made_by, taken if self.carries else made).leave > 0
             # What reads plainly because no block fits may also write so.

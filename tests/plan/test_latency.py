@@ -79,8 +79,8 @@ def test_every_operator_is_timed_at_widths_of_each_block_and_read_back() -> None
     first, second = (next(p for p, g in groups.items() if g.size == size) for size in (64, 48))
     for one, two in ((48, 48), (64, 16), (32, 32), (16, 48)):
         assert cost({first: one, second: two}) == pytest.approx(_true(one, two), rel=0.02)
-    # One channel less than a block takes as long as the block.
-    assert cost({first: 63}) == pytest.approx(cost({}), rel=1e-3)
+    # One channel less than a block takes as long as the block, and more is feared of it.
+    assert cost({}) < cost({first: 63}) < 1.2 * cost({})
 
 
 def test_what_operators_do_not_explain_follows_the_elements() -> None:
