@@ -119,7 +119,8 @@ class Options:
             raise UsageError(f"balance is {self.balance:g}; it lies between 0 and 1")
         if self.seed < 0:
             raise UsageError(f"seed is {self.seed}; it is at least 0")
-        if isinstance(self.round_to, int) and self.round_to < 1:
+        rounding: object = self.round_to  # callers are not always type-checked
+        if rounding != "auto" and not (isinstance(rounding, int) and rounding >= 1):
             raise UsageError(f"round-to is {self.round_to}; channel counts are multiples of at least 1, or auto")
 
     @property

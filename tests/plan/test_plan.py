@@ -135,6 +135,7 @@ def test_a_compensation_that_does_not_pass_is_not_used() -> None:
         ({"threshold": float("nan")}, "threshold is nan"),
         ({"balance": -1.0}, "balance is -1"),
         ({"round_to": 0}, "round-to is 0"),
+        ({"round_to": "half"}, "round-to is half"),
     ],
     ids=str,
 )
