@@ -402,11 +402,7 @@ def compress(
             source,
             target,
             options,
-            calibration=given["calib"],
-            calib_size=given["calib_size"],
-            data=given["data"],
-            images=_images(given),
-            shapes=_shapes(given["shapes"]),
+            **_sampled(given),
             verification=verification,
             progress=progress,
             overwrite=given["overwrite"],
@@ -546,11 +542,7 @@ def tradeoff(
             source,
             options,
             ratios,
-            calibration=given["calib"],
-            calib_size=given["calib_size"],
-            data=given["data"],
-            images=_images(given),
-            shapes=_shapes(given["shapes"]),
+            **_sampled(given),
             verification=verification,
             progress=progress,
         )
@@ -659,6 +651,17 @@ def _shapes(given: Sequence[tuple[str, tuple[int, ...]]]) -> Mapping[str, tuple[
     if len(shapes) < len(given):
         raise UsageError("--shape names the same input twice")
     return shapes
+
+
+def _sampled(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command looks at, as the pipeline takes it."""
+    return {
+        "calibration": given["calib"],
+        "calib_size": given["calib_size"],
+        "data": given["data"],
+        "images": _images(given),
+        "shapes": _shapes(given["shapes"]),
+    }
 
 
 def _images(given: Mapping[str, Any]) -> ImageOptions | None:

@@ -222,9 +222,9 @@ def _use(
     scaled, targets = [], []
     for halves, matrix in zip(moments, matrices, strict=True):
         new, sums = matrix, halves[0].plus(halves[1])
-        uu, _, tt = sums.centred()
         mean_u, mean_t = sums.means()
         if restore_variance:
+            uu, _, tt = sums.centred()
             explained = np.einsum("do,de,eo->o", new, uu, new, optimize=True)
             ratio = np.divide(tt, explained, out=np.ones_like(tt), where=explained > 0)
             new = new * np.sqrt(np.clip(ratio, 1.0, np.square(MOST_RESTORED)))

@@ -152,12 +152,17 @@ class Reference:
         """Fidelity, accuracy and latency of another model."""
         with Session.open(self._model, self._provider) as first, Session.open(other, self._provider) as second:
             meter = FidelityMeter(_declared(first, second))
-            outputs = [second.run(feed) for feed in self._samples.batches(_BATCH)]
-            for one, two in zip(self._outputs, outputs, strict=True):
+            accuracy = AccuracyMeter(self._samples.labels) if self._samples.labels is not None else None
+            for one, feed in zip(self._outputs, self._samples.batches(_BATCH), strict=True):
+                two = second.run(feed)
                 meter.add(one, two)
+                if accuracy is not None:
+                    accuracy.add(two)
             feeds = self._samples.feeds[:1]
             latency = compare_latency(first, second, feeds, runs=_TIMED_RUNS, seconds=seconds, seed=seed)
-        return Measured(meter.result(), self.accuracy, _accuracy(self._samples, outputs), latency)
+        return Measured(
+            meter.result(), self.accuracy, _percent(accuracy.result() if accuracy is not None else None), latency
+        )
 
 
 def _accuracy(samples: Samples, outputs: Sequence[Outputs]) -> float | None:

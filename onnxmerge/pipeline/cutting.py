@@ -135,11 +135,11 @@ def cut_at(run: Run, prepared: Prepared, ratio: float) -> Cut:
         NothingToCutError: No channel goes at this ratio.
     """
     context, analysis, cost, evidence = prepared.context, prepared.analysis, prepared.cost, prepared.evidence
-    with run.stage("planning"):
-        if prepared.clock is not None and run.options.of == "latency":
-            walk = evidence.walk if evidence is not None else None
-            plan = land(run, context, analysis, walk, prepared.planner, prepared.clock, ratio)
-        else:
+    if prepared.clock is not None and run.options.of == "latency":
+        walk = evidence.walk if evidence is not None else None
+        plan = land(run, context, analysis, walk, prepared.planner, prepared.clock, ratio)
+    else:
+        with run.stage("planning"):
             plan = prepared.planner.plan(ratio)
     if ratio > 0 and not plan.groups:
         raise NothingToCutError(

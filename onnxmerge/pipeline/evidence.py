@@ -115,20 +115,27 @@ def _made_up(
     run: Run, context: Context, cost: CostModel, shapes: Mapping[str, tuple[int, ...]], count: int, provider: Provider
 ) -> Samples:
     """Synthetic samples; for a classifier the clearest of more, evenly from all classes."""
-    seed, macs = run.options.seed, max(cost.macs({}), 1)
+    clearest = _clearest(run, context, cost, shapes, count, provider)
+    return clearest or synthetic_samples(run.model.inputs, shapes, count, run.options.seed)
+
+
+def _clearest(
+    run: Run, context: Context, cost: CostModel, shapes: Mapping[str, tuple[int, ...]], count: int, provider: Provider
+) -> Samples | None:
+    """Synthetic samples that a classifier is surest of; None where the network is none, or the choice too small."""
     elements = sum(prod(shape) for shape in shapes.values())
-    pool = min(_POOL * count, _POOL_ELEMENTS // max(elements, 1), int(_POOL_MACS / macs))
+    pool = min(_POOL * count, _POOL_ELEMENTS // max(elements, 1), int(_POOL_MACS / max(cost.macs({}), 1)))
     outputs = [name for name in (spec.name for spec in run.model.outputs) if len(context.dims(name) or ()) == 2]
     classes = (context.dims(outputs[0]) or (0, 0))[1] if outputs else 0
     if not 1 < classes <= count // _PER_CLASS or pool < 2 * count:
-        return synthetic_samples(run.model.inputs, shapes, count, seed)
-    samples = synthetic_samples(run.model.inputs, shapes, pool, seed)
+        return None
+    samples = synthetic_samples(run.model.inputs, shapes, pool, run.options.seed)
     if samples.rows != 1:
-        return synthetic_samples(run.model.inputs, shapes, count, seed)
+        return None
     with Session.open(runnable(run.source), provider) as session:
         scores = np.concatenate([session.run(feed)[outputs[0]] for feed in samples.batches(_BATCH)])
     if len(scores) != samples.count or not np.isfinite(scores).all():
-        return synthetic_samples(run.model.inputs, shapes, count, seed)
+        return None
     return replace(
         samples,
         feeds=tuple(samples.feeds[place] for place in most_telling(scores, count)),

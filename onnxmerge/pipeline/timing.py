@@ -70,10 +70,12 @@ def start_clock(
             table.save()
     clock = Clock(provider, feed, model)
     if run.model.bytes_of_weights() <= MEMORY_LIMIT:
-        with run.stage("timing groups"):
+        with run.stage("timing groups"), Session.open(runnable(run.source), provider) as session:
             model.learn(
                 dict(enumerate(analysis.groups)),
-                lambda counts: model.seconds * _took(run, context, analysis, None, _some(counts), clock, _GLANCE),
+                lambda counts: (
+                    model.seconds * _took(run, context, analysis, None, _some(counts), clock, session, _GLANCE)
+                ),
                 lambda done: run.progress("timing groups", done),
                 int(_ALL_GLANCES / max(_GLANCE, _RUNS_OF_GLANCE * model.seconds) / len(BLOCKS)),
             )
@@ -93,21 +95,23 @@ def land(
     How long a network takes does not hang on its weights. So plans are cut without being fitted, timed beside the
     dense network, and the prediction's target moved by what it was off.
     """
+    with run.stage("planning"):
+        plan = planner.plan(asked)
+    if not plan.groups or run.model.bytes_of_weights() > MEMORY_LIMIT:
+        return plan
     aim, tried = asked, list[tuple[float, float, Plan]]()
-    for _ in range(_TRIES):
-        plan = planner.plan(aim)
-        if not plan.groups or run.model.bytes_of_weights() > MEMORY_LIMIT:
-            break
-        with run.stage("timing plans"):
-            took = _took(run, context, analysis, walk, plan.kept(), clock)
-        tried.append((abs(1.0 - took - asked), 1.0 - took, plan))
-        if tried[-1][0] <= _NEAR:
-            break
-        last, aim = aim, min(max(1.0 - (1.0 - aim) * (1.0 - asked) / took, 0.0), planner.most)
-        if abs(aim - last) < 1e-3:
-            break
-    if not tried:
-        return planner.plan(asked)
+    with Session.open(runnable(run.source), clock.provider) as session:
+        while True:
+            with run.stage("timing plans"):
+                took = _took(run, context, analysis, walk, plan.kept(), clock, session)
+            tried.append((abs(1.0 - took - asked), 1.0 - took, plan))
+            last, aim = aim, min(max(1.0 - (1.0 - aim) * (1.0 - asked) / took, 0.0), planner.most)
+            if tried[-1][0] <= _NEAR or abs(aim - last) < 1e-3 or len(tried) == _TRIES:
+                break
+            with run.stage("planning"):
+                plan = planner.plan(aim)
+            if not plan.groups:
+                break
     _, measured, best = min(tried, key=lambda entry: entry[0])
     first = tried[0]
     run.notes.append(
@@ -124,15 +128,13 @@ def _took(
     walk: Walk | None,
     kept: Mapping[int, Indices],
     clock: Clock,
+    dense: Session,
     seconds: float = _SECONDS,
 ) -> float:
     """Time of a cut network in units of the dense network's."""
     model = cut(context, Draft(run.model), kept_elements(analysis.groups, kept), {}, _stand_ins(analysis, walk, kept))
     smaller = to_proto(model).SerializeToString()
-    with (
-        Session.open(runnable(run.source), clock.provider) as dense,
-        Session.open(smaller, clock.provider) as other,
-    ):
+    with Session.open(smaller, clock.provider) as other:
         return 1.0 / compare_latency(dense, other, [clock.feed], runs=_RUNS, seconds=seconds).speedup
 
 
