@@ -44,7 +44,7 @@ Floats = NDArray[np.float64]
 Outputs = Mapping[str, NDArray[Any]]
 
 _BATCH = 64
-_TIMED_RUNS, _TIMED_SECONDS = 1000, 5.0
+_TIMED_RUNS, _TIMED_SECONDS = 2000, 5.0
 """Rounds of timing, and the time after which no further round starts."""
 _BATCH_SECONDS = 2.0
 """The same for each batch size."""
@@ -78,12 +78,14 @@ class Verification:
         provider: auto, cpu or cuda.
         min_cosine: Least cosine of any output.
         max_drop: Most accuracy lost, in percentage points; without labels, most top-1 decisions changed.
+        threads: Inside one operator, for whatever is timed; None for the runtime's own choice.
     """
 
     enabled: bool = True
     provider: Provider = "auto"
     min_cosine: float | None = None
     max_drop: float | None = None
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         """Check that gates can be held.
@@ -93,6 +95,8 @@ class Verification:
         """
         if not self.enabled and self.gated:
             raise UsageError("--min-cosine and --max-drop need verification; leave --no-verify out")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads is {self.threads}; expected at least 1")
         if self.min_cosine is not None and not -1 <= self.min_cosine <= 1:
             raise UsageError(f"min-cosine is {self.min_cosine:g}; a cosine lies between -1 and 1")
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
@@ -137,20 +141,32 @@ class Reference:
         accuracy: Its top-1 accuracy in percent, None without labels.
     """
 
-    def __init__(self, model: bytes | Path, samples: Samples, provider: Provider, outputs: Sequence[Outputs]) -> None:
+    def __init__(
+        self,
+        model: bytes | Path,
+        samples: Samples,
+        provider: Provider,
+        threads: int | None,
+        outputs: Sequence[Outputs],
+    ) -> None:
         """See `of`."""
-        self._model, self._samples, self._provider, self._outputs = model, samples, provider, outputs
+        self._model, self._samples, self._outputs = model, samples, outputs
+        self._provider, self._threads = provider, threads
         self.accuracy = _accuracy(samples, outputs)
 
     @classmethod
-    def of(cls, model: bytes | Path, samples: Samples, provider: Provider) -> Reference:
-        """Run a model on all samples."""
+    def of(cls, model: bytes | Path, samples: Samples, provider: Provider, threads: int | None = None) -> Reference:
+        """Run a model on all samples; what is timed later has so many threads."""
         with Session.open(model, provider) as session:
-            return cls(model, samples, provider, [session.run(feed) for feed in samples.batches(_BATCH)])
+            return cls(model, samples, provider, threads, [session.run(feed) for feed in samples.batches(_BATCH)])
 
     def compare(self, other: bytes | Path, seed: int, seconds: float = 1.5) -> Measured:
         """Fidelity, accuracy and latency of another model."""
-        with Session.open(self._model, self._provider) as first, Session.open(other, self._provider) as second:
+        threads = self._threads
+        with (
+            Session.open(self._model, self._provider, threads=threads) as first,
+            Session.open(other, self._provider, threads=threads) as second,
+        ):
             meter = FidelityMeter(_declared(first, second))
             accuracy = AccuracyMeter(self._samples.labels) if self._samples.labels is not None else None
             for one, feed in zip(self._outputs, self._samples.batches(_BATCH), strict=True):
@@ -187,12 +203,13 @@ def measure_models(
     provider: Provider,
     seed: int = 0,
     progress: Progress = quiet,
+    threads: int | None = None,
 ) -> Measured:
     """Fidelity, accuracy and latency of two models on the same samples."""
     notes: list[str] = []
     with (
-        Session.open(dense, provider) as first,
-        Session.open(compressed, provider) as second,
+        Session.open(dense, provider, threads=threads) as first,
+        Session.open(compressed, provider, threads=threads) as second,
     ):
         if first.provider != second.provider:
             notes.append(f"the models ran on different providers: {first.provider} and {second.provider}")
@@ -217,6 +234,7 @@ def time_batches(
     provider: Provider,
     seed: int = 0,
     progress: Progress = quiet,
+    threads: int | None = None,
 ) -> tuple[BatchTiming, ...]:
     """Two models timed in turns at several batch sizes, and where they run on a device also without the copies to it.
 
@@ -228,7 +246,10 @@ def time_batches(
     if not samples.batchable:
         raise UsageError("--batch: the first axis of an input is fixed or does not count samples; leave it out")
     found = []
-    with Session.open(dense, provider) as first, Session.open(compressed, provider) as second:
+    with (
+        Session.open(dense, provider, threads=threads) as first,
+        Session.open(compressed, provider, threads=threads) as second,
+    ):
         for place, size in enumerate(sizes):
             progress("timing batches", place / len(sizes))
             feed = samples.repeated(size)

@@ -15,16 +15,17 @@ from onnxmerge.errors import NothingToCutError
 from onnxmerge.graph import Draft, Model, infer_shapes, input_dims, probe_shapes, to_proto
 from onnxmerge.moments.batchnorm import BatchNormMeans
 from onnxmerge.pipeline.evidence import choose_method, gather_evidence
+from onnxmerge.pipeline.landing import land
 from onnxmerge.pipeline.run import Run
-from onnxmerge.pipeline.timing import Clock, land, start_clock
+from onnxmerge.pipeline.timing import Clock, start_clock
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.options import Method
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.planner import Evidence, Planner
 from onnxmerge.refit import refit
 from onnxmerge.rewrite import cut
-from onnxmerge.runtime.session import Provider
 from onnxmerge.samples.feeds import Samples
+from onnxmerge.verify import Verification
 
 __all__ = ["Cut", "Prepared", "analyse", "cut_at", "prepare"]
 
@@ -113,16 +114,17 @@ def _measured_dims(run: Run, samples: Samples | None) -> Mapping[str, tuple[int,
     return best.dims if best is not None else {}
 
 
-def prepare(run: Run, fitting: Samples | None, held: Samples | None, provider: Provider) -> Prepared:
+def prepare(run: Run, fitting: Samples | None, held: Samples | None, verification: Verification) -> Prepared:
     """Analyse the model and measure whatever plans are made of, once for all ratios."""
     context, analysis, cost = analyse(run, held if held is not None else fitting)
     method = choose_method(run, context, analysis, cost, fitting)
-    evidence, statistics = None, context
+    evidence, statistics, provider = None, context, verification.provider
     if method.measured and run.options.ratio != 0:
         evidence, statistics = gather_evidence(run, context, analysis, cost, fitting, provider)
     clock = None
     if run.options.timed and run.options.ratio != 0:
-        clock = start_clock(run, context, analysis, cost, held if held is not None else fitting, provider)
+        samples = held if held is not None else fitting
+        clock = start_clock(run, context, analysis, cost, samples, provider, verification.threads)
     with run.stage("planning"):
         planner = Planner(statistics, analysis, cost, run.options, method, evidence, clock.model if clock else None)
     return Prepared(context, analysis, cost, method, evidence, statistics, planner, fitting is not None, clock)

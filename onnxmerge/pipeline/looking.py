@@ -54,6 +54,7 @@ def compare(
     images: ImageOptions | None = None,
     shapes: Shapes = NO_SHAPES,
     provider: str = "auto",
+    threads: int | None = None,
     seed: int = 0,
     progress: Progress = quiet,
 ) -> SideBySide:
@@ -64,7 +65,7 @@ def compare(
     Raises:
         OnnxMergeError: Some subclass; the models have different inputs or outputs, or cannot run.
     """
-    verification = Verification(provider=provider)  # type: ignore[arg-type]
+    verification = Verification(provider=provider, threads=threads)  # type: ignore[arg-type]
     one = start(first, Options(ratio=0.0), shapes, progress)
     two = start(second, Options(ratio=0.0), shapes, progress)
     names = tuple(tuple(spec.name for spec in run.model.inputs) for run in (one, two))
@@ -81,8 +82,9 @@ def compare(
         samples = synthetic_samples(one.model.inputs, dims, SYNTHETIC, seed)
     with advising(one, real):
         models = runnable(first), runnable(second)
-        timed = time_batches(*models, samples, batches, verification.provider, seed, progress) if batches else ()
-        measured = measure_models(*models, samples, verification.provider, seed, progress)
+        run_by = verification.provider, seed, progress, threads
+        timed = time_batches(models[0], models[1], samples, batches, *run_by) if batches else ()
+        measured = measure_models(models[0], models[1], samples, *run_by)
     return SideBySide(
         first=one.model.source,
         second=two.model.source,

@@ -55,7 +55,13 @@ def verify(
             run.notes.append("above 2 GB the cut is not compared with its dense twin")
     with run.stage("measuring"):
         measured = measure_models(
-            runnable(run.source), written, samples, verification.provider, run.options.seed, run.progress
+            runnable(run.source),
+            written,
+            samples,
+            verification.provider,
+            run.options.seed,
+            run.progress,
+            verification.threads,
         )
     check_gates(measured, verification)
     return measured, samples
@@ -88,7 +94,7 @@ def find_cut(run: Run, fitting: Samples | None, held: Samples | None, verificati
         GateError: No cut holds the gate.
         UsageError: There are no samples to hold the gate on.
     """
-    prepared = prepare(run, fitting, held, verification.provider)
+    prepared = prepare(run, fitting, held, verification)
     ratio = run.options.ratio
     if ratio is not None or not verification.gated:
         return cut_at(run, prepared, _USUAL if ratio is None else ratio)

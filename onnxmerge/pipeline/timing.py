@@ -1,9 +1,10 @@
-"""Plan by the clock: what operators take, and plans whose networks really take the time that was asked for."""
+"""What operators and cut networks take on this machine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,8 @@ from onnxmerge.graph import Draft, to_proto
 from onnxmerge.moments.walk import Walk
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, runnable
 from onnxmerge.plan.cost import CostModel
-from onnxmerge.plan.latency import BLOCKS, LatencyModel
+from onnxmerge.plan.latency import LatencyModel
 from onnxmerge.plan.plan import Plan
-from onnxmerge.plan.planner import Planner
 from onnxmerge.rewrite import cut
 from onnxmerge.runtime.kernels import KernelTimes
 from onnxmerge.runtime.latency import compare_latency, measure
@@ -26,14 +26,32 @@ from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import synthetic_samples
 
-__all__ = ["Clock", "land", "start_clock"]
+__all__ = ["Clock", "Tried", "start_clock", "took"]
 
-_SECONDS, _GLANCE, _RUNS = 2.0, 0.3, 400
-"""Seconds for timing a plan and for timing a network with one group cut; rounds of either."""
+_SECONDS, _SESSIONS, _GLANCE, _RUNS = 0.7, 3, 0.3, 4000
+"""Seconds for timing a plan beside the dense network, and in how many fresh sessions each; seconds for timing a network
+with one kind of group cut; rounds of any of them."""
 _ALL_GLANCES, _RUNS_OF_GLANCE = 60.0, 8
 """Seconds that all glances may take, and runs of either network that each takes at least, warm-up included."""
-_NEAR, _TRIES = 0.015, 6
-"""How near to the asked fraction of the time a plan has to come, and how many are tried."""
+_ALONE = 1
+"""Threads for glances and operators on a CPU: what a kernel gains from a width is the same with one, and nobody waits
+for a core that someone else has. On a shared machine of two cores the same network timed twice differed by up to 30 %
+with two threads and by 0.5 % with one."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A plan that was timed.
+
+    Attributes:
+        aim: The fraction of the time that it was planned for.
+        went: The fraction that went, as measured.
+        plan: The plan.
+    """
+
+    aim: float
+    went: float
+    plan: Plan
 
 
 @dataclass(frozen=True)
@@ -42,42 +60,58 @@ class Clock:
 
     Attributes:
         provider: What runs them.
+        threads: Inside one operator, for networks that are timed as a whole; None for the runtime's own choice.
         feed: What they are fed.
         model: Times of operators.
+        tried: All plans timed so far, for whatever ratio: they say where the next had better aim.
     """
 
     provider: Provider
+    threads: int | None
     feed: Mapping[str, NDArray[Any]]
     model: LatencyModel
+    tried: list[Tried] = field(default_factory=list)
 
 
 def start_clock(
-    run: Run, context: Context, analysis: Analysis, cost: CostModel, samples: Samples | None, provider: Provider
+    run: Run,
+    context: Context,
+    analysis: Analysis,
+    cost: CostModel,
+    samples: Samples | None,
+    provider: Provider,
+    threads: int | None,
 ) -> Clock:
     """Time the dense network and its operators."""
     if samples is None:
         samples = synthetic_samples(run.model.inputs, cost.dims, 1, run.options.seed)
     feed = samples.feeds[0]
+    source = runnable(run.source)
     with run.stage("timing operators"):
-        with Session.open(runnable(run.source), provider) as session:
-            dense = measure([session], [feed], runs=_RUNS, seconds=_SECONDS)[0]
-        table = KernelTimes(provider, dense.provider)
+        with Session.open(source, provider) as session:
+            alone = _ALONE if session.provider.startswith("CPU") else None
+        with Session.open(source, provider, threads=alone) as session:
+            dense = measure([session], [feed], runs=_RUNS, seconds=_SESSIONS * _SECONDS)[0]
+        table = KernelTimes(provider, dense.provider, alone)
         try:
             model = LatencyModel(
                 context, cost, table, dense.median_ms / 1e3, lambda done: run.progress("timing operators", done)
             )
         finally:
             table.save()
-    clock = Clock(provider, feed, model)
+    clock = Clock(provider, threads, feed, model)
     if run.model.bytes_of_weights() <= MEMORY_LIMIT:
-        with run.stage("timing groups"), Session.open(runnable(run.source), provider) as session:
+
+        def seconds(counts: Mapping[int, int]) -> float:
+            smaller = _cut(run, context, analysis, None, _some(counts))
+            return model.seconds * _share(source, smaller, clock, _GLANCE, alone)
+
+        with run.stage("timing groups"):
             model.learn(
                 dict(enumerate(analysis.groups)),
-                lambda counts: (
-                    model.seconds * _took(run, context, analysis, None, _some(counts), clock, session, _GLANCE)
-                ),
+                seconds,
                 lambda done: run.progress("timing groups", done),
-                int(_ALL_GLANCES / max(_GLANCE, _RUNS_OF_GLANCE * model.seconds) / len(BLOCKS)),
+                int(_ALL_GLANCES / max(_GLANCE, _RUNS_OF_GLANCE * model.seconds)),
             )
     return clock
 
@@ -87,55 +121,27 @@ def _some(counts: Mapping[int, int]) -> dict[int, Indices]:
     return {position: np.arange(count, dtype=np.int64) for position, count in counts.items()}
 
 
-def land(
-    run: Run, context: Context, analysis: Analysis, walk: Walk | None, planner: Planner, clock: Clock, asked: float
-) -> Plan:
-    """A plan whose network takes the time that was asked for, as measured, not only as predicted.
-
-    How long a network takes does not hang on its weights. So plans are cut without being fitted, timed beside the
-    dense network, and the prediction's target moved by what it was off.
-    """
-    with run.stage("planning"):
-        plan = planner.plan(asked)
-    if not plan.groups or run.model.bytes_of_weights() > MEMORY_LIMIT:
-        return plan
-    aim, tried = asked, list[tuple[float, float, Plan]]()
-    with Session.open(runnable(run.source), clock.provider) as session:
-        while True:
-            with run.stage("timing plans"):
-                took = _took(run, context, analysis, walk, plan.kept(), clock, session)
-            tried.append((abs(1.0 - took - asked), 1.0 - took, plan))
-            last, aim = aim, min(max(1.0 - (1.0 - aim) * (1.0 - asked) / took, 0.0), planner.most)
-            if tried[-1][0] <= _NEAR or abs(aim - last) < 1e-3 or len(tried) == _TRIES:
-                break
-            with run.stage("planning"):
-                plan = planner.plan(aim)
-            if not plan.groups:
-                break
-    _, measured, best = min(tried, key=lambda entry: entry[0])
-    first = tried[0]
-    run.notes.append(
-        f"of the time, {best.reached:.3f} was predicted to go and {measured:.3f} went when the plan was timed"
-        + (f"; the first of {len(tried)} plans took away {first[1]:.3f}" if len(tried) > 1 else "")
-    )
-    return replace(best, asked=asked, reached=measured)
-
-
-def _took(
-    run: Run,
-    context: Context,
-    analysis: Analysis,
-    walk: Walk | None,
-    kept: Mapping[int, Indices],
-    clock: Clock,
-    dense: Session,
-    seconds: float = _SECONDS,
+def took(
+    run: Run, context: Context, analysis: Analysis, walk: Walk | None, kept: Mapping[int, Indices], clock: Clock
 ) -> float:
-    """Time of a cut network in units of the dense network's."""
+    """Time of a cut network in units of the dense network's, weights left as they are."""
+    smaller = _cut(run, context, analysis, walk, kept)
+    return float(
+        np.median([_share(runnable(run.source), smaller, clock, _SECONDS, clock.threads) for _ in range(_SESSIONS)])
+    )
+
+
+def _cut(run: Run, context: Context, analysis: Analysis, walk: Walk | None, kept: Mapping[int, Indices]) -> bytes:
     model = cut(context, Draft(run.model), kept_elements(analysis.groups, kept), {}, _stand_ins(analysis, walk, kept))
-    smaller = to_proto(model).SerializeToString()
-    with Session.open(smaller, clock.provider) as other:
-        return 1.0 / compare_latency(dense, other, [clock.feed], runs=_RUNS, seconds=seconds).speedup
+    return bytes(to_proto(model).SerializeToString())
+
+
+def _share(dense: bytes | Path, smaller: bytes, clock: Clock, seconds: float, threads: int | None) -> float:
+    with (
+        Session.open(dense, clock.provider, threads=threads) as first,
+        Session.open(smaller, clock.provider, threads=threads) as second,
+    ):
+        return 1.0 / compare_latency(first, second, [clock.feed], runs=_RUNS, seconds=seconds).speedup
 
 
 def _stand_ins(analysis: Analysis, walk: Walk | None, kept: Mapping[int, NDArray[Any]]) -> dict[Axis, NDArray[Any]]:

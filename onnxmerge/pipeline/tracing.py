@@ -79,12 +79,12 @@ def tradeoff(
     fitting, held = load_both(run, calibration, calib_size, data, images)
     check_answerable(run.model, verification)
     with advising(run, held):
-        prepared = prepare(run, fitting, held, verification.provider)
+        prepared = prepare(run, fitting, held, verification)
         samples = held if held is not None else synthetic_samples(
             run.model.inputs, prepared.cost.dims, SYNTHETIC, options.seed
         )  # fmt: skip
         with run.stage("measuring"):
-            reference = Reference.of(runnable(run.source), samples, verification.provider)
+            reference = Reference.of(runnable(run.source), samples, verification.provider, verification.threads)
         points = [
             point for ratio in wanted if (point := _point(run, prepared, ratio, reference, verification)) is not None
         ]

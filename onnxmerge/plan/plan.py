@@ -71,6 +71,7 @@ class Plan:
         fold_mean: Whether known means go into the consumers' biases.
         groups: Groups that lose channels.
         left_alone: Groups that could be cut and are not, with the reason.
+        predicted: Where `reached` was measured: the fraction that was predicted.
     """
 
     of: str
@@ -81,6 +82,7 @@ class Plan:
     fold_mean: bool
     groups: tuple[GroupPlan, ...]
     left_alone: Mapping[int, str] = field(default_factory=dict)
+    predicted: float | None = None
 
     def kept(self) -> dict[int, Indices]:
         """Channels that stay, by group position."""

@@ -138,7 +138,16 @@ class Planner:
 
     def plan(self, ratio: float) -> Plan:
         """What goes when a fraction of the cost is to go."""
-        allocation = self._allocation(ratio)
+        return self._planned(ratio, self._allocation(ratio))
+
+    def plan_of(self, counts: Mapping[int, int]) -> Plan:
+        """What goes when groups are to keep so many channels, by position; groups that keep all may be absent."""
+        less = {position: count for position, count in counts.items() if count < self._sizes[position]}
+        cost_of = self._cost_of()
+        reached = 1.0 - cost_of(less) / cost_of({})
+        return self._planned(reached, Allocation(less, reached, self.most))
+
+    def _planned(self, ratio: float, allocation: Allocation) -> Plan:
         groups = []
         for position, count in sorted(allocation.counts.items()):
             order = self._curves[position].order if position in self._curves else None
@@ -178,16 +187,22 @@ class Planner:
     def _allocation(self, ratio: float) -> Allocation:
         if not self._curves:
             return self._ranked(ratio)
-        groups = {position: self._analysis.groups[position] for position in self._sizes}
-        timed = self._time_of if self._options.of == "latency" else None
-        cost_of: Cost = timed or self._cost.by_counts(groups, self._options.of)
+        cost_of = self._cost_of()
         if self._method.allocate != "global":
             return self._uniform(ratio, cost_of)
         whole = cost_of({})
         harms = {position: curve.harm for position, curve in self._curves.items()}
-        counts = descend(harms, self._sizes, cost_of, (1.0 - ratio) * whole, self._allowed, straight=timed is None)
+        counts = descend(harms, self._sizes, cost_of, (1.0 - ratio) * whole, self._allowed,
+                         straight=self._options.of != "latency")  # fmt: skip
         least = cost_of(least_counts(self._sizes, self._allowed))
         return Allocation(counts, 1.0 - cost_of(counts) / whole, 1.0 - least / whole)
+
+    def _cost_of(self) -> Cost:
+        """What the ratio counts, as a function of how many channels groups keep."""
+        if self._options.of == "latency" and self._time_of is not None:
+            return self._time_of
+        groups = {position: self._analysis.groups[position] for position in self._sizes}
+        return self._cost.by_counts(groups, self._options.of)
 
     def _uniform(self, ratio: float, cost_of: Cost) -> Allocation:
         """One channel ratio for all groups."""
@@ -204,10 +219,8 @@ class Planner:
         sizes, orders = self._sizes, {position: least_first(score) for position, score in self._scores.items()}
 
         def cost_of(counts: Mapping[int, int]) -> float:
-            if self._time_of is not None and self._options.of == "latency":
-                return self._time_of(counts)
-            if self._options.of == "channels":
-                return sum(counts.get(position, size) for position, size in sizes.items())
+            if self._options.of in ("latency", "channels"):
+                return self._cost_of()(counts)
             kept = {position: orders[position][sizes[position] - count :] for position, count in counts.items()}
             return _counted(self._cost, self._options.of, kept_elements(self._analysis.groups, kept))
 

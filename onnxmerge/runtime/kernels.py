@@ -51,11 +51,11 @@ class OperatorTime(NamedTuple):
     leave: float = 0.0
 
 
-def operator_time(model: bytes, feed: Feed, provider: Provider) -> OperatorTime:
-    """Median times of a model of one operator."""
+def operator_time(model: bytes, feed: Feed, provider: Provider, threads: int | None = None) -> OperatorTime:
+    """Median times of a model of one operator, computed by so many threads; None: the runtime's own choice."""
     with tempfile.TemporaryDirectory() as folder:
         prefix = Path(folder) / "profile"
-        with Session.open(model, provider, profile=prefix) as session:
+        with Session.open(model, provider, threads=threads, profile=prefix) as session:
             if not session.provider.startswith("CPU"):
                 return OperatorTime(float(np.median(_repeat(session.bound(feed)))))
             _repeat(lambda: session.run(feed))
@@ -94,17 +94,18 @@ class KernelTimes:
         measured: Operators timed in this process.
     """
 
-    def __init__(self, provider: Provider, live: str, folder: Path | None = None) -> None:
+    def __init__(self, provider: Provider, live: str, threads: int | None = None, folder: Path | None = None) -> None:
         """Open the table of a device.
 
         Args:
             provider: What runs the operators.
             live: The provider that a live session really has.
+            threads: Inside one operator; None for the runtime's own choice.
             folder: Where tables lie; None for `cache_folder()`.
         """
         self.measured = 0
-        self._provider = provider
-        where = f"{live} {device_name(live)} onnxruntime-{runtime_version()} {usable_cores()} threads"
+        self._provider, self._threads = provider, threads
+        where = f"{live} {device_name(live)} onnxruntime-{runtime_version()} {threads or usable_cores()} threads"
         self._file = (folder or cache_folder()) / f"{sha256(where.encode()).hexdigest()[:16]}.json"
         self._where = where
         self._table: dict[str, OperatorTime] = {}
@@ -136,7 +137,7 @@ class KernelTimes:
 
     def _now(self, model: Callable[[], tuple[bytes, Feed]]) -> OperatorTime:
         data, feed = model()
-        return operator_time(data, feed, self._provider)
+        return operator_time(data, feed, self._provider, self._threads)
 
     def save(self) -> None:
         """Write what was measured; a folder that cannot be written to is no error, the next run measures again."""

@@ -72,44 +72,44 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 def test_a_table_lasts(tmp_path: Path, clock: dict[str, float]) -> None:
     make = Counted()
-    table = KernelTimes("cpu", "CPUExecutionProvider", tmp_path)
+    table = KernelTimes("cpu", "CPUExecutionProvider", folder=tmp_path)
     assert [table.time(key, make).kernel for key in ("a", "b", "a")] == [1.0, 1.0, 1.0]
     assert make.made == 2
     table.save()
-    again = KernelTimes("cpu", "CPUExecutionProvider", tmp_path)
+    again = KernelTimes("cpu", "CPUExecutionProvider", folder=tmp_path)
     clock["seconds"] = 1.2
     # One is timed again, to see whether the table still holds; it does.
     assert [again.time(key, make).kernel for key in ("a", "b")] == [1.0, 1.0]
     assert make.made == 3
-    assert KernelTimes("cpu", "CUDAExecutionProvider", tmp_path).time("a", make).kernel == 1.2
+    assert KernelTimes("cpu", "CUDAExecutionProvider", folder=tmp_path).time("a", make).kernel == 1.2
 
 
 def test_a_table_of_a_busy_machine_starts_anew(tmp_path: Path, clock: dict[str, float]) -> None:
     make = Counted()
-    table = KernelTimes("cpu", "CPUExecutionProvider", tmp_path)
+    table = KernelTimes("cpu", "CPUExecutionProvider", folder=tmp_path)
     table.time("a", make)
     table.time("b", make)
     table.save()
     clock["seconds"] = 0.4
-    again = KernelTimes("cpu", "CPUExecutionProvider", tmp_path)
+    again = KernelTimes("cpu", "CPUExecutionProvider", folder=tmp_path)
     assert [again.time(key, make).kernel for key in ("a", "b")] == [0.4, 0.4]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"where": "elsewhere", "seconds": {}}', '{"seconds": 3}'])
 def test_an_unreadable_table_is_measured_again(text: str, tmp_path: Path, clock: dict[str, float]) -> None:
-    table = KernelTimes("cpu", "CPUExecutionProvider", tmp_path)
+    table = KernelTimes("cpu", "CPUExecutionProvider", folder=tmp_path)
     table.time("a", Counted())
     table.save()
     file = next(tmp_path.glob("*.json"))
     assert json.loads(file.read_text())["seconds"] == {"a": [1.0, 0.0, 0.0]}
     file.write_text(text)
-    assert KernelTimes("cpu", "CPUExecutionProvider", tmp_path).time("a", Counted()).kernel == 1.0
+    assert KernelTimes("cpu", "CPUExecutionProvider", folder=tmp_path).time("a", Counted()).kernel == 1.0
 
 
 def test_a_folder_that_cannot_be_written_to_is_no_error(tmp_path: Path, clock: dict[str, float]) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    table = KernelTimes("cpu", "CPUExecutionProvider", blocked)
+    table = KernelTimes("cpu", "CPUExecutionProvider", folder=blocked)
     table.time("a", Counted())
     table.save()
 
