@@ -3,7 +3,7 @@
 1. First one sentence with the verdict; whoever reads no further has not been misled.
 2. Then groups, then what is pinned and why, then what was measured, before and after; then notes.
 3. Of long lists only the groups that cost most are shown, in graph order, and how many are not; ``verbose`` shows all.
-   Names are folded, never cut: they are what ``--only`` and ``--skip`` are given.
+   Names that have no room are shortened, see ``names``; ``verbose`` folds them, so that they are all there.
 """
 
 from onnxmerge.report.terminal.compared import show_account, show_side_by_side, show_tradeoff

@@ -24,7 +24,7 @@ def show_account(console: Console, account: Account, *, verbose: bool = False) -
     """
     sentence(console, account_verdict(account))
     line(console, outcome(account))
-    groups_of(console, account.groups, verbose=verbose, cut=True)
+    groups_of(console, account.groups, verbose=verbose)
     pinned_of(console, account.pinned, verbose=verbose)
     accuracies = (account.accuracy_before, account.accuracy_after)
     measures(console, (account.before, account.after), accuracies, account.latency)

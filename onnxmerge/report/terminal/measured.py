@@ -9,6 +9,7 @@ from rich.console import Console
 from onnxmerge.report import units
 from onnxmerge.report.account import Sizes
 from onnxmerge.report.terminal.lines import if_known, line, most, plain, print_table, rest, several, table_of
+from onnxmerge.report.terminal.names import Name
 from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity
 from onnxmerge.runtime.latency import Comparison
 from onnxmerge.verify import BatchTiming
@@ -79,7 +80,7 @@ def fidelity_of(console: Console, fidelity: Fidelity | None, samples: str, *, ve
     filled = [(head, values) for head, values in columns if any(values)]
     table = table_of("Output", *(head for head, _ in filled))
     for row, output in enumerate(shown):
-        table.add_row(plain(output.name), *(values[row] or "–" for _, values in filled))
+        table.add_row(Name(output.name, full=verbose), *(values[row] or "–" for _, values in filled))
     if shown:
         print_table(console, table)
     rest(console, len(fidelity.outputs) - len(shown), "output")
