@@ -15,6 +15,7 @@ from onnxmerge.pipeline.cutting import Cut
 from onnxmerge.pipeline.run import Run
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.report.account import Account, GroupEntry, PinnedEntry, Sizes
+from onnxmerge.report.fixes import fix_of
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.verify import Measured
 
@@ -45,13 +46,19 @@ def group_entry(
         producers=tuple(dict.fromkeys(nodes[producer.node].name for producer in group.producers)),
         consumers=tuple(dict.fromkeys(nodes[consumer.node].name for consumer in group.consumers)),
         macs_share=cost.share(group),
+        saving=cost.saving(group),
         **words,
     )
 
 
 def pinned(analysis: Analysis) -> tuple[PinnedEntry, ...]:
     """What is pinned, as the account shows it."""
-    return tuple(PinnedEntry(entry.name, entry.size, entry.total, entry.reasons) for entry in analysis.pinned)
+    return tuple(
+        PinnedEntry(
+            entry.name, entry.size, entry.total, entry.reasons, tuple(fix_of(reason) or "" for reason in entry.reasons)
+        )
+        for entry in analysis.pinned
+    )
 
 
 def account(

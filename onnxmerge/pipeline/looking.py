@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnxmerge.channels.groups import Analysis
 from onnxmerge.errors import UsageError
 from onnxmerge.pipeline.accounts import group_entry, input_shapes, pinned, sizes
 from onnxmerge.pipeline.cutting import analyse
 from onnxmerge.pipeline.loading import load
 from onnxmerge.pipeline.run import NO_SHAPES, SYNTHETIC, SampleSource, Shapes, Source, advising, runnable, start
+from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.options import Options
 from onnxmerge.report.account import Inspection, SideBySide
+from onnxmerge.report.fixes import fix_of
 from onnxmerge.samples.images import ImageOptions
 from onnxmerge.samples.synthetic import synthetic_samples
 from onnxmerge.verify import Progress, Verification, measure_models, quiet, time_batches
@@ -40,8 +43,27 @@ def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> Inspection:
         shapes=input_shapes(run.model, cost),
         groups=groups,
         pinned=pinned(analysis),
-        notes=(*run.notes, *(f"{count} of the nodes: {reason}" for reason, count in analysis.refused.items())),
+        notes=(*run.notes, *_refused(analysis)),
+        most_macs_share=_most(analysis, cost),
     )
+
+
+def _most(analysis: Analysis, cost: CostModel) -> float:
+    """The fraction of the MACs that goes when every group keeps one channel."""
+    groups = dict(enumerate(analysis.groups))
+    macs = cost.by_counts(groups, "macs")
+    whole = macs({})
+    return 1.0 - macs(dict.fromkeys(groups, 1)) / whole if whole else 0.0
+
+
+def _refused(analysis: Analysis) -> list[str]:
+    """Nodes that pin all they touch, with what can be done about it, said once."""
+    notes, told = [], {""}
+    for reason, count in analysis.refused.items():
+        fix = fix_of(reason) or ""
+        notes.append(f"{count} of the nodes: {reason}{'' if fix in told else f'; {fix}'}")
+        told.add(fix)
+    return notes
 
 
 def compare(

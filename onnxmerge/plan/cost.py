@@ -122,6 +122,15 @@ class CostModel:
                 shared += macs
         return shared / total if total else 0.0
 
+    def saving(self, group: ChannelGroup) -> float:
+        """Fraction of all MACs that goes when the group keeps one channel and all others stay whole."""
+        before, after = self._length({}), self.lengths({0: group})({0: 1})
+        total = sum(self.node_macs(node, before) for node in self._costly)
+        touched = {axis.tensor for axis in group.members}
+        nodes = [node for node in self._costly if touched & {*node.inputs, *node.outputs}]
+        saved = sum(self.node_macs(node, before) - self.node_macs(node, after) for node in nodes)
+        return saved / total if total else 0.0
+
     def cuttable_share(self, groups: tuple[ChannelGroup, ...]) -> float:
         """Fraction of all MACs in nodes that at least one group touches."""
         length = self._length({})

@@ -43,6 +43,7 @@ class GroupEntry:
         select: Selection used, "" where nothing was cut.
         compensate: Compensation used, "" where nothing was cut.
         note: What a reader should know: why a compensation could not be used, why the group was left alone.
+        saving: Fraction of the model's MACs that goes when this group alone keeps one channel.
     """
 
     name: str
@@ -54,6 +55,7 @@ class GroupEntry:
     select: str = ""
     compensate: str = ""
     note: str = ""
+    saving: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,17 +67,33 @@ class PinnedEntry:
         size: Pinned channels.
         total: Channels of that producer.
         reasons: Why, each naming the node that pins.
+        fixes: For each reason what can be done about it, "" where nothing can or the reason says it.
     """
 
     name: str
     size: int
     total: int
     reasons: tuple[str, ...]
+    fixes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What could go from a model, and why the rest cannot."""
+    """What could go from a model, and why the rest cannot.
+
+    Attributes:
+        source: The model that was read.
+        opset: Version of the standard operators.
+        producer: What wrote the file, "" where it does not say.
+        nodes: Number of nodes.
+        sizes: Its sizes.
+        cuttable_macs_share: Fraction of the MACs in nodes that some group touches.
+        shapes: Input shapes at which MACs are counted.
+        groups: All groups that can be cut, in the order of the network; `report.outline` makes a tree of them.
+        pinned: What cannot.
+        notes: Everything else a person should read.
+        most_macs_share: Fraction of the MACs that goes when every group keeps one channel.
+    """
 
     source: str
     opset: int
@@ -87,6 +105,7 @@ class Inspection:
     groups: tuple[GroupEntry, ...]
     pinned: tuple[PinnedEntry, ...]
     notes: tuple[str, ...] = ()
+    most_macs_share: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ def inspection_verdict(inspection: Inspection) -> str:
     several = "group" if len(inspection.groups) == 1 else "groups"
     return (
         f"{units.percent(inspection.cuttable_macs_share)} of the MACs lie in nodes that "
-        f"{len(inspection.groups)} channel {several} can shrink."
+        f"{len(inspection.groups)} channel {several} can shrink; "
+        f"up to {units.percent(inspection.most_macs_share)} of the MACs could go."
     )
 
 

@@ -54,9 +54,24 @@ def test_figures_of_an_account(account: Account) -> None:
 def test_pins_are_grouped_by_reason(account: Account) -> None:
     lines = [" ".join(line) for line in rows(shown(show_account, account))]
     assert "LRN mixes neighbouring channels 12 / 32 norm1, norm2" in lines
-    assert "graph output logits 10 / 10 fc" in lines
+    assert "graph output 10 / 10 fc" in lines
     lines = [" ".join(line) for line in rows(shown(show_account, account, verbose=True))]
     assert "norm1: LRN mixes neighbouring channels 8 / 16 norm1" in lines
+    assert "graph output logits 10 / 10 fc" in lines
+
+
+def test_a_pin_says_what_can_be_done(account: Account) -> None:
+    pinned = (PinnedEntry("fc", 10, 10, ("r: Reshape mixes it",), ("pass --shape",)), account.pinned[1])
+    lines = [" ".join(line) for line in rows(shown(show_account, replace(account, pinned=pinned)))]
+    assert "Reshape mixes it: pass --shape 10 / 10 fc" in lines
+    assert "LRN mixes neighbouring channels 8 / 16 norm1" in lines
+
+
+def test_kept_whole_is_not_left_alone(account: Account) -> None:
+    groups = (account.groups[1], replace(account.groups[1], name="conv3", note=""))
+    lines = rows(shown(show_account, replace(account, groups=groups)))
+    assert ["conv2", "32", "/", "32", "25.0", "%", "left", "alone", "1"] in lines
+    assert ["conv3", "32", "/", "32", "25.0", "%", "kept", "whole"] in lines
 
 
 def test_long_lists_keep_what_costs_most_in_graph_order(account: Account) -> None:
@@ -82,8 +97,9 @@ def test_many_pins_of_one_reason_are_counted(account: Account) -> None:
     assert "p8" in shown(show_account, replace(account, pinned=pinned), verbose=True)
 
 
+@pytest.mark.parametrize("width", [60, 80])
 @pytest.mark.parametrize("verbose", [False, True])
-def test_80_columns_hold_long_names_in_full(account: Account, verbose: bool) -> None:
+def test_narrow_terminals_hold_long_names(account: Account, verbose: bool, width: int) -> None:
     name = "/model/" + "/".join(f"layers.{i}" for i in range(12)) + "/attention/self/query/MatMul"
     account = replace(
         many(account, 40),
@@ -94,10 +110,15 @@ def test_80_columns_hold_long_names_in_full(account: Account, verbose: bool) -> 
         notes=("w" * 200,),
         seconds={name: 1.0},
     )
-    text = shown(show_account, account, verbose=verbose)
-    assert max(map(len, text.splitlines())) <= 80
-    assert name in "".join(line.split()[0] for line in text.splitlines() if line.strip())
-    assert "…" not in text
+    text = shown(show_account, account, width, verbose=verbose)
+    assert max(map(len, text.splitlines())) <= width
+    in_full = name in "".join(line.split()[0] for line in text.splitlines() if line.strip())
+    assert (in_full, "…" in text) == (verbose, not verbose)
+    inspection = Inspection("m.onnx", 17, "", 9, account.before, 1.0, {}, account.groups, account.pinned)
+    text = shown(show_inspection, inspection, width, verbose=verbose)
+    assert max(map(len, text.splitlines())) <= width
+    in_full = name in "".join(line.split()[0] for line in text.splitlines() if line.strip())
+    assert (in_full, "…" in text) == (verbose, not verbose)
 
 
 def test_a_pipe_gets_no_escape_sequences(account: Account) -> None:
@@ -134,14 +155,70 @@ def test_nothing_known_is_no_failure(account: Account) -> None:
     assert ["File", "44.8", "MB", "–", "–"] in rows(text)
 
 
+def looked_at(account: Account, groups: tuple[GroupEntry, ...]) -> Inspection:
+    return Inspection("m.onnx", 17, "pytorch 2", 9, account.before, 1.0, {}, groups, account.pinned, ("odd",), 0.75)
+
+
+def blocks(n: int) -> tuple[GroupEntry, ...]:
+    """A residual stream with n blocks."""
+    stream = ("stem", *(f"b{i}.out" for i in range(n)))
+    readers = (*(f"b{i}.in" for i in range(n)), "fc")
+    inside = (GroupEntry(f"b{i}.in", 4, 4, (f"b{i}.in",), (f"b{i}.out",), 0.02, saving=0.01) for i in range(n))
+    return (GroupEntry("stem", 16, 16, stream, readers, 0.5, saving=0.4), *inside)
+
+
 def test_inspection(account: Account) -> None:
-    groups = tuple(replace(group, kept=group.size) for group in account.groups)
-    inspection = Inspection("m.onnx", 17, "pytorch 2", 9, account.before, 1.0, {}, groups, account.pinned, ("odd",))
-    text = shown(show_inspection, inspection)
+    groups = tuple(replace(group, kept=group.size, saving=0.5) for group in account.groups)
+    text = shown(show_inspection, looked_at(account, groups))
+    assert "2 channel groups can shrink; up to 75.0 % of the MACs could go." in " ".join(text.split())
     assert "m.onnx: opset 17, made by pytorch 2; 9 nodes, 11.2 M parameters, 125.8 M MACs" in text
-    assert ["conv1", "64", "75.0", "%", "1", "in,", "1", "out"] in rows(text)
-    assert "graph output logits" in text
+    assert ["conv1", "63", "/", "64", "75.0", "%", "50.0", "%", "conv2"] in rows(text)
+    assert "graph output" in text
     assert "Note: odd" in text
+
+
+def test_inspection_shows_a_tree(account: Account) -> None:
+    lines = shown(show_inspection, looked_at(account, blocks(2))).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("stem"))
+    assert [line.split("  ")[0] for line in lines[start : start + 5]] == [
+        "stem", "+ b0.out", "+ b1.out", "├ b0.in", "└ b1.in",
+    ]  # fmt: skip
+    assert lines[start].rstrip().endswith("3 nodes")
+
+
+def test_long_networks_fold_what_is_alike(account: Account) -> None:
+    inspection = looked_at(account, blocks(ROWS))
+    text = shown(show_inspection, inspection)
+    lines = [" ".join(line) for line in rows(text)]
+    assert "└ b0.in 3 / 4 2.0 % 1.0 % b0.out" in lines
+    assert f"and {ROWS - 1} alike" in lines
+    assert f"+ {ROWS - 2} more" in lines
+    assert "more group" not in text
+    text = shown(show_inspection, inspection, verbose=True)
+    assert "alike" not in text
+    assert f"└ b{ROWS - 1}.in" in text
+    assert f"+ b{ROWS - 1}.out" in text
+
+
+def test_of_long_networks_without_likeness_what_saves_most_is_shown(account: Account) -> None:
+    groups = tuple(GroupEntry("x" * (i + 1), 8, 8, ("x" * (i + 1),), ("c",), 0.1, saving=i) for i in range(ROWS + 3))
+    text = shown(show_inspection, looked_at(account, groups))
+    assert "… and 3 more groups (-v shows all)" in text
+    assert not any(line[:1] == ["xxx"] for line in rows(text))
+    assert any(line[:1] == ["xxxx"] for line in rows(text))
+
+
+def test_a_tree_without_unicode(account: Account) -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii", errors="strict")
+    groups = blocks(2)
+    show_inspection(
+        Console(file=stream, width=60, highlight=False),
+        looked_at(account, (replace(groups[0], name="n" * 90), *groups[1:])),
+    )
+    stream.flush()
+    assert b"` b1.in" in raw.getvalue()
+    assert b"nn..nn" in raw.getvalue()
 
 
 def test_side_by_side(account: Account) -> None:

@@ -1,0 +1,243 @@
+"""The commands: each turns what was given into one call of the pipeline, and shows what came back."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxmerge import pipeline
+from onnxmerge.cli import values
+from onnxmerge.cli.given import check_command, check_json, images, sampled, shapes_of
+from onnxmerge.cli.group import cli
+from onnxmerge.cli.options import (
+    CALIB,
+    DATA,
+    EVERYWHERE,
+    GATES,
+    IMAGES,
+    PROGRAM,
+    PROVIDER,
+    SEED,
+    SHAPES,
+    WHAT,
+    of_budget,
+    of_output,
+    of_verification,
+)
+from onnxmerge.cli.output import show, stages
+from onnxmerge.cli.sections import Command
+from onnxmerge.errors import UsageError
+from onnxmerge.plan.options import Options
+from onnxmerge.report.plot import check_plot, draw_tradeoff
+from onnxmerge.report.terminal import show_account, show_inspection, show_side_by_side, show_tradeoff
+from onnxmerge.verify import Verification
+
+__all__ = ["cli"]
+
+
+@cli.command(cls=Command, short_help="Write a smaller, faster model (the default).")
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("target", metavar="[OUT]", type=click.Path(path_type=Path), required=False)
+@of_budget(
+    "--ratio",
+    type=float,
+    metavar="R",
+    help="Fraction to remove, 0 <= R < 1.  [default: 0.5; with --max-drop or --min-cosine as much as they allow]",
+)
+@WHAT
+@CALIB
+@DATA
+@IMAGES
+@SHAPES
+@of_verification("--verify/--no-verify", default=True, show_default=True, help="Run both models before OUT is written.")
+@GATES
+@PROVIDER
+@of_output("--dry-run", is_flag=True, help="Do everything, write nothing; OUT may be left out.")
+@of_output("--overwrite", is_flag=True, help="Let OUT replace IN.")
+@of_output(
+    "--external-data", is_flag=True, help="Weights into a file beside OUT; always so if IN or OUT is above 2 GB."
+)
+@SEED
+@EVERYWHERE
+def compress(
+    source: Path,
+    target: Path | None,
+    *,
+    json_path: Path | None,
+    verbose: bool,
+    quiet: bool,
+    **given: Any,  # noqa: ANN401 - every other option, by its name
+) -> None:
+    """Write a smaller, faster model OUT made of IN, and say what it cost.
+
+    \b
+    Examples:
+      onnxmerge model.onnx smaller.onnx --ratio 0.5
+      onnxmerge model.onnx smaller.onnx --calib samples.npz --data held_out.npz --max-drop 1
+      onnxmerge model.onnx smaller.onnx --ratio 0.5 --calib samples.npz --min-cosine 0.99
+      onnxmerge model.onnx --dry-run --of params --skip 'head*'
+
+    Verified on --data, else on calibration samples, else on synthetic ones. IN is never touched; OUT appears whole,
+    after verification, or not at all.
+    """  # noqa: D301 - click reads the backspace
+    check_command(source, cli.commands)
+    if target is None and not given["dry_run"]:
+        raise UsageError(f"OUT is missing, the file to write; or try --dry-run: {PROGRAM} {source} OUT.onnx")
+    options = Options(**{field.name: given[field.name] for field in dataclasses.fields(Options)})
+    verification = Verification(given["verify"], given["provider"], given["min_cosine"], given["max_drop"])
+    check_json(json_path, source, target)
+    with stages(quiet) as progress:
+        account = pipeline.compress_file(
+            source,
+            target,
+            options,
+            **sampled(given),
+            verification=verification,
+            progress=progress,
+            overwrite=given["overwrite"],
+            external_data=given["external_data"],
+            dry_run=given["dry_run"],
+        )
+    show(account, show_account, json_path, verbose=verbose, quiet=quiet)
+
+
+@cli.command(cls=Command, short_help="List what could go, what is pinned, and why.")
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@SHAPES
+@EVERYWHERE
+def inspect(
+    source: Path,
+    *,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    json_path: Path | None,
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """List the channel groups of IN: what could go, what is pinned, and why.
+
+    \b
+    Examples:
+      onnxmerge inspect model.onnx
+      onnxmerge inspect model.onnx --shape input:1,3,224,224 --json groups.json
+    """  # noqa: D301 - click reads the backspace
+    check_json(json_path, source)
+    with stages(quiet) as progress:
+        progress("inspect", None)
+        inspection = pipeline.inspect(source, shapes=shapes_of(shapes))
+    show(inspection, show_inspection, json_path, verbose=verbose, quiet=quiet)
+
+
+@cli.command(cls=Command, short_help="Set two models side by side.")
+@click.argument("first", metavar="A", type=click.Path(path_type=Path))
+@click.argument("second", metavar="B", type=click.Path(path_type=Path))
+@DATA
+@IMAGES
+@SHAPES
+@PROVIDER
+@of_verification(
+    "--batch",
+    "batches",
+    type=values.counts,
+    default="",
+    metavar="N[,N…]",
+    help="Also time these batch sizes; on a GPU with and without the copies to it.",
+)
+@SEED
+@EVERYWHERE
+def compare(
+    first: Path,
+    second: Path,
+    *,
+    json_path: Path | None,
+    verbose: bool,
+    quiet: bool,
+    **given: Any,  # noqa: ANN401
+) -> None:
+    """Set two models with the same inputs and outputs side by side: size, fidelity of B to A, accuracy, latency.
+
+    \b
+    Examples:
+      onnxmerge compare model.onnx smaller.onnx --data held_out.npz
+      onnxmerge compare model.onnx smaller.onnx --provider cpu --batch 1,8,32 --json -
+    """  # noqa: D301 - click reads the backspace
+    check_json(json_path, first, second)
+    with stages(quiet) as progress:
+        result = pipeline.compare(
+            first,
+            second,
+            data=given["data"],
+            images=images(given),
+            shapes=shapes_of(given["shapes"]),
+            batches=given["batches"],
+            provider=given["provider"],
+            seed=given["seed"],
+            progress=progress,
+        )
+    show(result, show_side_by_side, json_path, verbose=verbose, quiet=quiet)
+
+
+@cli.command(cls=Command, short_help="Draw fidelity against cost over many ratios.")
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@of_budget(
+    "--ratios",
+    type=values.ratios,
+    default="0.1:0.8",
+    show_default=True,
+    metavar="A:B[:STEP]|R[,R…]",
+    help="Fractions to remove, from A to B in steps of 0.1 or of STEP, or one by one.",
+)
+@WHAT
+@CALIB
+@DATA
+@IMAGES
+@SHAPES
+@GATES
+@PROVIDER
+@of_output(
+    "--plot",
+    metavar="F",
+    type=click.Path(path_type=Path),
+    help="Also draw the curve: .png, .svg or .pdf; needs onnxmerge[report].",
+)
+@SEED
+@EVERYWHERE
+def tradeoff(
+    source: Path,
+    *,
+    ratios: tuple[float, ...],
+    plot: Path | None,
+    json_path: Path | None,
+    verbose: bool,
+    quiet: bool,
+    **given: Any,  # noqa: ANN401 - every other option, by its name
+) -> None:
+    """Cut IN at many ratios and set fidelity or accuracy against MACs, parameters and latency. Writes no model.
+
+    \b
+    Examples:
+      onnxmerge tradeoff model.onnx --calib samples.npz --data held_out.npz --max-drop 1
+      onnxmerge tradeoff model.onnx --ratios 0.2:0.6:0.05 --plot curve.png --json curve.json
+
+    What plans are made of is measured once for all ratios. Marked are the knee of the curve and, with --max-drop or
+    --min-cosine, the largest cut that holds them.
+    """  # noqa: D301 - click reads the backspace
+    options = Options(**{field.name: given[field.name] for field in dataclasses.fields(Options) if field.name in given})
+    verification = Verification(True, given["provider"], given["min_cosine"], given["max_drop"])
+    check_json(json_path, source)
+    if plot is not None:
+        check_plot(plot)
+    with stages(quiet) as progress:
+        result = pipeline.tradeoff(
+            source,
+            options,
+            ratios,
+            **sampled(given),
+            verification=verification,
+            progress=progress,
+        )
+    if plot is not None:
+        draw_tradeoff(result, plot)
+    show(result, show_tradeoff, json_path, verbose=verbose, quiet=quiet)

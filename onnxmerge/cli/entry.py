@@ -1,0 +1,103 @@
+"""Runs the command line and says by the exit status what became of it.
+
+| exit status | meaning |
+|---|---|
+| 0 | done; for ``compress``: written and verified |
+| 1 to 4, 70 | that of the error, see ``errors`` |
+| 70 | also any other exception: our own bug, with a line that asks to report it |
+| 130 | interrupted |
+
+Results go to standard output, errors and progress to standard error, an error as one line. A reader that stops
+reading (``| head``) is no error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from onnxmerge import __version__
+from onnxmerge.cli.commands import cli
+from onnxmerge.cli.options import PROGRAM, VERBOSE
+from onnxmerge.cli.output import forget_output
+from onnxmerge.errors import OnnxMergeError, UsageError
+
+__all__ = ["main"]
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: Without the program's name; None for those of the process.
+
+    Returns:
+        The exit status; the table is in the module's docstring.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # "…" and "→" are no reason to fail where the terminal is not UTF-8
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    meta: dict[str, Any] = {}
+    try:
+        if not given:
+            click.echo(cli.get_help(click.Context(cli, info_name=PROGRAM, **cli.context_settings)), err=True)
+            return UsageError.exit_status
+        # Not cli.main(): it takes an EOFError of ours for an interrupt, and globs for itself on Windows.
+        with cli.make_context(PROGRAM, given) as context:
+            meta = context.meta
+            cli.invoke(context)
+            sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        return _fail(_one_line(_explained(error)), UsageError.exit_status)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED, prefix=f"{PROGRAM}: ")
+    except BrokenPipeError:
+        forget_output()
+    except OnnxMergeError as error:
+        if error.exit_status == OnnxMergeError.exit_status:
+            return _internal(error, verbose=meta.get(VERBOSE, False))
+        return _fail(_one_line(str(error)), error.exit_status)
+    except Exception as error:  # whatever is not on purpose is a bug, and says so in one line
+        return _internal(error, verbose=meta.get(VERBOSE, False))
+    return 0
+
+
+def _internal(error: Exception, *, verbose: bool) -> int:
+    if verbose:
+        _write_error(traceback.format_exc())
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    hint = "" if verbose else ", the trace that -v prints"
+    asked = f"please report it with the command{hint}, the model if you can share it, and version {__version__}"
+    return _fail(f"{_one_line(what)}; {asked}", OnnxMergeError.exit_status, prefix=f"{PROGRAM}: internal error: ")
+
+
+def _explained(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    words = error.format_message().rstrip(".")
+    return f"{words}; see {context.command_path} --help" if context is not None else words
+
+
+def _one_line(words: str) -> str:
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in " ".join(words.split()))
+
+
+def _fail(words: str, status: int, prefix: str = f"{PROGRAM}: error: ") -> int:
+    _write_error(f"{prefix}{words}\n")
+    return status
+
+
+def _write_error(text: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.write(text)
+        sys.stderr.flush()

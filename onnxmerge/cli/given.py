@@ -1,0 +1,67 @@
+"""What was given on the command line, as the pipeline takes it, and what of it cannot be meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from onnxmerge.cli.options import PROGRAM
+from onnxmerge.errors import UsageError
+from onnxmerge.report.data import check_writable
+from onnxmerge.samples import ImageOptions
+
+__all__ = ["STDOUT", "check_command", "check_json", "images", "sampled", "shapes_of"]
+
+STDOUT = "-"
+
+
+def check_command(source: Path, commands: Collection[str]) -> None:
+    """Where no such file exists, the first word may have been meant as a command."""
+    word = str(source)
+    near = difflib.get_close_matches(word, list(commands), n=1)
+    if not near or source.exists():
+        return
+    if word in commands:
+        raise UsageError(f"options come after the command; try: {PROGRAM} {word} … OPTIONS")
+    raise UsageError(f"no command and no file is named '{word}'; did you mean '{near[0]}'?")
+
+
+def check_json(path: Path | None, *models: Path | None) -> None:
+    """Refuses a file for ``--json`` that is one of the models, or that cannot be written."""
+    if path is None or str(path) == STDOUT:
+        return
+    if any(model is not None and model.resolve() == path.resolve() for model in models):
+        raise UsageError(f"--json {path} is one of the models; give another name")
+    check_writable(path)
+
+
+def shapes_of(given: Sequence[tuple[str, tuple[int, ...]]]) -> Mapping[str, tuple[int, ...]]:
+    """Shapes by input name."""
+    shapes = dict(given)
+    if len(shapes) < len(given):
+        raise UsageError("--shape names the same input twice")
+    return shapes
+
+
+def sampled(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command looks at, as the pipeline takes it."""
+    return {
+        "calibration": given["calib"],
+        "calib_size": given["calib_size"],
+        "data": given["data"],
+        "images": images(given),
+        "shapes": shapes_of(given["shapes"]),
+    }
+
+
+def images(given: Mapping[str, Any]) -> ImageOptions | None:
+    """How pictures become values; None where nothing was said of it."""
+    named = {name: given[name] for name in ("mean", "std", "scale", "resize") if given[name] is not None}
+    if min(named.get("std", (1.0,))) <= 0:
+        raise UsageError("--std has to be positive; pixels are divided by it")
+    if len(named.get("scale", (1.0,))) > 1:
+        raise UsageError("--scale is one number; --std takes one for each channel")
+    named.update({name: value[0] for name, value in named.items() if name == "scale"})
+    return ImageOptions(**named) if named else None

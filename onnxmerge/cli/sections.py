@@ -1,0 +1,56 @@
+"""Options and commands of click that know sections: the help lists options by what they are about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["Command", "Decorator", "Option", "all_of", "in_section"]
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+Decorator = Callable[[Decorated], Decorated]
+
+
+class Option(click.Option):
+    """An option that knows the section of the help that it belongs to."""
+
+    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:  # noqa: ANN401 - click's own signature
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class Command(click.Command):
+    """A command whose help lists options by section."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the sections in the order in which they first appear."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                sections.setdefault(getattr(parameter, "section", "Output"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def in_section(title: str) -> Callable[..., Decorator[Any]]:
+    """``click.option`` for options of one section."""
+
+    def option(*names: str, **settings: Any) -> Decorator[Any]:  # noqa: ANN401 - click's own signature
+        return click.option(*names, cls=Option, section=title, **settings)
+
+    return option
+
+
+def all_of(*decorators: Decorator[Any]) -> Decorator[Any]:
+    """Several decorators as one, the first outermost."""
+
+    def decorate(function: Decorated) -> Decorated:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate

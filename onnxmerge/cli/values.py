@@ -1,0 +1,67 @@
+"""What the words behind an option mean: one function for each form, which says what it expected."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+from onnxmerge.errors import UsageError
+
+__all__ = ["counts", "multiple", "numbers", "ratios", "shape", "size"]
+
+_MOST_RATIOS = 1000
+
+
+def shape(value: str) -> tuple[str, tuple[int, ...]]:
+    """``NAME:1,3,224,224``; a name may hold colons itself."""
+    name, _, dims = value.rpartition(":")
+    lengths = tuple(int(each) for each in dims.split(",") if each.strip().isdecimal())
+    if not name or len(lengths) != len(dims.split(",")) or 0 in lengths:
+        raise UsageError(f"--shape is {value!r}; expected NAME:1,3,224,224, with positive lengths")
+    return name, lengths
+
+
+def numbers(value: str) -> tuple[float, ...]:
+    """One finite number, or several with commas between."""
+    with contextlib.suppress(ValueError):
+        numbers = tuple(float(each) for each in value.split(","))
+        if all(math.isfinite(each) for each in numbers):
+            return numbers
+    raise UsageError(f"--mean, --std or --scale is {value!r}; expected finite numbers such as 0.485,0.456,0.406")
+
+
+def counts(value: str) -> tuple[int, ...]:
+    """``1,8,32``; nothing for none."""
+    parts = [each.strip() for each in value.split(",")] if value else []
+    if not all(each.isdecimal() and int(each) > 0 for each in parts):
+        raise UsageError(f"--batch is {value!r}; expected positive numbers such as 1,8,32")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+def multiple(value: str) -> int | str:
+    """``8``, or ``auto``."""
+    if value == "auto" or (value.isdecimal() and int(value) > 0):
+        return value if value == "auto" else int(value)
+    raise UsageError(f"--round-to is {value!r}; expected a positive number of channels, or auto")
+
+
+def ratios(value: str) -> tuple[float, ...]:
+    """``0.1:0.8``, ``0.1:0.8:0.05``, or ``0.3,0.5``."""
+    with contextlib.suppress(ValueError):
+        parts = [float(each) for each in value.split(":" if ":" in value else ",")]
+        if ":" in value and 2 <= len(parts) <= 3:
+            low, high, step = (*parts, 0.1)[:3]
+            if step > 0 and 0 < low <= high < 1:
+                count = math.floor((high - low) / step + 1e-9) + 1
+                return tuple(round(low + step * place, 9) for place in range(min(count, _MOST_RATIOS)))
+        elif ":" not in value and all(0 < each < 1 for each in parts):
+            return tuple(parts)
+    raise UsageError(f"--ratios is {value!r}; expected 0.1:0.8, 0.1:0.8:0.05 or 0.3,0.5, above 0 and below 1")
+
+
+def size(value: str) -> int | tuple[int, int]:
+    """``256`` for the short side, ``224x224`` for height and width."""
+    sides = [int(each) if each.isdecimal() else 0 for each in value.lower().split("x")]
+    if len(sides) > 2 or not all(sides):
+        raise UsageError(f"--resize is {value!r}; expected 256 (the short side) or 224x224 (height x width)")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])

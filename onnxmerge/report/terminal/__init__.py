@@ -1,0 +1,13 @@
+"""Results as a person reads them in a terminal, or in a file that a terminal's output went to.
+
+1. First one sentence with the verdict; whoever reads no further has not been misled.
+2. Then groups, then what is pinned and why, then what was measured, before and after; then notes.
+3. Of long lists only the groups that cost most are shown, in graph order, and how many are not; ``verbose`` shows all.
+   Names that have no room are shortened, see ``names``; ``verbose`` folds them, so that they are all there.
+"""
+
+from onnxmerge.report.terminal.compared import show_account, show_side_by_side, show_tradeoff
+from onnxmerge.report.terminal.inspection import show_inspection
+from onnxmerge.report.terminal.lines import ROWS
+
+__all__ = ["ROWS", "show_account", "show_inspection", "show_side_by_side", "show_tradeoff"]

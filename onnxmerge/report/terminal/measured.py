@@ -1,0 +1,118 @@
+"""What was measured: sizes before and after, outputs against outputs, latency, the time of stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+
+from onnxmerge.report import units
+from onnxmerge.report.account import Sizes
+from onnxmerge.report.terminal.lines import if_known, line, most, plain, print_table, rest, several, table_of
+from onnxmerge.report.terminal.names import Name
+from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity
+from onnxmerge.runtime.latency import Comparison
+from onnxmerge.verify import BatchTiming
+
+__all__ = ["batches_of", "fidelity_of", "measures", "stage_times"]
+
+
+def measures(
+    console: Console,
+    sizes: tuple[Sizes, Sizes],
+    accuracies: tuple[float | None, float | None],
+    latency: Comparison | None,
+    heads: tuple[str, str] = ("Before", "After"),
+) -> None:
+    """Prints sizes, accuracy and latency, before and after."""
+    table = table_of("", *(f">{head}" for head in heads), ">Change")
+    before, after = sizes
+    for name, one, two, form in (
+        ("Parameters", before.parameters, after.parameters, units.count),
+        ("MACs", before.macs, after.macs, units.count),
+        ("Channels", before.channels, after.channels, str),
+    ):
+        table.add_row(name, form(one), form(two), units.change(one, two))
+    if before.file_bytes is not None or after.file_bytes is not None:
+        known = before.file_bytes is not None and after.file_bytes is not None
+        relative = units.change(before.file_bytes or 0, after.file_bytes or 0) if known else "–"
+        table.add_row("File", units.bytes_of(before.file_bytes), units.bytes_of(after.file_bytes), relative)
+    if accuracies[0] is not None and accuracies[1] is not None:
+        shown = [units.percent(each / 100) for each in accuracies if each is not None]
+        table.add_row("Top-1 accuracy", *shown, units.points(accuracies[1] - accuracies[0]))
+    if latency is not None:
+        dense, compressed = latency.dense, latency.compressed
+        medians, tails = (dense.median_ms, compressed.median_ms), (dense.p95_ms, compressed.p95_ms)
+        table.add_row("Latency, median", *map(units.milliseconds, medians), units.change(*medians))
+        # No change for these: interruptions of the machine make it, not the model.
+        table.add_row("Latency, p95", *map(units.milliseconds, tails), "")
+    print_table(console, table)
+    if latency is not None:
+        line(console, _latency_words(latency))
+
+
+def _latency_words(latency: Comparison) -> str:
+    dense, compressed = latency.dense, latency.compressed
+    interval = "no interval, too few runs"
+    if latency.low is not None and latency.high is not None:
+        interval = f"95 % interval {latency.low:.2f}-{latency.high:.2f}"
+    providers = list(dict.fromkeys((dense.provider, compressed.provider)))
+    threads = "ONNX Runtime's choice of threads" if dense.threads is None else several(dense.threads, "thread")
+    return (
+        f"Speed-up {latency.speedup:.2f}x ({interval}): {several(dense.runs, 'run')} each in turns, "
+        f"batch {dense.batch}, {' against '.join(providers)}, {threads}."
+    )
+
+
+def fidelity_of(console: Console, fidelity: Fidelity | None, samples: str, *, verbose: bool) -> None:
+    """Prints how near outputs came."""
+    if fidelity is None:
+        return
+    shown = most(fidelity.outputs, [-_nearness(output) for output in fidelity.outputs], verbose=verbose)
+    columns = (
+        (">Cosine", [if_known(units.cosine, each.cosine) for each in shown]),
+        (">Rel. L2", [if_known(units.small, each.relative_l2) for each in shown]),
+        (">Max. diff.", [if_known(units.small, each.max_abs) for each in shown]),
+        (">Same top-1", [if_known(units.percent, each.top1_agreement) for each in shown]),
+        (">Equal", [if_known(units.percent, each.equal_fraction) for each in shown]),
+        (">n", [str(each.samples) for each in shown]),
+    )
+    filled = [(head, values) for head, values in columns if any(values)]
+    table = table_of("Output", *(head for head, _ in filled))
+    for row, output in enumerate(shown):
+        table.add_row(Name(output.name, full=verbose), *(values[row] or "–" for _, values in filled))
+    if shown:
+        print_table(console, table)
+    rest(console, len(fidelity.outputs) - len(shown), "output")
+    if samples:
+        line(console, f"Fidelity on {samples}.")
+
+
+def _nearness(output: OutputFidelity) -> float:
+    values = (output.cosine, output.equal_fraction)
+    return min((value for value in values if value is not None), default=1.0)
+
+
+def batches_of(console: Console, batches: Sequence[BatchTiming]) -> None:
+    """Medians by batch size; on a device a second row each, without the copies to it."""
+    if not batches:
+        return
+    table = table_of(">Batch", "Arrays", ">A", ">B", ">Speed-up", ">95 % interval")
+    for entry in batches:
+        for where, timing in (("host", entry.host), ("device", entry.device)):
+            if timing is not None:
+                known = timing.low is not None and timing.high is not None
+                table.add_row(
+                    str(entry.batch), where, units.milliseconds(timing.dense.median_ms),
+                    units.milliseconds(timing.compressed.median_ms), f"{timing.speedup:.2f}x",
+                    f"{timing.low:.2f}-{timing.high:.2f}" if known else "–",
+                )  # fmt: skip
+    print_table(console, table)
+
+
+def stage_times(console: Console, seconds: Mapping[str, float]) -> None:
+    """Prints the time of each stage."""
+    table = table_of("Stage", ">Time")
+    for stage, time in seconds.items():
+        table.add_row(plain(stage), units.seconds(time))
+    print_table(console, table)
