@@ -41,6 +41,7 @@ def compress(
     provider: str = "auto",
     min_cosine: float | None = None,
     max_drop: float | None = None,
+    threads: int | None = None,
     **options: Any,  # noqa: ANN401 - the fields of Options, checked there
 ) -> Compression:
     """Remove a fraction of a model's cost.
@@ -58,6 +59,7 @@ def compress(
         provider: auto, cpu or cuda.
         min_cosine: Least cosine of any output; below it GateError is raised.
         max_drop: Most accuracy lost, in percentage points.
+        threads: Threads for whatever is timed on the CPU; None for ONNX Runtime's own choice.
         **options: Any other field of `onnxmerge.plan.options.Options`.
 
     Returns:
@@ -80,7 +82,7 @@ def compress(
         calibration=calibration,
         data=data,
         shapes=shapes or {},
-        verification=Verification(verify, provider, min_cosine, max_drop),  # type: ignore[arg-type]
+        verification=Verification(verify, provider, min_cosine, max_drop, threads),  # type: ignore[arg-type]
     )
 
 
@@ -106,6 +108,7 @@ def compare(
     data: str | Path | Mapping[str, Any] | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     provider: str = "auto",
+    threads: int | None = None,
 ) -> SideBySide:
     """Fidelity of the second model to the first, and the timing of both, interleaved.
 
@@ -115,10 +118,11 @@ def compare(
         data: Samples, as for `compress`; synthetic inputs where there are none.
         shapes: Input shapes, where the model leaves them free.
         provider: auto, cpu or cuda.
+        threads: Threads for timing on the CPU; None for ONNX Runtime's own choice.
 
     Raises:
         onnxmerge.errors.OnnxMergeError: Some subclass.
     """
     from onnxmerge import pipeline  # noqa: PLC0415 - `import onnxmerge` stays fast
 
-    return pipeline.compare(first, second, data=data, shapes=shapes or {}, provider=provider)
+    return pipeline.compare(first, second, data=data, shapes=shapes or {}, provider=provider, threads=threads)

@@ -77,7 +77,7 @@ def test_the_model_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _point(reached: float, accuracy: float) -> Point:
-    return Point(reached, reached, Sizes(1, 1, 1), accuracy, None, None, None, holds=False)
+    return Point(reached, reached, None, Sizes(1, 1, 1), accuracy, None, None, None, holds=False)
 
 
 def test_the_knee_is_where_the_curve_bends() -> None:

@@ -87,7 +87,9 @@ def compress(
     if target is None and not given["dry_run"]:
         raise UsageError(f"OUT is missing, the file to write; or try --dry-run: {PROGRAM} {source} OUT.onnx")
     options = Options(**{field.name: given[field.name] for field in dataclasses.fields(Options)})
-    verification = Verification(given["verify"], given["provider"], given["min_cosine"], given["max_drop"])
+    verification = Verification(
+        given["verify"], given["provider"], given["min_cosine"], given["max_drop"], given["threads"]
+    )
     check_json(json_path, source, target)
     with stages(quiet) as progress:
         account = pipeline.compress_file(
@@ -173,6 +175,7 @@ def compare(
             shapes=shapes_of(given["shapes"]),
             batches=given["batches"],
             provider=given["provider"],
+            threads=given["threads"],
             seed=given["seed"],
             progress=progress,
         )
@@ -225,7 +228,7 @@ def tradeoff(
     --min-cosine, the largest cut that holds them.
     """  # noqa: D301 - click reads the backspace
     options = Options(**{field.name: given[field.name] for field in dataclasses.fields(Options) if field.name in given})
-    verification = Verification(True, given["provider"], given["min_cosine"], given["max_drop"])
+    verification = Verification(True, given["provider"], given["min_cosine"], given["max_drop"], given["threads"])
     check_json(json_path, source)
     if plot is not None:
         check_plot(plot)

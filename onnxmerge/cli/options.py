@@ -85,8 +85,20 @@ SHAPES = of_samples(
     multiple=True,
     help="Shape of an input with free dimensions; repeatable.",
 )
-PROVIDER = of_verification(
-    "--provider", type=click.Choice(get_args(Provider)), default="auto", show_default=True, help="What runs the models."
+PROVIDER = all_of(
+    of_verification(
+        "--provider",
+        type=click.Choice(get_args(Provider)),
+        default="auto",
+        show_default=True,
+        help="What runs the models.",
+    ),
+    of_verification(
+        "--threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Threads for whatever is timed on the CPU; 1 is steadiest on a shared machine.  [default: ONNX Runtime's]",
+    ),
 )
 SEED = of_output(
     "--seed",

@@ -127,6 +127,7 @@ def _point(
     return Point(
         ratio=ratio,
         reached=plan.reached,
+        predicted=plan.predicted,
         after=sizes(analysis, prepared.cost, left, len(smaller), removed),
         accuracy=measured.accuracy_after,
         cosine=fidelity.cosine if fidelity is not None else None,

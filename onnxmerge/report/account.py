@@ -162,6 +162,7 @@ class Point:
     Attributes:
         ratio: The fraction that was asked for.
         reached: The fraction that went.
+        predicted: The fraction that was predicted, where `reached` was measured.
         after: Sizes of the cut model.
         accuracy: Top-1 accuracy in percent, None without labels.
         cosine: Lowest cosine of an output, None where none is a number.
@@ -172,6 +173,7 @@ class Point:
 
     ratio: float
     reached: float
+    predicted: float | None
     after: Sizes
     accuracy: float | None
     cosine: float | None
