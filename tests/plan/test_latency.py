@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxmerge.errors import NothingToCutError
 from onnxmerge.pipeline import compress, compress_file, timing
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.grid import lower, multiples, nearest, rising, worthwhile
@@ -123,6 +124,53 @@ def test_reordering_between_neighbours_that_disagree_is_added() -> None:
     assert times({position: 62}) - times({position: 60}) > 1e-5 * 30 * 64
 
 
+def test_what_whole_networks_take_corrects_the_operators_that_were_cut() -> None:
+    analysed, model, _ = _model()
+    groups = dict(enumerate(analysed.analysis.groups))
+    first, second = (next(p for p, g in groups.items() if g.size == size) for size in (64, 48))
+    hopeful = _model()[1].by_counts(groups)
+    asked: list[Mapping[int, int]] = []
+
+    def took(counts: Mapping[int, int]) -> float:
+        asked.append(counts)
+        slow = {count for position, count in counts.items() if position == first and count % BLOCK}
+        return hopeful(counts) * (1.3 if slow else 1.0)
+
+    model.learn(groups, took, lambda _: None, most=100)
+    learned = model.by_counts(groups)
+    assert all(len(counts) == 1 for counts in asked)  # two groups, of two kinds
+    assert learned({first: 32}) == pytest.approx(took({first: 32}))
+    assert learned({first: 63}) == pytest.approx(took({first: 63}))
+    assert learned({first: 63, second: 16}) > 1.15 * hopeful({first: 63, second: 16})
+    assert learned({}) == hopeful({})
+
+
+def test_groups_of_one_kind_are_timed_together() -> None:
+    net = Net(opset=17)
+    h = net.input(1, 3, 8, 8)
+    h = net.add("Relu", net.conv(h, 3, 32, 3, name="stem"))
+    for number in range(2):
+        h = net.add("Relu", net.conv(h, 32, 48, 3, name=f"wide{number}"))
+        h = net.add("Relu", net.conv(h, 48, 32, 3, name=f"back{number}"))
+    net.output(net.conv(h, 32, 10, name="end"))
+    analysed = analyse(net.model())
+    model = LatencyModel(
+        analysed.context, CostModel(analysed.context.model, analysed.context.shapes.first.dims), BlockTable(), 1.0
+    )
+    groups = dict(enumerate(analysed.analysis.groups))
+    asked: list[frozenset[int]] = []
+
+    def took(counts: Mapping[int, int]) -> float:
+        asked.append(frozenset(counts))
+        return 1.0
+
+    model.learn(groups, took, lambda _: None, most=20)
+    assert len(asked) == 20
+    wide = frozenset(position for position, group in groups.items() if group.size == 48)
+    assert wide in asked
+    assert not any(len(wide & positions) == 1 for positions in asked)
+
+
 def test_grids() -> None:
     allowed = multiples({0: 20}, 8)[0]
     assert allowed.tolist() == [8, 16]
@@ -160,6 +208,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Session, "open", classmethod(sized))
     monkeypatch.setattr(timing, "KernelTimes", lambda *_: _Lasting())
+    monkeypatch.setattr(timing, "_ALL_GLANCES", 3.0)
 
 
 class _Lasting(BlockTable):
@@ -173,23 +222,58 @@ def test_a_plan_lands_where_the_clock_says(
     truth: Callable[[float], float], method: str, clock: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing, "compare_latency", _took(truth))
-    net = Net(opset=17)
-    h = net.input("n", 3, 8, 8)
-    for number, (taken, made) in enumerate(((3, 64), (64, 96), (96, 128), (128, 96))):
-        h = net.add("Relu", net.conv(h, taken, made, 3, name=f"conv{number}"))
-    net.output(net.conv(h, 96, 10, name="end"))
     result = compress(
-        net.model(), Options(ratio=0.4, of="latency", method=method), verification=Verification(enabled=False)
+        _chain(), Options(ratio=0.4, of="latency", method=method), verification=Verification(enabled=False)
     )
     assert result.report.reached == pytest.approx(0.4, abs=0.05)
     assert result.plan.asked == 0.4
     assert any("when the plan was timed" in note for note in result.report.notes)
 
 
+def _chain() -> bytes:
+    net = Net(opset=17)
+    h = net.input("n", 3, 8, 8)
+    for number, (taken, made) in enumerate(((3, 64), (64, 96), (96, 128), (128, 96))):
+        h = net.add("Relu", net.conv(h, taken, made, 3, name=f"conv{number}"))
+    net.output(net.conv(h, 96, 10, name="end"))
+    return net.model()
+
+
+@pytest.mark.parametrize(("edge", "low", "high", "asked"), [(0.7, 0.8, 0.3, 0.3), (0.5, 0.95, 0.45, 0.6)])
+def test_where_time_jumps_the_nearer_side_is_taken(
+    edge: float, low: float, high: float, asked: float, clock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing takes the time that was asked for: plans either take much less or much more of it away."""
+    times: list[float] = []
+
+    def truth(share: float) -> float:
+        times.append(low if share > edge else high)
+        return times[-1]
+
+    monkeypatch.setattr(timing, "compare_latency", _took(truth))
+    options = Options(ratio=asked, of="latency", method="prune")
+    result = compress(_chain(), options, verification=Verification(enabled=False))
+    nearest_side = min((1 - low, 1 - high), key=lambda went: abs(went - asked))
+    assert {low, high} <= set(times)
+    assert result.report.reached == pytest.approx(nearest_side)
+
+
+def test_a_plan_that_is_slower_than_the_network_is_never_taken(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = Options(ratio=0.2, of="latency", method="prune")
+    # Small cuts are slower than none; larger ones gain.
+    monkeypatch.setattr(timing, "compare_latency", _took(lambda share: 1.2 if share > 0.6 else 0.7))
+    result = compress(_chain(), options, verification=Verification(enabled=False))
+    assert result.report.reached == pytest.approx(0.3)
+    monkeypatch.setattr(timing, "compare_latency", _took(lambda share: 1.2))
+    with pytest.raises(NothingToCutError, match="came out faster"):
+        compress(_chain(), options, verification=Verification(enabled=False))
+
+
 @pytest.mark.parametrize("given", [{"of": "latency", "ratio": 0.4}, {"round_to": "auto", "ratio": 0.4}])
 def test_the_real_clock(given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONNXMERGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(timing, "_SECONDS", 0.1)
+    monkeypatch.setattr(timing, "_ALL_GLANCES", 1.0)
     source = Path(__file__).resolve().parents[2] / "sample_models" / "lenet_300_100.onnx"
     account = compress_file(
         source, tmp_path / "out.onnx", Options(method="prune", **given), verification=Verification(provider="cpu")
