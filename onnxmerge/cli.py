@@ -190,6 +190,13 @@ _IMAGES = _all(
     _of_samples(
         "--resize", type=_size, metavar="N|HxW", help="Images: short side, then centre crop; or height x width."
     ),
+    _of_samples(
+        "--preprocessor",
+        type=click.Path(path_type=Path),
+        metavar="F|none",
+        help="Images: a preprocessor_config.json that says all this; options above override it.  "
+        "[default: the one beside the images or the model]",
+    ),
 )
 _DATA = _of_samples(
     "--data",
@@ -665,7 +672,9 @@ def _sampled(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _images(given: Mapping[str, Any]) -> ImageOptions | None:
-    named = {name: given[name] for name in ("mean", "std", "scale", "resize") if given[name] is not None}
+    named = {
+        name: given[name] for name in ("mean", "std", "scale", "resize", "preprocessor") if given[name] is not None
+    }
     if min(named.get("std", (1.0,))) <= 0:
         raise UsageError("--std has to be positive; pixels are divided by it")
     if len(named.get("scale", (1.0,))) > 1:
