@@ -69,7 +69,6 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "Bit": Kind(square=False),
         "CLIP": Kind(square=False),
         "ConvNext": Kind(square=False, percent=224 / 256),
-        "DINOv3ViT": Kind(),
         "DeiT": Kind(),
         "MobileNetV1": Kind(square=False),
         "MobileNetV2": Kind(square=False),
