@@ -30,6 +30,7 @@ from click_default_group import DefaultGroup
 from rich.console import Console
 
 from onnxmerge import __version__, pipeline
+from onnxmerge.cli_habits import advice, command_advice, read_shape
 from onnxmerge.errors import OnnxMergeError, UsageError
 from onnxmerge.plan.options import (
     ALLOCATIONS,
@@ -89,15 +90,6 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Raises instead of ending the program with the exit status of a failed gate."""
         raise BrokenPipeError
-
-
-def _shape(value: str) -> tuple[str, tuple[int, ...]]:
-    """``NAME:1,3,224,224``; a name may hold colons itself."""
-    name, _, dims = value.rpartition(":")
-    lengths = tuple(int(each) for each in dims.split(",") if each.strip().isdecimal())
-    if not name or len(lengths) != len(dims.split(",")) or 0 in lengths:
-        raise UsageError(f"--shape is {value!r}; expected NAME:1,3,224,224, with positive lengths")
-    return name, lengths
 
 
 def _numbers(value: str) -> tuple[float, ...]:
@@ -207,7 +199,7 @@ _DATA = _of_samples(
 _SHAPES = _of_samples(
     "--shape",
     "shapes",
-    type=_shape,
+    type=read_shape,
     metavar="NAME:1,3,224,224",
     multiple=True,
     help="Shape of an input with free dimensions; repeatable.",
@@ -577,14 +569,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             click.echo(cli.get_help(click.Context(cli, info_name=PROGRAM, **cli.context_settings)), err=True)
             return UsageError.exit_status
         # Not cli.main(): it takes an EOFError of ours for an interrupt, and globs for itself on Windows.
-        with cli.make_context(PROGRAM, given) as context:
+        with cli.make_context(PROGRAM, list(given)) as context:  # click empties the list
             meta = context.meta
             cli.invoke(context)
             sys.stdout.flush()
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        return _fail(_one_line(_explained(error)), UsageError.exit_status)
+        return _fail(_one_line(advice(given) or _explained(error)), UsageError.exit_status)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED, prefix=f"{PROGRAM}: ")
     except BrokenPipeError:
@@ -637,6 +629,8 @@ def _forget_output() -> None:
 def _check_command(source: Path) -> None:
     """Where no such file exists, the first word may have been meant as a command."""
     word = str(source)
+    if known := command_advice(word):
+        raise UsageError(known)
     near = difflib.get_close_matches(word, list(cli.commands), n=1)
     if not near or source.exists():
         return

@@ -35,6 +35,7 @@ ORDER = (
     "report",
     "pipeline",
     "__init__",  # the public API: `from onnxmerge import compress`
+    "cli_habits",
     "cli",
     "__main__",
 )
