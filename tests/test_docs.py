@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from onnx import numpy_helper
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,7 +32,7 @@ def run(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def mac_weights(path: Path) -> int:
-    return sum(onnx.numpy_helper.to_array(t).size for t in onnx.load(path).graph.initializer if len(t.dims) == 4)
+    return sum(numpy_helper.to_array(t).size for t in onnx.load(path).graph.initializer if len(t.dims) == 4)
 
 
 @pytest.mark.skipif(
