@@ -249,9 +249,9 @@ def test_help_names_every_option_under_a_title(run: Run, name: str) -> None:
 def test_options_are_those_of_the_design() -> None:
     names = {name for parameter in cli.commands["compress"].params for name in parameter.opts}
     expected = """--ratio --of --allocate --method --select --compensate --threshold --balance --fold-mean --coupled
-    --only --skip --calib --calib-size --data --mean --std --scale --resize --shape --round-to --min-cosine --max-drop
-    --provider --threads --json --verify --external-data --overwrite --dry-run --seed -v --verbose -q --quiet
-    --version"""
+    --only --skip --calib --calib-size --data --mean --std --scale --resize --preprocessor --shape --round-to
+    --min-cosine --max-drop --provider --threads --json --verify --external-data --overwrite --dry-run --seed
+    -v --verbose -q --quiet --version"""
     assert {name for name in names if name.startswith("-")} == set(expected.split())
 
 
@@ -291,7 +291,7 @@ def test_version(run: Run, words: list[str]) -> None:
         (["--min-cosine", "1.5"], "min-cosine is 1.5"),
         (["--max-drop", "nan"], "max-drop is nan"),
         (["--no-verify", "--max-drop", "1"], "--no-verify"),
-        (["--shape", "1,3"], "--shape is '1,3'; expected NAME:1,3,224,224"),
+        (["--shape", "1,3"], "--shape is '1,3'; name the input as well: --shape NAME:1,3"),
         (["--shape", "x:1,-3"], "expected NAME:"),
         (["--shape", "x:0,3"], "expected NAME:"),
         (["--shape", "x:1,,3"], "expected NAME:"),

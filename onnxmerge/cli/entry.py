@@ -24,6 +24,7 @@ import click
 
 from onnxmerge import __version__
 from onnxmerge.cli.commands import cli
+from onnxmerge.cli.habits import advice
 from onnxmerge.cli.options import PROGRAM, VERBOSE
 from onnxmerge.cli.output import forget_output
 from onnxmerge.errors import OnnxMergeError, UsageError
@@ -52,14 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             click.echo(cli.get_help(click.Context(cli, info_name=PROGRAM, **cli.context_settings)), err=True)
             return UsageError.exit_status
         # Not cli.main(): it takes an EOFError of ours for an interrupt, and globs for itself on Windows.
-        with cli.make_context(PROGRAM, given) as context:
+        with cli.make_context(PROGRAM, list(given)) as context:  # click empties the list
             meta = context.meta
             cli.invoke(context)
             sys.stdout.flush()
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        return _fail(_one_line(_explained(error)), UsageError.exit_status)
+        return _fail(_one_line(advice(given) or _explained(error)), UsageError.exit_status)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED, prefix=f"{PROGRAM}: ")
     except BrokenPipeError:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onnxmerge.cli.habits import command_advice
 from onnxmerge.cli.options import PROGRAM
 from onnxmerge.errors import UsageError
 from onnxmerge.report.data import check_writable
@@ -20,6 +21,8 @@ STDOUT = "-"
 def check_command(source: Path, commands: Collection[str]) -> None:
     """Where no such file exists, the first word may have been meant as a command."""
     word = str(source)
+    if known := command_advice(word):
+        raise UsageError(known)
     near = difflib.get_close_matches(word, list(commands), n=1)
     if not near or source.exists():
         return
@@ -58,7 +61,9 @@ def sampled(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def images(given: Mapping[str, Any]) -> ImageOptions | None:
     """How pictures become values; None where nothing was said of it."""
-    named = {name: given[name] for name in ("mean", "std", "scale", "resize") if given[name] is not None}
+    named = {
+        name: given[name] for name in ("mean", "std", "scale", "resize", "preprocessor") if given[name] is not None
+    }
     if min(named.get("std", (1.0,))) <= 0:
         raise UsageError("--std has to be positive; pixels are divided by it")
     if len(named.get("scale", (1.0,))) > 1:

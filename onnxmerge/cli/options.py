@@ -9,6 +9,7 @@ import click
 
 from onnxmerge import __version__
 from onnxmerge.cli import values
+from onnxmerge.cli.habits import read_shape
 from onnxmerge.cli.sections import Option, all_of, in_section
 from onnxmerge.plan.options import (
     ALLOCATIONS,
@@ -70,6 +71,13 @@ IMAGES = all_of(
     of_samples(
         "--resize", type=values.size, metavar="N|HxW", help="Images: short side, then centre crop; or height x width."
     ),
+    of_samples(
+        "--preprocessor",
+        type=click.Path(path_type=Path),
+        metavar="F|none",
+        help="Images: a preprocessor_config.json that says all this; options above override it.  "
+        "[default: the one beside the images or the model]",
+    ),
 )
 DATA = of_samples(
     "--data",
@@ -80,7 +88,7 @@ DATA = of_samples(
 SHAPES = of_samples(
     "--shape",
     "shapes",
-    type=values.shape,
+    type=read_shape,
     metavar="NAME:1,3,224,224",
     multiple=True,
     help="Shape of an input with free dimensions; repeatable.",

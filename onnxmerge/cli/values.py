@@ -7,18 +7,9 @@ import math
 
 from onnxmerge.errors import UsageError
 
-__all__ = ["counts", "multiple", "numbers", "ratios", "shape", "size"]
+__all__ = ["counts", "multiple", "numbers", "ratios", "size"]
 
 _MOST_RATIOS = 1000
-
-
-def shape(value: str) -> tuple[str, tuple[int, ...]]:
-    """``NAME:1,3,224,224``; a name may hold colons itself."""
-    name, _, dims = value.rpartition(":")
-    lengths = tuple(int(each) for each in dims.split(",") if each.strip().isdecimal())
-    if not name or len(lengths) != len(dims.split(",")) or 0 in lengths:
-        raise UsageError(f"--shape is {value!r}; expected NAME:1,3,224,224, with positive lengths")
-    return name, lengths
 
 
 def numbers(value: str) -> tuple[float, ...]:

@@ -1,6 +1,7 @@
 """The only place that knows ONNX files: read, check, infer shapes, view, edit, write."""
 
 from onnxmerge.graph.alone import alone
+from onnxmerge.graph.class_names import class_numbers
 from onnxmerge.graph.edit import Draft, to_proto, written_parameters
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate
 from onnxmerge.graph.extract import extract, shift_name
@@ -26,6 +27,7 @@ __all__ = [
     "alone",
     "before_saturation",
     "check_target",
+    "class_numbers",
     "evaluate",
     "external_files",
     "extract",

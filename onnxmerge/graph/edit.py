@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from onnxmerge.errors import OnnxMergeError
 from onnxmerge.graph.lazy import Lazy
-from onnxmerge.graph.model import Model, Node, set_field
+from onnxmerge.graph.model import Model, Node, keep_words, set_field
 
 __all__ = ["Draft", "as_stored", "fill", "joined", "to_proto", "written_parameters"]
 
@@ -60,7 +60,10 @@ class Draft:
             array = value
             kind = old.data_type if old is not None else onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
             value = Lazy(tuple(array.shape), int(kind), lambda: array)
-        self._tensors[name] = onnx.TensorProto(name=name, data_type=value.element_type, dims=value.shape)
+        tensor = onnx.TensorProto(name=name, data_type=value.element_type, dims=value.shape)
+        if old is not None:
+            keep_words(tensor, old)
+        self._tensors[name] = tensor
         self._changed[name] = value
         self._names.add(name)
 
@@ -171,7 +174,7 @@ class Draft:
             kept.CopyFrom(value)
             if value.name in self._tensors:
                 tensor = self._tensors[value.name]
-                kept.CopyFrom(onnx.helper.make_tensor_value_info(value.name, tensor.data_type, list(tensor.dims)))
+                kept.type.CopyFrom(onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims)))
         graph.value_info.extend(
             value for value in source.value_info if value.name not in self._stale and value.name not in self._changed
         )
@@ -249,5 +252,6 @@ def as_stored(tensor: onnx.TensorProto, array: NDArray[Any]) -> NDArray[Any]:
 def fill(tensor: onnx.TensorProto, array: NDArray[Any]) -> None:
     """Put an array into a tensor, in the tensor's own element type and shape."""
     filled = numpy_helper.from_array(as_stored(tensor, array), tensor.name)
+    keep_words(filled, tensor)
     tensor.Clear()
     tensor.CopyFrom(filled)

@@ -23,7 +23,7 @@ from onnx import external_data_helper, numpy_helper
 from onnxmerge.graph.lazy import Lazy
 from onnxmerge.graph.values import Dim, TensorSpec
 
-__all__ = ["Model", "Node", "Weights", "external_entries", "onnx_bits", "set_field", "type_spec"]
+__all__ = ["Model", "Node", "Weights", "external_entries", "keep_words", "onnx_bits", "set_field", "type_spec"]
 
 Indices = NDArray[np.int64]
 Attribute = int | float | bytes | str | list[Any] | NDArray[Any] | onnx.GraphProto | None
@@ -123,6 +123,13 @@ class Weights(Mapping[str, NDArray[Any]]):
     def element_type(self, name: str) -> int:
         """ONNX's number of the element type."""
         return int(self._tensors[name].data_type)
+
+
+def keep_words(tensor: onnx.TensorProto, source: onnx.TensorProto) -> None:
+    """Give a tensor the doc string and the metadata of the one that it stands for."""
+    if source.doc_string:
+        tensor.doc_string = source.doc_string
+    tensor.metadata_props.extend(source.metadata_props)
 
 
 def set_field(proto: Message, descriptor: FieldDescriptor, value: Any) -> None:  # noqa: ANN401 - protobuf's own

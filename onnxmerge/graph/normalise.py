@@ -18,7 +18,7 @@ from onnx import external_data_helper, inliner, numpy_helper
 from onnxmerge.errors import ModelError
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate_node
 from onnxmerge.graph.lazy import Lazy
-from onnxmerge.graph.model import Model, Node, set_field
+from onnxmerge.graph.model import Model, Node, keep_words, set_field
 
 __all__ = ["COPY_MARK", "normalise"]
 
@@ -78,7 +78,8 @@ def _detached(model: Model) -> Model:
         if external or tensor.data_type == onnx.TensorProto.STRING:
             bare.CopyFrom(tensor)
             continue
-        bare.name, bare.data_type, bare.doc_string = tensor.name, tensor.data_type, tensor.doc_string
+        bare.name, bare.data_type = tensor.name, tensor.data_type
+        keep_words(bare, tensor)
         bare.dims.extend(tensor.dims)
         try:
             array = numpy_helper.to_array(tensor)

@@ -31,7 +31,7 @@ import onnx
 from onnxmerge.errors import OnnxMergeError, UsageError
 from onnxmerge.graph.edit import fill, joined, to_proto
 from onnxmerge.graph.load import external_files
-from onnxmerge.graph.model import Model, onnx_bits
+from onnxmerge.graph.model import Model, keep_words, onnx_bits
 from onnxmerge.graph.validity import check_model
 
 __all__ = ["Staged", "check_target", "staged"]
@@ -181,10 +181,9 @@ def _write_external(model: Model, path: Path, name_of_data: str) -> None:
                 np.asarray(piece, dtype=dtype, order="C").tofile(stream)
             if stream.tell() - offset != size:
                 raise OnnxMergeError(f"{stream.tell() - offset} bytes were made for {tensor.name!r}, which has {size}")
-            name, dims = tensor.name, list(tensor.dims)
-            tensor.Clear()
-            tensor.name, tensor.data_type = name, kind
-            tensor.dims.extend(dims)
+            bare = onnx.TensorProto(name=tensor.name, data_type=kind, dims=tensor.dims)
+            keep_words(bare, tensor)
+            tensor.CopyFrom(bare)
             tensor.data_location = onnx.TensorProto.EXTERNAL
             for key, value in (("location", data.name), ("offset", offset), ("length", stream.tell() - offset)):
                 tensor.external_data.add(key=key, value=str(value))

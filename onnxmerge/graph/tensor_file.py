@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from onnxmerge.errors import UsageError
 
-__all__ = ["read_tensor"]
+__all__ = ["read_tensor", "tensor_name"]
 
 
 def read_tensor(path: Path) -> NDArray[Any]:
@@ -28,13 +28,7 @@ def read_tensor(path: Path) -> NDArray[Any]:
     Raises:
         UsageError: The file cannot be read, is no ``TensorProto``, or keeps its data in another file.
     """
-    tensor = onnx.TensorProto()
-    try:
-        tensor.ParseFromString(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except DecodeError as error:
-        raise UsageError(f"{path}: expected a serialised ONNX TensorProto, got something else") from error
+    tensor = _parsed(path)
     if tensor.data_type == onnx.TensorProto.UNDEFINED:
         raise UsageError(
             f"{path}: expected a serialised ONNX TensorProto, got a message without an element type; "
@@ -46,3 +40,23 @@ def read_tensor(path: Path) -> NDArray[Any]:
         return np.asarray(numpy_helper.to_array(tensor))
     except (TypeError, ValueError) as error:
         raise UsageError(f"{path}: not a valid TensorProto: {error}") from error
+
+
+def tensor_name(path: Path) -> str:
+    """The name that a ``TensorProto`` file gives its tensor; "" where it gives none.
+
+    Raises:
+        UsageError: The file cannot be read, or is no ``TensorProto``.
+    """
+    return str(_parsed(path).name)
+
+
+def _parsed(path: Path) -> onnx.TensorProto:
+    tensor = onnx.TensorProto()
+    try:
+        tensor.ParseFromString(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except DecodeError as error:
+        raise UsageError(f"{path}: expected a serialised ONNX TensorProto, got something else") from error
+    return tensor

@@ -12,7 +12,7 @@ from zipfile import ZipFile
 import numpy as np
 
 from onnxmerge.errors import UsageError
-from onnxmerge.graph import Model
+from onnxmerge.graph import Model, class_numbers
 from onnxmerge.pipeline.run import Run, SampleSource
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.images import ImageOptions
@@ -35,7 +35,9 @@ def load(samples: SampleSource, run: Run, limit: int | None, images: ImageOption
             _write_arrays(path, samples)
             loaded = load_samples(path, run.model.inputs, limit, images=images)
         return replace(loaded, source=loaded.source.replace(str(path), "arrays"))
-    return load_samples(Path(samples), run.model.inputs, limit, images=images)
+    beside = Path(run.source).resolve().parent if isinstance(run.source, (str, Path)) else None
+    numbers = class_numbers(run.model)
+    return load_samples(Path(samples), run.model.inputs, limit, images=images, beside=beside, numbers=numbers)
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

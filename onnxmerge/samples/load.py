@@ -4,7 +4,7 @@ The forms, tried in this order:
 1. a ``.npz`` or ``.npy`` file: see ``arrays``;
 2. a folder with ``input_0.pb`` or with ``test_data_set_*``: see ``test_data``;
 3. a folder of ``.npz`` and ``.npy`` files: all of them, one after another in natural order;
-4. a folder of images, or of subfolders of images: see ``images``.
+4. a folder of images, or of subfolders of images: see ``images`` and ``classes``.
 
 Where there are more samples than the limit, the ones taken are evenly spaced, not the first: files are often sorted by
 class, and the first few hundred would all be of one.
@@ -12,8 +12,10 @@ class, and the first few hundred would all be of one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,10 +32,19 @@ from onnxmerge.samples.test_data import open_data_sets
 __all__ = ["load_samples"]
 
 FORMS = ".npz, .npy, a folder of either, a folder with test_data_set_*, or a folder of images"
+NO_TENSORS = MappingProxyType(
+    {"sequence_type": "a sequence", "map_type": "a map", "optional_type": "an optional", "sparse_tensor_type": "sparse"}
+)
 
 
 def load_samples(
-    path: Path, inputs: Sequence[TensorSpec], limit: int | None = None, *, images: ImageOptions | None = None
+    path: Path,
+    inputs: Sequence[TensorSpec],
+    limit: int | None = None,
+    *,
+    images: ImageOptions | None = None,
+    beside: Path | None = None,
+    numbers: Mapping[str, int] | None = None,
 ) -> Samples:
     """Loads samples for a model.
 
@@ -43,6 +54,8 @@ def load_samples(
         limit: At most so many samples, at least 1; None for all. A feed of a fixed batch is never cut, so one feed is
             taken even where it holds more than the limit.
         images: How pixels become values, for folders of images; None for the defaults.
+        beside: The model's folder, where a file may say how; None where the model did not come from a file.
+        numbers: Class number by class name, as the model says, for folders of images.
 
     Returns:
         Samples in the order of the files. What does not fill a fixed batch is left out, with a note.
@@ -54,7 +67,10 @@ def load_samples(
         raise UsageError(f"expected a number of samples of at least 1, got {limit}")
     if not inputs:
         raise UsageError(f"{path}: the model has no inputs, so it takes no samples; leave the option out")
-    source = _open(path, inputs, images or ImageOptions())
+    for spec in inputs:
+        if spec.dtype in NO_TENSORS:
+            raise UsageError(f"{path}: input '{spec.name}' is {NO_TENSORS[spec.dtype]}; samples hold tensors only")
+    source = _open(path, inputs, partial(open_images, options=images or ImageOptions(), beside=beside, numbers=numbers))
     batch = 1 if source.whole else fixed_batch(inputs)
     usable = source.count // batch * batch
     if not usable:
@@ -78,7 +94,7 @@ def load_samples(
     )
 
 
-def _open(path: Path, inputs: Sequence[TensorSpec], images: ImageOptions) -> FeedSource:
+def _open(path: Path, inputs: Sequence[TensorSpec], as_images: Callable[..., FeedSource | None]) -> FeedSource:
     if path.is_file():
         if path.suffix.lower() in {".npz", ".npy"}:
             return open_array_file(path, inputs)
@@ -93,7 +109,7 @@ def _open(path: Path, inputs: Sequence[TensorSpec], images: ImageOptions) -> Fee
     if files:
         parts: list[FeedSource] = [open_array_file(each, inputs, in_folder=True) for each in files]
         return Joined(tuple(parts))
-    found = open_images(path, inputs, images)
+    found = as_images(path, inputs)
     if found is None:
         raise UsageError(f"{path}: nothing in this folder can be read as samples; expected {FORMS}")
     return found

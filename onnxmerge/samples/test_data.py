@@ -1,6 +1,10 @@
 """Samples from ONNX test data: folders ``test_data_set_*`` that hold ``input_0.pb``, ``input_1.pb`` and so on.
 
-The number of a file is the position of its input among the graph's inputs. Each folder is one complete feed.
+Each folder is one complete feed. Which file feeds which input:
+1. the one whose tensor has the input's name, where the tensors of the first folder have the names of all inputs;
+2. else the one whose number is the input's position.
+
+Inputs that the model gives a value itself take no file: they keep that value.
 ``output_k.pb`` are what some runtime once computed for the original model; they are not read.
 """
 
@@ -15,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.errors import UsageError
-from onnxmerge.graph.tensor_file import read_tensor
+from onnxmerge.graph.tensor_file import read_tensor, tensor_name
 from onnxmerge.graph.values import TensorSpec
 from onnxmerge.samples.arrays import words
 from onnxmerge.samples.casting import as_declared
@@ -31,10 +35,12 @@ class DataSets:
     Attributes:
         folders: In order of their number.
         inputs: The model's inputs.
+        files: Name of the file of each input, the same in every folder.
     """
 
     folders: tuple[Path, ...]
     inputs: tuple[TensorSpec, ...]
+    files: tuple[str, ...]
 
     @property
     def count(self) -> int:
@@ -57,8 +63,8 @@ class DataSets:
         notes: list[str] = []
         for index in chosen:
             feed: dict[str, NDArray[Any]] = {}
-            for k, spec in enumerate(self.inputs):
-                path = self.folders[index] / f"input_{k}.pb"
+            for name, spec in zip(self.files, self.inputs, strict=True):
+                path = self.folders[index] / name
                 feed[spec.name], note = as_declared(_checked(read_tensor(path), spec, path), spec, str(path))
                 notes += [note] if note else []
             feeds.append(feed)
@@ -78,7 +84,11 @@ def open_data_sets(folder: Path, inputs: Sequence[TensorSpec]) -> DataSets | Non
     found = found or sorted((each for each in folder.glob("test_data_set_*") if each.is_dir()), key=natural_order)
     if not found:
         return None
-    expected = [f"input_{k}.pb" for k in range(len(inputs))]
+    names = {tensor_name(path): path.name for path in sorted(found[0].glob("input_*.pb"), key=natural_order)}
+    by_position = [f"input_{k}.pb" for k in range(len(inputs))]
+    by_name = [names.get(spec.name, "") for spec in inputs]
+    order = by_name if all(by_name) and len(names) == len(by_name) else by_position
+    expected = sorted(order, key=lambda name: natural_order(Path(name)))
     for each in found:
         got = [path.name for path in sorted(each.glob("input_*.pb"), key=natural_order)]
         if got != expected:
@@ -86,7 +96,7 @@ def open_data_sets(folder: Path, inputs: Sequence[TensorSpec]) -> DataSets | Non
                 f"{each}: expected {', '.join(expected)} for inputs {', '.join(repr(spec.name) for spec in inputs)}, "
                 f"got {', '.join(got) or 'none'}"
             )
-    return DataSets(tuple(found), tuple(inputs))
+    return DataSets(tuple(found), tuple(inputs), tuple(order))
 
 
 def _checked(array: NDArray[Any], spec: TensorSpec, path: Path) -> NDArray[Any]:

@@ -305,6 +305,27 @@ def test_data_sets_that_do_not_fit(tmp_path: Path, inputs: list[TensorSpec], mes
         load_samples(tmp_path, inputs, None)
 
 
+def test_named_tensors_find_their_inputs(tmp_path: Path) -> None:
+    """A file's number counts all inputs of a graph, those that have a value included; names are sure."""
+    for k in range(2):
+        folder = tmp_path / f"test_data_set_{k}"
+        folder.mkdir()
+        for number, name in ((1, "y"), (3, "x")):
+            tensor = numpy_helper.from_array(np.full((1, 2), 10 * number + k, np.float32), name)
+            (folder / f"input_{number}.pb").write_bytes(tensor.SerializeToString())
+    assert firsts(tmp_path, VECTOR, Y) == [30, 31]
+    assert firsts(tmp_path, VECTOR, Y, name="y") == [10, 11]
+    with pytest.raises(UsageError, match=r"expected input_0\.pb for inputs 'x', got input_1.pb, input_3.pb"):
+        load_samples(tmp_path, [VECTOR])
+
+
+@pytest.mark.parametrize("kind", ["sequence_type", "optional_type", "map_type"])
+def test_inputs_that_are_no_tensors(tmp_path: Path, kind: str) -> None:
+    write_set(tmp_path / "test_data_set_0", rows(1))
+    with pytest.raises(UsageError, match=r"input 'x' is (a sequence|an optional|a map); samples hold tensors only"):
+        load_samples(tmp_path, [TensorSpec("x", kind, None)])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -1,0 +1,188 @@
+"""What people type who come from onnxsim, onnxslim, polygraphy or olive: shapes in their syntax, and words of theirs.
+
+Shapes are taken in all their forms (`read_shape`). An option or a command of theirs is not taken over – two names for
+one thing make two places to look – but the error says what it is called here (`advice`). `docs/conventions.md` shows
+the whole table; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from onnxmerge.errors import UsageError
+
+__all__ = ["COMMANDS", "OPTIONS", "advice", "command_advice", "read_shape"]
+
+_SHAPE = "use --shape NAME:1,3,224,224, once for each input"
+_OUT = "the file to write is the second argument: onnxmerge IN.onnx OUT.onnx"
+_CHECK = "the result is always verified (--no-verify turns it off); --data or --calib give it real samples"
+_GATE = "--min-cosine C or --max-drop PP write nothing where the result is worse"
+_WEIGHTS = "use --external-data; above 2 GB weights go beside the model anyway"
+_SAMPLES = "use --data FILE for samples to verify on, --calib FILE for samples to fit to: .npz, .npy or a folder"
+_PROVIDER = "use --provider cpu or --provider cuda"
+_OUTPUTS = "outputs stay as they are; polygraphy surgeon extract takes parts out of a model"
+_FOLDING = "constants are folded only where a cut needs it; run onnxsim or onnxslim before or after"
+_TYPES = "element types stay as they are; quantize or convert after the cut"
+_SKIP = "use --skip GLOB to leave nodes alone by their names"
+_DATA_FOLDER = "external data are read from beside the model; put them there"
+_LOGGING = "use -v or -q"
+_INSPECT = "use the command: onnxmerge inspect IN.onnx"
+_MODEL = "the model is the first argument: onnxmerge IN.onnx OUT.onnx"
+
+OPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "--input-shape": _SHAPE,
+        "--input-shapes": _SHAPE,
+        "--inputs": _SHAPE,
+        "--overwrite-input-shape": _SHAPE,
+        "--override-input-shapes": _SHAPE,
+        "--override-inputs": _SHAPE,
+        "--test-input-shape": _SHAPE,
+        "--model-inputs": _SHAPE,
+        "--model-input-shapes": _SHAPE,
+        "--dynamic-input-shape": "free dimensions stay free; --shape fixes them for measuring only",
+        "--dim_param": _SHAPE,
+        "--dim_value": _SHAPE,
+        "-o": _OUT,
+        "--output": _OUT,
+        "--output_path": _OUT,
+        "--output-path": _OUT,
+        "-m": _MODEL,
+        "--model": _MODEL,
+        "--model_name_or_path": _MODEL,
+        "--save-as-external-data": _WEIGHTS,
+        "--save-external-data": _WEIGHTS,
+        "--external-data-threshold": _WEIGHTS,
+        "--external-data-size-threshold": _WEIGHTS,
+        "--no-save-all-tensors-to-one-file": _WEIGHTS,
+        "--external-data-dir": _DATA_FOLDER,
+        "--load-external-data": _DATA_FOLDER,
+        "--ignore-external-data": _DATA_FOLDER,
+        "--check-n": _CHECK,
+        "--check": _CHECK,
+        "--model-check": _CHECK,
+        "--check-rtol": _GATE,
+        "--check-atol": _GATE,
+        "--rtol": _GATE,
+        "--atol": _GATE,
+        "--model-check-inputs": _SAMPLES,
+        "--input-data-path": _SAMPLES,
+        "--load-inputs": _SAMPLES,
+        "--load-input-data": _SAMPLES,
+        "--data-loader-script": _SAMPLES,
+        "--data_name": _SAMPLES,
+        "--calibration-dataset": "use --calib FILE: .npz, .npy or a folder",
+        "--calibration-samples": "use --calib-size N",
+        "--providers": _PROVIDER,
+        "--cuda": _PROVIDER,
+        "--device": _PROVIDER,
+        "--outputs": _OUTPUTS,
+        "--unused-output": _OUTPUTS,
+        "--exclude-outputs": _OUTPUTS,
+        "--fold-constants": _FOLDING,
+        "--skip-constant-folding": _FOLDING,
+        "--skip-fuse-bn": _FOLDING,
+        "--dtype": _TYPES,
+        "--fp-to-fp16": _TYPES,
+        "--precision": _TYPES,
+        "--skip-optimization": _SKIP,
+        "--skip-optimizations": _SKIP,
+        "--skip-fusion-patterns": _SKIP,
+        "--inspect": _INSPECT,
+        "--verbosity": _LOGGING,
+        "--log_level": _LOGGING,
+        "--log-level": _LOGGING,
+        "--silent": "use -q",
+        "--dry_run": "use --dry-run",
+        "--config": "options are given on the command line; docs/olive.md has a pass for olive run --config",
+        "--run-config": "options are given on the command line; docs/olive.md has a pass for olive run --config",
+    }
+)
+"""Option of another tool → what to do here. None of them is an option of ours."""
+
+COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "-": "models are read from files and written to files; only --json - is standard output",
+        "check": f"give the two models to compare: onnxmerge compare A.onnx B.onnx; {_CHECK}",
+        "convert": _OUT,
+        "optimize": _OUT,
+        "quantize": _TYPES,
+        "run": "give the two models to compare: onnxmerge compare A.onnx B.onnx --data FILE",
+        "surgeon": _OUT,
+    }
+)
+"""First word of another tool → what to do here, where no file has that name."""
+
+_LENGTHS = re.compile(r"\[\s*(?P<inner>[^\[\]]*)\]|(?P<bare>[^\[\]]*)")
+
+
+def read_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """The name and the lengths of ``NAME:1,3,224,224``, ``NAME:[1,3,224,224]`` or ``NAME:1x3x224x224``.
+
+    The name may hold colons itself, so the last one counts.
+
+    Raises:
+        UsageError: No name, or a length that is no positive number.
+
+    Example:
+        >>> read_shape("model/input:0:[1, 3, 224, 224]")
+        ('model/input:0', (1, 3, 224, 224))
+    """
+    name, _, dims = text.rpartition(":")
+    lengths = _lengths(dims)
+    if lengths and not name:
+        raise UsageError(f"--shape is {text!r}; name the input as well: --shape NAME:{','.join(map(str, lengths))}")
+    if not lengths:
+        raise UsageError(f"--shape is {text!r}; expected NAME:1,3,224,224, with positive lengths")
+    return name, lengths
+
+
+def _lengths(dims: str) -> tuple[int, ...]:
+    """The lengths that a text lists, with commas or with x between; () where it lists anything else."""
+    matched = _LENGTHS.fullmatch(dims.strip())
+    listed = (matched["inner"] if matched["inner"] is not None else matched["bare"]) if matched else ""
+    parts = [part.strip() for part in re.split(r"[xX]" if "," not in listed else ",", listed)]
+    return tuple(map(int, parts)) if all(part.isdecimal() and int(part) > 0 for part in parts) else ()
+
+
+def advice(arguments: Sequence[str]) -> str:
+    """What a refused command line should have said, where it holds words of another tool.
+
+    Args:
+        arguments: As typed, without the program's name.
+
+    Returns:
+        One line, or "" where nothing of it is known from elsewhere.
+    """
+    for word in arguments:
+        option = word.partition("=")[0]
+        if option in OPTIONS:
+            return f"{option} is an option of other tools; {OPTIONS[option]}"
+    if arguments and (known := command_advice(arguments[0])):
+        return known
+    return next(filter(None, (_loose(arguments, place) for place in range(1, len(arguments)))), "")
+
+
+def command_advice(word: str) -> str:
+    """What a first word should have been, where it is a command of another tool and no file; else ""."""
+    if word not in COMMANDS or Path(word).exists():
+        return ""
+    return f"{word} is no command here; {COMMANDS[word]}"
+
+
+def _loose(arguments: Sequence[str], place: int) -> str:
+    """What is wrong with a word that stands alone where we expect none."""
+    word, before = arguments[place], arguments[place - 1]
+    if before.startswith("-"):
+        return ""
+    name, _, dims = word.rpartition(":")
+    if name and _lengths(dims):
+        return f"{word} stands alone; --shape takes one input, so repeat it: --shape {word}"
+    if place > 1 and word.isdecimal():
+        return f"the number {word} stands alone; {_CHECK}"
+    if before == "inspect" and word == "model":
+        return _INSPECT
+    return ""

@@ -1,0 +1,111 @@
+"""Class numbers from the folders that images lie in, as training code numbers them.
+
+1. One subfolder a class, images anywhere below it. Names that are all numbers are class numbers.
+2. Else, where the model's metadata name its classes and all subfolders have such names: the model's numbers.
+3. Else the position of the name in sorted order, as torchvision's ``ImageFolder`` does; a subfolder without images
+   keeps its number.
+
+What looks like classes and is not:
+4. ``annotations`` with JSON files beside the images (COCO): boxes and masks are no classes; images are unlabelled.
+5. A single subfolder with images, such as ``images`` beside ``labels`` (YOLO): unlabelled.
+6. Subfolders that are all parts of a data set (``train``, ``val``): refused, one has to be named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.errors import UsageError
+from onnxmerge.samples.pictures import SUFFIXES
+from onnxmerge.samples.source import natural_order
+
+__all__ = ["Found", "find_images"]
+
+_PART = re.compile(r"(train|training|val|valid|validation|test|testing|dev)[-_]?\d*", re.IGNORECASE)
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Found:
+    """Images of a folder.
+
+    Attributes:
+        files: In order.
+        labels: Shape ``(count, 1)``, or None.
+        note: Where the labels come from, or why there are none; "" where there is nothing to say.
+    """
+
+    files: tuple[Path, ...]
+    labels: NDArray[np.int64] | None = None
+    note: str = ""
+
+
+def find_images(folder: Path, numbers: Mapping[str, int]) -> Found | None:
+    """Images of a folder or of its subfolders; None where there are none.
+
+    Args:
+        folder: Where to look.
+        numbers: Class number by class name, as the model says; empty where it does not.
+
+    Raises:
+        UsageError: The subfolders are parts of a data set, or only some are classes of the model.
+    """
+    files = _images(folder.iterdir())
+    if files:
+        return Found(files)
+    subfolders = sorted((each for each in folder.iterdir() if _visible(each) and each.is_dir()), key=lambda f: f.name)
+    groups = {each: _images(each.rglob("*")) for each in subfolders}
+    filled = [each for each, images in groups.items() if images]
+    if not filled:
+        return None
+    files = tuple(file for each in filled for file in groups[each])
+    if any((folder / "annotations").glob("*.json")):
+        return Found(files, note="images beside annotations/*.json: boxes are no class labels, so there are none")
+    names = [each.name for each in subfolders]
+    if all(each.name.isdecimal() for each in filled):
+        filled.sort(key=lambda each: int(each.name))
+        files = tuple(file for each in filled for file in groups[each])
+        place = {each: int(each.name) for each in filled}
+        note = ""
+    elif all(_PART.fullmatch(each.name) for each in filled):
+        raise UsageError(f"{folder}: holds {_listed([f.name for f in filled])}, parts of a data set; give one of them")
+    elif any(each.name in numbers for each in filled):
+        place = {each: _number(folder, each.name, numbers) for each in filled}
+        note = "labels are the model's numbers of the classes that subfolders are named after"
+    elif len(filled) == 1:
+        return Found(files, note=f"all images are in {filled[0].name}, which says nothing about classes: no labels")
+    else:
+        place = {each: number for number, each in enumerate(subfolders)}
+        note = f"labels are subfolders in the order {_listed(names)}"
+    labels = np.repeat(np.array([place[each] for each in filled], np.int64), [len(groups[each]) for each in filled])
+    return Found(files, labels[:, None], note)
+
+
+def _images(paths: Iterable[Path]) -> tuple[Path, ...]:
+    found = (path for path in paths if path.suffix.lower() in SUFFIXES and _visible(path) and path.is_file())
+    return tuple(sorted(found, key=lambda path: (path.parent, natural_order(path))))
+
+
+def _visible(path: Path) -> bool:
+    return not path.name.startswith(".")
+
+
+def _number(folder: Path, name: str, numbers: Mapping[str, int]) -> int:
+    if name not in numbers:
+        raise UsageError(
+            f"{folder}: subfolder {name!r} is none of the {len(numbers)} classes that the model's metadata name, and "
+            "others are; rename it, or name all by their class number"
+        )
+    return numbers[name]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """All names; of many, the first."""
+    more = f", … ({len(names)} in all)" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,229 @@
+"""Reads how a picture is prepared from the ``preprocessor_config.json`` that Hugging Face models travel with.
+
+The keys, and what becomes of them:
+1. ``do_rescale``, ``rescale_factor``: the scale, 1/255 where no factor is given; off, pixels stay 0..255.
+2. ``do_normalize``, ``image_mean``, ``image_std``: mean and standard deviation, a number a channel.
+3. ``do_resize``, ``size``, ``resample``: ``{"height", "width"}`` is stretched to; ``{"shortest_edge"}`` is brought to
+   the short side. A plain number is both sides, or the short side, as the kind of processor has it (``KINDS``).
+   ``resample`` is a number of Pillow's.
+4. ``do_center_crop``, ``crop_size``: what is cut out of the middle after that.
+5. ``crop_pct`` (ConvNeXt): below 384 the short side becomes size / crop_pct and the centre is cut to size; from 384 on
+   the picture is stretched to size.
+6. ``do_flip_channel_order`` (MobileViT): the model takes BGR.
+7. ``KEPT`` change no pixel that we make. Any other key that is not null and not false is refused by its name, as is a
+   kind of processor that is not in ``KINDS``: half of a preparation is worse than none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeGuard
+
+from onnxmerge.errors import UsageError
+from onnxmerge.samples.image_options import ImageOptions, Resample
+
+__all__ = ["FILE_NAME", "find_preprocessor", "read_preprocessor"]
+
+FILE_NAME = "preprocessor_config.json"
+
+RESAMPLES: tuple[Resample, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""In the order of Pillow's numbers."""
+
+READ = frozenset(
+    {"do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "do_resize", "size", "resample",
+     "do_center_crop", "crop_size", "crop_pct", "do_flip_channel_order", "default_to_square",
+     "image_processor_type", "feature_extractor_type"}
+)  # fmt: skip
+KEPT = frozenset(
+    {"processor_class", "_processor_class", "auto_map", "_valid_processor_keys", "return_tensors", "data_format",
+     "input_data_format", "do_convert_rgb", "do_reduce_labels", "reduce_labels", "disable_grouping", "device"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of image processor takes for granted.
+
+    Attributes:
+        square: A plain number as ``size`` is both sides; else it is the short side.
+        normalises: It normalises where ``do_normalize`` is not there.
+        flips: It flips channels where ``do_flip_channel_order`` is not there.
+        percent: Size and cut go by ``crop_pct``; a share where the file has none.
+    """
+
+    square: bool = True
+    normalises: bool = True
+    flips: bool = False
+    percent: float | None = None
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "": Kind(),
+        "Beit": Kind(),
+        "Bit": Kind(square=False),
+        "CLIP": Kind(square=False),
+        "ConvNext": Kind(square=False, percent=224 / 256),
+        "DeiT": Kind(),
+        "MobileNetV1": Kind(square=False),
+        "MobileNetV2": Kind(square=False),
+        "MobileViT": Kind(square=False, normalises=False, flips=True),
+        "Pvt": Kind(),
+        "Segformer": Kind(),
+        "Siglip": Kind(),
+        "ViT": Kind(),
+    }
+)
+"""By the name without ``ImageProcessor``, ``ImageProcessorFast``, ``ImageProcessorPil`` or ``FeatureExtractor``."""
+
+
+def find_preprocessor(images: Path, beside: Path | None) -> Path | None:
+    """The file in the folder of images, else in the model's folder, else above it where that is called ``onnx``.
+
+    Args:
+        images: The folder of images.
+        beside: The model's folder; None where it did not come from a file.
+    """
+    above = [beside.parent] if beside is not None and beside.name == "onnx" else []
+    places = [images, *([beside] if beside is not None else []), *above]
+    return next((folder / FILE_NAME for folder in places if (folder / FILE_NAME).is_file()), None)
+
+
+def read_preprocessor(path: Path) -> ImageOptions:
+    """Reads a file.
+
+    Args:
+        path: A ``preprocessor_config.json``.
+
+    Raises:
+        UsageError: It cannot be read, or asks for what we cannot do; the message names the key.
+    """
+    given = _read(path)
+    kind = _kind(path, given)
+    unknown = sorted(key for key, value in given.items() if key not in READ | KEPT and value not in (None, False))
+    if unknown:
+        raise UsageError(
+            f"{path}: {', '.join(unknown)} may change pixels in a way that is not known here; prepare arrays yourself "
+            "(--calib samples.npz), or leave the file out with --preprocessor none and give --mean --std --resize"
+        )
+    scale = 1.0
+    if _flag(path, given, "do_rescale", True):
+        scale = _numbers(path, given, "rescale_factor")[0] if "rescale_factor" in given else 1 / 255
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    if _flag(path, given, "do_normalize", kind.normalises):
+        mean, std = _numbers(path, given, "image_mean"), _numbers(path, given, "image_std")
+    if not all(each > 0 for each in std):
+        raise UsageError(f"{path}: image_std is {list(std)}; expected positive numbers")
+    resize, crop = _sizes(path, given, kind)
+    return ImageOptions(
+        mean=mean,
+        std=std,
+        scale=scale,
+        resize=resize,
+        crop=crop,
+        resample=_resample(path, given),
+        order="BGR" if _flag(path, given, "do_flip_channel_order", kind.flips) else "RGB",
+        preprocessor=path,
+    )
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: expected a {FILE_NAME}, got no JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise UsageError(f"{path}: expected a {FILE_NAME}, an object with keys, got {type(given).__name__}")
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _kind(path: Path, given: Mapping[str, Any]) -> Kind:
+    named = str(given.get("image_processor_type", given.get("feature_extractor_type", "")))
+    stem = named
+    for ending in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
+        stem = stem.removesuffix(ending)
+    if stem not in KINDS:
+        raise UsageError(
+            f"{path}: pictures are prepared by {named}, which is not known here; prepare arrays yourself "
+            "(--calib samples.npz), or leave the file out with --preprocessor none and give --mean --std --resize"
+        )
+    square = given.get("default_to_square")
+    return KINDS[stem] if not isinstance(square, bool) else Kind(**{**vars(KINDS[stem]), "square": square})
+
+
+def _sizes(
+    path: Path, given: Mapping[str, Any], kind: Kind
+) -> tuple[int | tuple[int, int] | None, tuple[int, int] | None]:
+    """What the picture is resized to, and what is cut out of it."""
+    resize: int | tuple[int, int] | None = None
+    if _flag(path, given, "do_resize", "size" in given):
+        resize = _size(path, given, "size", square=kind.square)
+    if kind.percent is not None:
+        if not isinstance(resize, int):
+            return resize, None
+        share = _numbers(path, given, "crop_pct")[0] if "crop_pct" in given else kind.percent
+        return ((resize, resize), None) if resize >= 384 else (int(resize / share), (resize, resize))
+    if "crop_pct" in given:
+        raise UsageError(f"{path}: crop_pct is known of ConvNext processors only; use --preprocessor none")
+    if "do_center_crop" not in given and "crop_size" in given:
+        raise UsageError(f"{path}: has crop_size and does not say do_center_crop; set it to true or false")
+    crop = _size(path, given, "crop_size", square=True) if _flag(path, given, "do_center_crop", False) else None
+    if isinstance(crop, int):
+        raise UsageError(f"{path}: crop_size is {given['crop_size']}; expected a number, or height and width")
+    return resize, crop
+
+
+def _size(path: Path, given: Mapping[str, Any], key: str, *, square: bool) -> int | tuple[int, int]:
+    size = given.get(key)
+    if _is_length(size):
+        return (size, size) if square else size
+    if isinstance(size, dict):
+        sides = {name: side for name, side in size.items() if _is_length(side)}
+        if len(sides) == sum(side is not None for side in size.values()):
+            if sides.keys() == {"height", "width"}:
+                return sides["height"], sides["width"]
+            if sides.keys() == {"shortest_edge"}:
+                return sides["shortest_edge"]
+    if isinstance(size, list) and len(size) == 2 and all(_is_length(side) for side in size):
+        return size[0], size[1]
+    raise UsageError(f"{path}: {key} is {json.dumps(size)}; expected a number, height and width, or shortest_edge")
+
+
+def _is_length(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _flag(path: Path, given: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = given.get(key, default)
+    if not isinstance(value, bool):
+        raise UsageError(f"{path}: {key} is {json.dumps(value)}; expected true or false")
+    return value
+
+
+def _numbers(path: Path, given: Mapping[str, Any], key: str) -> tuple[float, ...]:
+    value = given.get(key)
+    several = value if isinstance(value, list) else [value]
+    numbers = tuple(float(each) for each in several if _is_number(each))
+    if not several or len(numbers) < len(several):
+        raise UsageError(f"{path}: {key} is {json.dumps(value)}; expected numbers, one a channel")
+    return numbers
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _resample(path: Path, given: Mapping[str, Any]) -> Resample:
+    value = given.get("resample", RESAMPLES.index("bilinear"))
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < len(RESAMPLES):
+        numbered = ", ".join(f"{number} {name}" for number, name in enumerate(RESAMPLES))
+        raise UsageError(f"{path}: resample is {json.dumps(value)}; expected one of {numbered}")
+    return RESAMPLES[value]

@@ -1,0 +1,121 @@
+"""Words of other tools: shapes are read, the rest is answered with our own word; every row of the table is run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import onnx
+import pytest
+from onnx import parser
+
+from onnxmerge.cli import cli, main
+from onnxmerge.cli.habits import COMMANDS, OPTIONS, advice, command_advice, read_shape
+from onnxmerge.errors import UsageError
+
+TABLE = Path(__file__).parents[1] / "docs" / "conventions.md"
+ROW = re.compile(r"^\| `onnxmerge (?P<typed>[^`]*)` \| [^|]+ \| (?:`(?P<answer>[^`]+)`|works) \|$", re.MULTILINE)
+ROWS = [(row["typed"], row["answer"]) for row in ROW.finditer(TABLE.read_text(encoding="utf-8"))]
+
+TEXT = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, 3, H, W] x) => (float[N, 4, H, W] y)
+<float[6, 3, 1, 1] a = {A}, float[4, 6, 1, 1] b = {B}>
+{
+    h = Conv (x, a)
+    r = Relu (h)
+    y = Conv (r, b)
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    numbers = {"{A}": 18, "{B}": 24}
+    text = TEXT
+    for word, count in numbers.items():
+        text = text.replace(word, "{" + ", ".join(f"{(7 * i) % 11 - 5}.0" for i in range(count)) + "}")
+    path = tmp_path_factory.mktemp("models") / "in.onnx"
+    onnx.save(parser.parse_model(text), path)
+    return path
+
+
+def test_the_table_is_read() -> None:
+    lines = [line for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith("| `onnxmerge ")]
+    assert len(ROWS) == len(lines) > 50
+    assert sum(answer is None for _, answer in ROWS) == sum(line.endswith("| works |") for line in lines)
+
+
+@pytest.mark.parametrize(("typed", "answer"), ROWS)
+def test_a_row_of_the_table(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], typed: str, answer: str | None
+) -> None:
+    target = tmp_path / "out.onnx"
+    named = {"IN": str(model), "OUT": str(target)}
+    quick = ["--method", "prune", "--no-verify"] if answer is None else []
+    status = main([named.get(word, word) for word in shlex.split(typed)] + quick)
+    err = capsys.readouterr().err
+    if answer is None:
+        assert status == 0, err
+        assert target.exists() == ("OUT" in typed)
+        return
+    assert (status, target.exists()) == (2, False)
+    assert err.startswith("onnxmerge: error: ")
+    assert err.count("\n") == 1
+    assert answer in err
+
+
+def test_every_answer_of_ours_names_options_that_exist() -> None:
+    ours = {name for command in cli.commands.values() for parameter in command.params for name in parameter.opts}
+    ours |= {name for command in cli.commands.values() for p in command.params for name in p.secondary_opts}
+    assert not ours & OPTIONS.keys()
+    for answer in (*OPTIONS.values(), *COMMANDS.values()):
+        named = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", answer.replace("olive run --config", "")))
+        assert named <= ours, answer
+    assert isinstance(cli, click.Group)
+    assert not COMMANDS.keys() & cli.commands.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "lengths"),
+    [
+        ("x:1,3,224,224", "x", (1, 3, 224, 224)),
+        ("x:[1,3,224,224]", "x", (1, 3, 224, 224)),
+        ("x:[ 1, 3 ]", "x", (1, 3)),
+        ("x:1x3X224x224", "x", (1, 3, 224, 224)),
+        ("x:[1x3]", "x", (1, 3)),
+        ("x:5", "x", (5,)),
+        ("a:0:5,6", "a:0", (5, 6)),
+    ],
+)
+def test_shapes_that_are_read(text: str, name: str, lengths: tuple[int, ...]) -> None:
+    assert read_shape(text) == (name, lengths)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x", "x:", "x:[]", "x:0,3", "x:-1,3", "x:1,,3", "x:[1,3", "x:1,3]", "x:[[1,3]]", "x:1,3x4", "x:a,b", "x:1.5"],
+)
+def test_shapes_that_are_not(text: str) -> None:
+    with pytest.raises(UsageError, match="expected NAME:1,3,224,224"):
+        read_shape(text)
+
+
+def test_a_shape_without_a_name_is_shown_with_one() -> None:
+    with pytest.raises(UsageError, match="--shape NAME:1,3,8,8"):
+        read_shape("[1, 3, 8, 8]")
+
+
+def test_what_is_known_from_nowhere_gets_no_advice() -> None:
+    assert advice(["in.onnx", "out.onnx", "--bogus", "7"]) == ""
+    assert advice(["in.onnx", "--ratio", "1"]) == ""
+    assert advice([]) == ""
+
+
+def test_a_file_may_be_called_like_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "compare" in command_advice("run")
+    Path("run").touch()
+    assert command_advice("run") == ""
