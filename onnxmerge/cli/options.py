@@ -9,7 +9,7 @@ import click
 
 from onnxmerge import __version__
 from onnxmerge.cli import values
-from onnxmerge.cli.sections import Option, all_of, in_section
+from onnxmerge.cli.sections import Choice, Option, all_of, in_section
 from onnxmerge.plan.options import (
     ALLOCATIONS,
     BUDGETS,
@@ -86,7 +86,7 @@ SHAPES = of_samples(
     help="Shape of an input with free dimensions; repeatable.",
 )
 PROVIDER = of_verification(
-    "--provider", type=click.Choice(get_args(Provider)), default="auto", show_default=True, help="What runs the models."
+    "--provider", type=Choice(get_args(Provider)), default="auto", show_default=True, help="What runs the models."
 )
 SEED = of_output(
     "--seed",
@@ -116,10 +116,10 @@ def _presets() -> str:
 
 
 WHAT = all_of(
-    of_budget("--of", type=click.Choice(BUDGETS), default=Options.of, show_default=True, help="What the ratio counts."),
+    of_budget("--of", type=Choice(BUDGETS), default=Options.of, show_default=True, help="What the ratio counts."),
     of_budget(
         "--allocate",
-        type=click.Choice(ALLOCATIONS),
+        type=Choice(ALLOCATIONS),
         default=Options.allocate,
         show_default=True,
         help="Spread over groups: uniform, the same share of each; global, the least important; auto, the method's.",
@@ -132,13 +132,11 @@ WHAT = all_of(
         metavar="N|auto",
         help="Cut to multiples of N channels; auto: to counts at which the measured time of the operators falls.",
     ),
-    of_method(
-        "--method", type=click.Choice(tuple(METHODS)), default=Options.method, show_default=True, help=_presets()
-    ),
-    of_method("--select", type=click.Choice(MEASURED_SELECTIONS), help="Which channels stay; overrides the preset's."),
+    of_method("--method", type=Choice(tuple(METHODS)), default=Options.method, show_default=True, help=_presets()),
+    of_method("--select", type=Choice(MEASURED_SELECTIONS), help="Which channels stay; overrides the preset's."),
     of_method(
         "--compensate",
-        type=click.Choice(MEASURED_COMPENSATIONS),
+        type=Choice(MEASURED_COMPENSATIONS),
         help="What stands in for the others; overrides the preset's.",
     ),
     of_method(
