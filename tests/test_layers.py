@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 
 ORDER = (
     "errors",
+    "suggestions",
     "graph",
     "samples",
     "channels",

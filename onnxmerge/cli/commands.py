@@ -76,9 +76,18 @@ def compress(
     \b
     Examples:
       onnxmerge model.onnx smaller.onnx --ratio 0.5
-      onnxmerge model.onnx smaller.onnx --calib samples.npz --data held_out.npz --max-drop 1
-      onnxmerge model.onnx smaller.onnx --ratio 0.5 --calib samples.npz --min-cosine 0.99
-      onnxmerge model.onnx --dry-run --of params --skip 'head*'
+      onnxmerge model.onnx smaller.onnx --ratio 0.5 --calib samples.npz
+      onnxmerge model.onnx smaller.onnx --calib samples.npz --max-drop 1
+
+    \b
+    As much time as possible, and no worse than that:
+      onnxmerge model.onnx smaller.onnx --of latency --ratio 0.4
+      onnxmerge model.onnx smaller.onnx --calib samples.npz --min-cosine 0.99
+
+    \b
+    Only parts of the network, and nothing written:
+      onnxmerge model.onnx smaller.onnx --no-coupled --skip '*head*'
+      onnxmerge model.onnx --dry-run --of params
 
     Verified on --data, else on calibration samples, else on synthetic ones. IN is never touched; OUT appears whole,
     after verification, or not at all.
@@ -163,7 +172,7 @@ def compare(
     \b
     Examples:
       onnxmerge compare model.onnx smaller.onnx --data held_out.npz
-      onnxmerge compare model.onnx smaller.onnx --provider cpu --batch 1,8,32 --json -
+      onnxmerge compare model.onnx smaller.onnx --batch 1,8,32 --json -
     """  # noqa: D301 - click reads the backspace
     check_json(json_path, first, second)
     with stages(quiet) as progress:
@@ -221,8 +230,8 @@ def tradeoff(
 
     \b
     Examples:
-      onnxmerge tradeoff model.onnx --calib samples.npz --data held_out.npz --max-drop 1
-      onnxmerge tradeoff model.onnx --ratios 0.2:0.6:0.05 --plot curve.png --json curve.json
+      onnxmerge tradeoff model.onnx --calib samples.npz --max-drop 1
+      onnxmerge tradeoff model.onnx --ratios 0.2:0.6:0.05 --plot curve.png
 
     What plans are made of is measured once for all ratios. Marked are the knee of the curve and, with --max-drop or
     --min-cosine, the largest cut that holds them.

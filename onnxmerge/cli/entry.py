@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any
 
 import click
+from click.shell_completion import shell_complete
 
 from onnxmerge import __version__
 from onnxmerge.cli.commands import cli
@@ -28,10 +30,13 @@ from onnxmerge.cli.habits import advice
 from onnxmerge.cli.options import PROGRAM, VERBOSE
 from onnxmerge.cli.output import forget_output
 from onnxmerge.errors import OnnxMergeError, UsageError
+from onnxmerge.suggestions import did_you_mean
 
 __all__ = ["main"]
 
 INTERRUPTED = 130
+COMPLETE = "_ONNXMERGE_COMPLETE"
+"""Set by the shell: ``bash_source`` prints what a shell evaluates once, ``bash_complete`` the words that may follow."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     meta: dict[str, Any] = {}
     try:
+        if COMPLETE in os.environ:
+            return shell_complete(cli, {}, PROGRAM, COMPLETE, os.environ[COMPLETE])
         if not given:
             click.echo(cli.get_help(click.Context(cli, info_name=PROGRAM, **cli.context_settings)), err=True)
             return UsageError.exit_status
@@ -86,7 +93,13 @@ def _internal(error: Exception, *, verbose: bool) -> int:
 def _explained(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     words = error.format_message().rstrip(".")
-    return f"{words}; see {context.command_path} --help" if context is not None else words
+    if isinstance(error, click.NoSuchOption) and context is not None:
+        options = [name for each in context.command.params for name in (*each.opts, *each.secondary_opts)]
+        known = [name for name in options if name.startswith("--")]
+        words = f"no option is named '{error.option_name}'{did_you_mean(error.option_name, known)}"
+    if context is None:
+        return words
+    return f"{words}{' See' if words.endswith('?') else '; see'} {context.command_path} --help"
 
 
 def _one_line(words: str) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxmerge.cli.habits import command_advice
 from onnxmerge.cli.options import PROGRAM
 from onnxmerge.errors import UsageError
 from onnxmerge.report.data import check_writable
 from onnxmerge.samples import ImageOptions
+from onnxmerge.suggestions import did_you_mean
 
 __all__ = ["STDOUT", "check_command", "check_json", "images", "sampled", "shapes_of"]
 
@@ -21,14 +20,12 @@ STDOUT = "-"
 def check_command(source: Path, commands: Collection[str]) -> None:
     """Where no such file exists, the first word may have been meant as a command."""
     word = str(source)
-    if known := command_advice(word):
-        raise UsageError(known)
-    near = difflib.get_close_matches(word, list(commands), n=1)
-    if not near or source.exists():
+    meant = did_you_mean(word, commands)
+    if not meant or source.exists():
         return
     if word in commands:
         raise UsageError(f"options come after the command; try: {PROGRAM} {word} … OPTIONS")
-    raise UsageError(f"no command and no file is named '{word}'; did you mean '{near[0]}'?")
+    raise UsageError(f"no command and no file is named '{word}'{meant}")
 
 
 def check_json(path: Path | None, *models: Path | None) -> None:

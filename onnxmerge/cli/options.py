@@ -10,7 +10,7 @@ import click
 from onnxmerge import __version__
 from onnxmerge.cli import values
 from onnxmerge.cli.habits import read_shape
-from onnxmerge.cli.sections import Option, all_of, in_section
+from onnxmerge.cli.sections import Choice, Option, all_of, in_section
 from onnxmerge.plan.options import (
     ALLOCATIONS,
     BUDGETS,
@@ -96,7 +96,7 @@ SHAPES = of_samples(
 PROVIDER = all_of(
     of_verification(
         "--provider",
-        type=click.Choice(get_args(Provider)),
+        type=Choice(get_args(Provider)),
         default="auto",
         show_default=True,
         help="What runs the models.",
@@ -136,10 +136,10 @@ def _presets() -> str:
 
 
 WHAT = all_of(
-    of_budget("--of", type=click.Choice(BUDGETS), default=Options.of, show_default=True, help="What the ratio counts."),
+    of_budget("--of", type=Choice(BUDGETS), default=Options.of, show_default=True, help="What the ratio counts."),
     of_budget(
         "--allocate",
-        type=click.Choice(ALLOCATIONS),
+        type=Choice(ALLOCATIONS),
         default=Options.allocate,
         show_default=True,
         help="Spread over groups: uniform, the same share of each; global, the least important; auto, the method's.",
@@ -152,13 +152,11 @@ WHAT = all_of(
         metavar="N|auto",
         help="Cut to multiples of N channels; auto: to counts at which the measured time of the operators falls.",
     ),
-    of_method(
-        "--method", type=click.Choice(tuple(METHODS)), default=Options.method, show_default=True, help=_presets()
-    ),
-    of_method("--select", type=click.Choice(MEASURED_SELECTIONS), help="Which channels stay; overrides the preset's."),
+    of_method("--method", type=Choice(tuple(METHODS)), default=Options.method, show_default=True, help=_presets()),
+    of_method("--select", type=Choice(MEASURED_SELECTIONS), help="Which channels stay; overrides the preset's."),
     of_method(
         "--compensate",
-        type=click.Choice(MEASURED_COMPENSATIONS),
+        type=Choice(MEASURED_COMPENSATIONS),
         help="What stands in for the others; overrides the preset's.",
     ),
     of_method(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["Command", "Decorator", "Option", "all_of", "in_section"]
+from onnxmerge.suggestions import did_you_mean
+
+__all__ = ["Choice", "Command", "Decorator", "Option", "all_of", "in_section"]
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Decorator = Callable[[Decorated], Decorated]
@@ -19,6 +21,20 @@ class Option(click.Option):
     def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:  # noqa: ANN401 - click's own signature
         super().__init__(*args, **kwargs)
         self.section = section
+
+
+class Choice(click.Choice):  # type: ignore[type-arg] # generic from click 8.2 on
+    """A choice that knows what a mistyped word may have meant."""
+
+    def __init__(self, known: Sequence[str]) -> None:
+        super().__init__(tuple(known))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """The word itself, if it is one of the known."""
+        if value in self.choices:
+            return value
+        known = ", ".join(self.choices)
+        return self.fail(f"{value!r} is none of {known}{did_you_mean(str(value), self.choices)}", param, ctx)
 
 
 class Command(click.Command):

@@ -25,6 +25,7 @@ from onnxmerge.graph.contributed import contributed_shapes, standard_form
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate_node
 from onnxmerge.graph.model import Model, Node
 from onnxmerge.graph.values import Dim, TensorSpec
+from onnxmerge.suggestions import did_you_mean
 
 __all__ = ["Shapes", "StaticShapes", "infer_shapes", "input_dims", "probe_shapes"]
 
@@ -245,7 +246,8 @@ def input_dims(
     names = [spec.name for spec in specs]
     for name in overrides:
         if name not in names:
-            raise UsageError(f"--shape names {name!r}, but the inputs are: {', '.join(names)}")
+            known = ", ".join(names)
+            raise UsageError(f"--shape names {name!r}, but the inputs are: {known}{did_you_mean(name, names)}")
     by_symbol: dict[str, int] = {}
     result = {}
     for spec in specs:

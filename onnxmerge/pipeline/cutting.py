@@ -18,6 +18,7 @@ from onnxmerge.pipeline.evidence import choose_method, gather_evidence
 from onnxmerge.pipeline.landing import land
 from onnxmerge.pipeline.run import Run
 from onnxmerge.pipeline.timing import Clock, start_clock
+from onnxmerge.plan.choosing import check_globs
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.options import Method
 from onnxmerge.plan.plan import Plan
@@ -117,6 +118,7 @@ def _measured_dims(run: Run, samples: Samples | None) -> Mapping[str, tuple[int,
 def prepare(run: Run, fitting: Samples | None, held: Samples | None, verification: Verification) -> Prepared:
     """Analyse the model and measure whatever plans are made of, once for all ratios."""
     context, analysis, cost = analyse(run, held if held is not None else fitting)
+    check_globs(run.model, analysis, run.options)
     method = choose_method(run, context, analysis, cost, fitting)
     evidence, statistics, provider = None, context, verification.provider
     if method.measured and run.options.ratio != 0:

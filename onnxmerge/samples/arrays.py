@@ -29,6 +29,7 @@ from onnxmerge.graph.values import Dim, TensorSpec
 from onnxmerge.samples.casting import as_declared
 from onnxmerge.samples.source import unique
 from onnxmerge.samples.stored import StoredArray, stored_arrays
+from onnxmerge.suggestions import did_you_mean
 
 __all__ = ["ArrayFile", "open_array_file", "words"]
 
@@ -143,7 +144,8 @@ def _column(path: Path, spec: TensorSpec, arrays: Mapping[str, StoredArray], alo
         stored = next((array for key, array in arrays.items() if key != LABELS), None)
     if stored is None:
         got = "a single array without a name" if "" in arrays else ", ".join(map(repr, arrays)) or "none"
-        raise UsageError(f"{path}: expected an array named {spec.name!r} for the model's input, got {got}")
+        meant = did_you_mean(spec.name, [key for key in arrays if key])
+        raise UsageError(f"{path}: expected an array named {spec.name!r} for the model's input, got {got}{meant}")
     if stored.dtype.kind == "V":
         raise UsageError(f"{stored.where}: holds records or a type NumPy does not know; save it as float32 instead")
     return Column(spec, stored, _form(spec, stored, in_folder))

@@ -1,0 +1,104 @@
+"""Every mistyped word is answered with the one that was meant, in these words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+from onnxmerge.cli import main
+
+MODELS = Path(__file__).resolve().parents[2] / "sample_models"
+VGG = MODELS / "vgg_bn.onnx"
+TWO_INPUTS = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,8] images, float[N,8] masks) => (float[N,8] y)
+{
+    y = Mul(images, masks)
+}
+"""
+
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
+    """The message of a command line that cannot be used."""
+
+    def call(*words: object) -> str:
+        assert main([str(word) for word in words]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        return err.removeprefix("onnxmerge: error: ").removesuffix("\n")
+
+    return call
+
+
+def test_an_option(fails: Fails) -> None:
+    see = "See onnxmerge compress --help"
+    assert fails("a.onnx", "b.onnx", "--raito", "0.5") == f"no option is named '--raito'; did you mean '--ratio'? {see}"
+    assert fails("--raito", "0.5", "a.onnx", "b.onnx") == f"no option is named '--raito'; did you mean '--ratio'? {see}"
+    assert fails("inspect", "a.onnx", "--jsno", "-") == (
+        "no option is named '--jsno'; did you mean '--json'? See onnxmerge inspect --help"
+    )
+    assert fails("a.onnx", "--xyzzy") == "no option is named '--xyzzy'; see onnxmerge compress --help"
+    assert "did you mean '--no-verify'?" in fails("a.onnx", "b.onnx", "--no-verfy")
+
+
+def test_a_choice(fails: Fails) -> None:
+    assert fails("a.onnx", "b.onnx", "--method", "neuron-mergin") == (
+        "Invalid value for '--method': 'neuron-mergin' is none of auto, prune, neuron-merging, reprune, receding, "
+        "fold, refit; did you mean 'neuron-merging'? See onnxmerge compress --help"
+    )
+    assert fails("a.onnx", "b.onnx", "--of", "xyz") == (
+        "Invalid value for '--of': 'xyz' is none of macs, params, channels, latency; see onnxmerge compress --help"
+    )
+
+
+def test_a_command(fails: Fails) -> None:
+    said = "no command and no file is named 'comapre'; did you mean 'compare'?"
+    assert fails("comapre", VGG, VGG) == said
+    assert fails("comapre", VGG, VGG, "--batch", "1") == said
+    assert fails("trade-off", VGG) == "no command and no file is named 'trade-off'; did you mean 'tradeoff'?"
+
+
+@pytest.mark.parametrize("option", ["--only", "--skip"])
+def test_a_node(fails: Fails, option: str) -> None:
+    words = (VGG, "--dry-run", "--method", "prune", option)
+    assert fails(*words, "conv1x") == (
+        f"{option} 'conv1x' matches no node; nearest are '/conv1/Conv', '/conv2/Conv', '/conv3/Conv'"
+    )
+    assert fails(*words, "/conv2/Cnov") == (
+        f"{option} '/conv2/Cnov' matches no node; nearest are '/conv2/Conv', '/conv1/Conv', '/conv3/Conv'"
+    )
+    assert fails(*words, "zzz*") == (
+        f"{option} 'zzz*' matches no node; nodes that make channels are '/conv1/Conv', '/conv2/Conv', '/conv3/Conv', … "
+        "(onnxmerge inspect lists them)"
+    )
+
+
+def test_a_glob_that_matches_what_makes_no_channels_is_no_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(VGG), "--dry-run", "--method", "prune", "--skip", "/fc/*", "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_input_of_a_shape(fails: Fails) -> None:
+    assert fails("inspect", VGG, "--shape", "image:1,1,28,28") == (
+        "--shape names 'image', but the inputs are: images; did you mean 'images'?"
+    )
+    assert fails("inspect", VGG, "--shape", "x:1,1,28,28") == "--shape names 'x', but the inputs are: images"
+
+
+def test_an_array_of_samples(fails: Fails, tmp_path: Path) -> None:
+    model, samples = tmp_path / "two.onnx", tmp_path / "samples.npz"
+    onnx.save(parser.parse_model(TWO_INPUTS), model)
+    array = np.ones((4, 8), np.float32)
+    np.savez(samples, imgaes=array, masks=array)
+    assert fails("compare", model, model, "--data", samples) == (
+        f"{samples}: expected an array named 'images' for the model's input, got 'imgaes', 'masks'; "
+        "did you mean 'imgaes'?"
+    )
