@@ -50,7 +50,7 @@ def compress(
         ratio: Fraction of `of` to remove, 0 ≤ ratio < 1. Where it is None it is 0.5, or with a gate (`min_cosine`,
             `max_drop`) as much as the gate allows on held-out samples.
         of: What the ratio counts: macs, params, channels or latency.
-        method: A preset: auto, prune, neuron-merging, reprune, receding, fold or refit.
+        method: A preset: auto, prune, neuron-merging, reprune, reprune-2024, receding, fold or refit.
         calibration: Unlabelled samples: a path (.npz, .npy, a folder) or arrays by input name, samples first.
         data: Held-out samples for verification, likewise; `labels` among them give accuracy.
         shapes: Input shapes for measuring, where the model leaves them free.

@@ -2,10 +2,11 @@
 
 from onnxmerge.decompose.compensation import COMPENSATIONS, Expression, express
 from onnxmerge.decompose.rows import ProducerRows, Rows, least_first, row_norms
-from onnxmerge.decompose.selection import SCORES, SELECTIONS, select
+from onnxmerge.decompose.selection import RANKED_BY, SCORES, SELECTIONS, select
 
 __all__ = [
     "COMPENSATIONS",
+    "RANKED_BY",
     "SCORES",
     "SELECTIONS",
     "Expression",

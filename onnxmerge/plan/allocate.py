@@ -127,7 +127,8 @@ def along_path(
             high = middle
     over = counts_at(low)
     under = _fill(counts_at(max(low - 1, 0)), path[low:], sizes, allowed, lambda counts: removed(counts) <= ratio)
-    counts = min((under, over), key=lambda counts: abs(removed(counts) - ratio))
+    # Of equals the point of the path itself: what fills up skips its last step.
+    counts = min((over, under), key=lambda counts: abs(removed(counts) - ratio))
     return Allocation({g: count for g, count in counts.items() if count < sizes[g]}, removed(counts), most)
 
 

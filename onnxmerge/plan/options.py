@@ -52,6 +52,7 @@ METHODS = MappingProxyType(
         "prune": Method("l2", "none", "uniform", True),
         "neuron-merging": Method("l2", "merge", "uniform", True),
         "reprune": Method("cluster", "none", "uniform", True),
+        "reprune-2024": Method("coverage", "none", "global", True),
         "receding": Method("bn", "none", "global", True),
         "fold": Method("cluster", "fold", "uniform", True),
         "refit": Method("obs", "refit", "global", True),

@@ -17,7 +17,7 @@ from onnxmerge.absorb import can_absorb, can_fold
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, kept_elements
 from onnxmerge.channels.relations import Axis, Indices, Passes
-from onnxmerge.decompose import COMPENSATIONS, SCORES, Rows, express, least_first, select
+from onnxmerge.decompose import COMPENSATIONS, RANKED_BY, SCORES, Rows, express, least_first, select
 from onnxmerge.errors import NothingToCutError, OnnxMergeError, UsageError
 from onnxmerge.moments.frontier import Feed
 from onnxmerge.moments.harm import RANKINGS, Curve, measure_curves
@@ -112,7 +112,7 @@ class Planner:
             if position in self._left_alone or why:
                 self._left_alone.setdefault(position, why)
                 continue
-            read = producer_rows(context, group, importance=method.select == "bn")
+            read = producer_rows(context, group, importance=_ranked_by(method) == "bn")
             if read is None:
                 self._left_alone[position] = "the weights that make it cannot be read"
             else:
@@ -260,9 +260,14 @@ def _why_nothing(context: Context, analysis: Analysis, left_alone: Mapping[int, 
     return f"{context.model.source}: nothing can be cut: {'; '.join(shown)}{more}"
 
 
+def _ranked_by(method: Method) -> str:
+    """The score that ranks channels across groups."""
+    return method.select if method.select in SCORES else RANKED_BY.get(method.select, "l2")
+
+
 def _scores(rows: Rows, method: Method) -> Floats:
     """Scores that can be ranked across groups: as they are for BatchNormalization scales, else relative to the mean."""
-    name = method.select if method.select in SCORES else "l2"
+    name = _ranked_by(method)
     score = SCORES[name](rows)
     if name == "bn":
         return score
@@ -281,7 +286,7 @@ def _plan_group(
 ) -> GroupPlan:
     group = analysis.groups[position]
     # Read again rather than held for all groups at once: rows are float64, twice the size of the weights.
-    rows = producer_rows(context, group, importance=method.select == "bn")
+    rows = producer_rows(context, group, importance=_ranked_by(method) == "bn")
     if rows is None:
         raise OnnxMergeError(f"the weights of {group.name} could be read before and cannot now")
     if kept is None:

@@ -17,7 +17,7 @@ from onnxmerge.verify import Verification
 from tests.builders import Net
 
 UNVERIFIED = Verification(enabled=False)
-DATA_FREE = ("prune", "neuron-merging", "reprune", "receding", "fold")
+DATA_FREE = ("prune", "neuron-merging", "reprune", "reprune-2024", "receding", "fold")
 
 
 def network() -> onnx.ModelProto:
