@@ -124,6 +124,15 @@ def _multiple(value: str) -> int | str:
     raise UsageError(f"--round-to is {value!r}; expected a positive number of channels, or auto")
 
 
+def _ratio(value: str) -> float | str:
+    """``0.5``, or ``auto``."""
+    if value == "auto":
+        return value
+    with contextlib.suppress(ValueError):
+        return float(value)
+    raise UsageError(f"--ratio is {value!r}; expected a fraction such as 0.5, or auto")
+
+
 def _ratios(value: str) -> tuple[float, ...]:
     """``0.1:0.8``, ``0.1:0.8:0.05``, or ``0.3,0.5``."""
     with contextlib.suppress(ValueError):
@@ -349,9 +358,10 @@ click.version_option(__version__, prog_name=PROGRAM)(cli)
 @click.argument("target", metavar="[OUT]", type=click.Path(path_type=Path), required=False)
 @_of_budget(
     "--ratio",
-    type=float,
-    metavar="R",
-    help="Fraction to remove, 0 <= R < 1.  [default: 0.5; with --max-drop or --min-cosine as much as they allow]",
+    type=_ratio,
+    metavar="R|auto",
+    help="Fraction to remove, 0 <= R < 1; auto, with --method receding or --select bn: what lies below the valley of "
+    "the BatchNormalization scales.  [default: 0.5; with --max-drop or --min-cosine as much as they allow]",
 )
 @_WHAT
 @_CALIB

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from onnxmerge.report import units
 from onnxmerge.report.account import Account, GroupEntry, Inspection, PinnedEntry, SideBySide, Sizes, Tradeoff
+from onnxmerge.report.modes import modes_lines
 from onnxmerge.report.verdict import (
     account_verdict,
     inspection_verdict,
@@ -52,6 +53,10 @@ def show_account(console: Console, account: Account, *, verbose: bool = False) -
     _line(console, outcome(account))
     _groups(console, account.groups, verbose=verbose, cut=True)
     _pinned(console, account.pinned, verbose=verbose)
+    if account.importances is not None:
+        console.print()
+        for line in modes_lines(account.importances):
+            _line(console, line)
     accuracies = (account.accuracy_before, account.accuracy_after)
     _measures(console, (account.before, account.after), accuracies, account.latency)
     _shapes(console, account.shapes)
