@@ -7,9 +7,11 @@ network are one list; the valley between the two kinds is where it is cut. Nothi
 2. Where channel counts have to be multiples, groups are moved to the nearest.
 
 Scales and what stands in for them have no unit in common. So where some groups have BatchNormalization, the others keep
-all channels; where none has, the stand-ins are the list. Those of different layers are comparable only roughly, since
-they know nothing of how large a layer's inputs are. So there a valley counts only if it parts channels within groups:
-at least half of the channels below it are in groups that also have some above.
+all channels; where none has, the stand-ins are the list.
+
+A valley counts only if it parts channels within groups: at least half of the channels below it have to be in groups
+that also have some above. A layer whose scales are all small is no layer of unneeded channels: the next normalisation
+makes up for any factor that they have in common, and stand-ins know nothing of how large a layer's inputs are.
 """
 
 from __future__ import annotations
@@ -80,7 +82,7 @@ def below_valley(
     what = "scale of the BatchNormalization" if scaled else "deviation of the output for white inputs"
     values = np.concatenate(list(listed.values()))
     found = find_valley(values)
-    if not isinstance(found, str) and not scaled and _between_groups(listed, found.at):
+    if not isinstance(found, str) and _between_groups(listed, found.at):
         found = f"the one at {found.at:.3g} lies between layers, not between channels"
     if isinstance(found, str):
         raise NothingToCutError(

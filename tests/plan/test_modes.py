@@ -69,13 +69,20 @@ def test_exactly_what_lies_below_goes() -> None:
 
 
 def test_a_layer_that_receded_altogether_keeps_its_floor() -> None:
-    layers = {"a": scales(0, 10, 30), "b": scales(3, 40, 0), "c": scales(2, 0, 40)}
+    layers = {"a": scales(0, 30, 10), "b": scales(3, 40, 0), "c": scales(2, 20, 20)}
     result = automatic(network(layers))
     kept = {entry.name: list(entry.kept) for entry in result.plan.groups}
     assert kept["b"] == sorted(np.argsort(layers["b"])[-4:].tolist())  # a tenth of 40, the largest
     assert kept["a"] == np.flatnonzero(layers["a"] > 0.1).tolist()
     assert result.report.importances is not None
     assert result.report.importances.floored == 4
+
+
+def test_layers_whose_scales_are_all_small_are_no_mode() -> None:
+    """The next normalisation takes a common factor out again: such a layer may be needed as much as any other."""
+    layers = {"a": scales(0, 40, 0), "b": scales(3, 40, 0), "c": scales(2, 10, 30)}
+    with pytest.raises(NothingToCutError, match="lies between layers, not between channels"):
+        automatic(network(layers))
 
 
 def test_what_has_no_scale_stays_where_others_have_one() -> None:
