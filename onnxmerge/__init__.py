@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 __version__ = "0.1.0"
 
@@ -30,7 +30,7 @@ Model = Any
 
 def compress(
     model: Model,
-    ratio: float | None = None,
+    ratio: float | Literal["auto"] | None = None,
     *,
     of: str = "macs",
     method: str = "auto",
@@ -49,9 +49,10 @@ def compress(
     Args:
         model: A path, the bytes of a model, or an onnx.ModelProto; never changed.
         ratio: Fraction of `of` to remove, 0 ≤ ratio < 1. Where it is None it is 0.5, or with a gate (`min_cosine`,
-            `max_drop`) as much as the gate allows on held-out samples.
+            `max_drop`) as much as the gate allows on held-out samples; auto, for the method receding or the selection
+            bn: the channels below the valley of the BatchNormalization scales.
         of: What the ratio counts: macs, params, channels or latency.
-        method: A preset: auto, prune, neuron-merging, reprune, receding, fold or refit.
+        method: A preset: auto, prune, neuron-merging, reprune, reprune-2024, receding, fold or refit.
         calibration: Unlabelled samples: a path (.npz, .npy, a folder) or arrays by input name, samples first.
         data: Held-out samples for verification, likewise; `labels` among them give accuracy.
         shapes: Input shapes for measuring, where the model leaves them free.

@@ -43,9 +43,10 @@ __all__ = ["cli"]
 @click.argument("target", metavar="[OUT]", type=click.Path(path_type=Path), required=False)
 @of_budget(
     "--ratio",
-    type=float,
-    metavar="R",
-    help="Fraction to remove, 0 <= R < 1.  [default: 0.5; with --max-drop or --min-cosine as much as they allow]",
+    type=values.ratio,
+    metavar="R|auto",
+    help="Fraction to remove, 0 <= R < 1; auto, with --method receding or --select bn: what lies below the valley of "
+    "the BatchNormalization scales.  [default: 0.5; with --max-drop or --min-cosine as much as they allow]",
 )
 @WHAT
 @CALIB

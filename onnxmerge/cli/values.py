@@ -7,7 +7,7 @@ import math
 
 from onnxmerge.errors import UsageError
 
-__all__ = ["counts", "multiple", "numbers", "ratios", "size"]
+__all__ = ["counts", "multiple", "numbers", "ratio", "ratios", "size"]
 
 _MOST_RATIOS = 1000
 
@@ -34,6 +34,15 @@ def multiple(value: str) -> int | str:
     if value == "auto" or (value.isdecimal() and int(value) > 0):
         return value if value == "auto" else int(value)
     raise UsageError(f"--round-to is {value!r}; expected a positive number of channels, or auto")
+
+
+def ratio(value: str) -> float | str:
+    """``0.5``, or ``auto``."""
+    if value == "auto":
+        return value
+    with contextlib.suppress(ValueError):
+        return float(value)
+    raise UsageError(f"--ratio is {value!r}; expected a fraction such as 0.5, or auto")
 
 
 def ratios(value: str) -> tuple[float, ...]:

@@ -2,16 +2,22 @@
 
 from onnxmerge.decompose.compensation import COMPENSATIONS, Expression, express
 from onnxmerge.decompose.rows import ProducerRows, Rows, least_first, row_norms
-from onnxmerge.decompose.selection import SCORES, SELECTIONS, select
+from onnxmerge.decompose.selection import RANKED_BY, SCORES, SELECTIONS, select
+from onnxmerge.decompose.valley import Histogram, Valley, find_valley, histogram
 
 __all__ = [
     "COMPENSATIONS",
+    "RANKED_BY",
     "SCORES",
     "SELECTIONS",
     "Expression",
+    "Histogram",
     "ProducerRows",
     "Rows",
+    "Valley",
     "express",
+    "find_valley",
+    "histogram",
     "least_first",
     "row_norms",
     "select",

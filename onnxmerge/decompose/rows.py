@@ -58,6 +58,7 @@ class ProducerRows:
         normalised: Whether the tail holds a BatchNormalization.
         biased: Whether anything is added at all (a bias, or a tail with a summand).
         factor: What the stored weight is multiplied by (Gemm's alpha).
+        taps: Elements of a row, one after the other, that make the kernel of one input channel; 1 for a matrix.
     """
 
     weight: NDArray[Any]
@@ -67,6 +68,12 @@ class ProducerRows:
     normalised: bool
     biased: bool
     factor: float = 1.0
+    taps: int = 1
+
+    @property
+    def kernels(self) -> int:
+        """How many kernels a row has: one for each input channel, times its slices."""
+        return int(self.weight.shape[1]) // self.taps
 
     def read(self, channels: Indices) -> Floats:
         """(b, d) rows w_i of some channels; each in memory that follows, so that sums do not depend on the block."""
@@ -81,6 +88,18 @@ class ProducerRows:
         if not self.biased:
             return rows
         return np.concatenate([rows, scale * self.bias[channels] + self.offset[channels]], axis=1)
+
+    def read_kernels(self, start: int, stop: int) -> Floats:
+        """(c, n, taps) kernels of input channels `start` to `stop`, those of each in memory that follows.
+
+        Behind a BatchNormalization they are as stored; elsewhere the tail's factor is in them.
+        """
+        part = self.weight[:, start * self.taps : stop * self.taps]
+        kernels = np.asarray(part, dtype=np.float64).reshape(len(part), -1, self.taps)
+        if not self.normalised:
+            slices = np.arange(start, stop) * self.scale.shape[1] // self.kernels
+            kernels = kernels * (self.factor * self.scale[:, slices])[:, :, None]
+        return np.ascontiguousarray(kernels.transpose(1, 0, 2))
 
 
 @dataclass(frozen=True)

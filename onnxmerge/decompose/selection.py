@@ -6,9 +6,11 @@
 | `gm` | the largest total distance to the other rows: those near the geometric median go | FPGM 1811.00250 |
 | `bn` | the largest BatchNormalization scale | Network Slimming 1708.06519, 2204.06404 |
 | `cluster` | one medoid for each of k Ward clusters of the rows | REPrune 2007.06932 |
+| `coverage` | greedily most clusters of kernels, see `coverage` | REPrune 2402.17862 |
 
 The first four are scores: a channel's score does not depend on how many stay, so that channels of different groups
-can be ranked in one list. `cluster` depends on k. Of equals the lowest index stays.
+can be ranked in one list. The last two depend on k; `RANKED_BY` says which score decides there how many stay in each
+group where the allocation is global. Of equals the lowest index stays.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import cdist
 
+from onnxmerge.decompose.coverage import coverage
 from onnxmerge.decompose.rows import Floats, Indices, Rows, blocks, least_first, row_norms
 
-__all__ = ["SCORES", "SELECTIONS", "select"]
+__all__ = ["RANKED_BY", "SCORES", "SELECTIONS", "select"]
 
 
 def l1(rows: Rows) -> Floats:
@@ -53,7 +56,11 @@ def bn(rows: Rows) -> Floats:
 
 SCORES: MappingProxyType[str, Callable[[Rows], Floats]] = MappingProxyType({"l1": l1, "l2": l2, "gm": gm, "bn": bn})
 
-SELECTIONS = (*SCORES, "cluster")
+RANKED_BY: MappingProxyType[str, str] = MappingProxyType({"cluster": "l2", "coverage": "bn"})
+"""Selections that are no score, and the score that ranks channels across groups for them: for `coverage` the scale of
+the BatchNormalization, as its authors have it."""
+
+SELECTIONS = (*SCORES, *RANKED_BY)
 
 
 def cluster(rows: Rows, count: int) -> Indices:
@@ -76,6 +83,11 @@ def cluster(rows: Rows, count: int) -> Indices:
     return np.sort(np.array((medoids + rest)[:count], dtype=np.int64))
 
 
+_BY_COUNT: MappingProxyType[str, Callable[[Rows, int], Indices]] = MappingProxyType(
+    {"cluster": cluster, "coverage": coverage}
+)
+
+
 def select(rows: Rows, count: int, method: str) -> Indices:
     """The channels that stay, ascending.
 
@@ -84,7 +96,7 @@ def select(rows: Rows, count: int, method: str) -> Indices:
         count: How many stay, 1 ≤ count ≤ n.
         method: One of `SELECTIONS`.
     """
-    if method == "cluster":
-        return cluster(rows, count)
+    if method in _BY_COUNT:
+        return _BY_COUNT[method](rows, count)
     order = least_first(SCORES[method](rows))
     return np.sort(order[rows.size - count :])

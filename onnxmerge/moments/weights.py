@@ -7,6 +7,7 @@ channel by constants: BatchNormalization, Add or Sub of a per-channel constant, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from onnxmerge.graph import Node
 __all__ = ["Tail", "constant_on_axis", "group_passes", "producer_rows", "tail_of"]
 
 Floats = NDArray[np.float64]
+
+_FILTERS = frozenset({"Conv", "ConvTranspose", "FusedConv"})
+"""Operators whose weights hold a kernel for each pair of channels, behind their first two axes."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,8 @@ def producer_rows(context: Context, group: ChannelGroup, *, importance: bool = T
         if any(side.shape[1] != slices for side in sides):
             # Slices of a shared filter: one row of weights makes several outputs.
             sides = [np.repeat(side.mean(axis=1, keepdims=True), slices, axis=1) for side in sides]
-        part = ProducerRows(rows, sides[0], sides[1], sides[2], tail.gamma is not None, biased, alpha)
+        taps = prod(array.shape[2:]) if node.op in _FILTERS else 1
+        part = ProducerRows(rows, sides[0], sides[1], sides[2], tail.gamma is not None, biased, alpha, taps)
         parts.append(part)
         if importance:
             importances.append(_importance(part, tail, on_output, group.size))

@@ -107,4 +107,5 @@ def account(
         latency=None if measured is None else measured.latency,
         notes=tuple(dict.fromkeys(notes)),
         seconds=dict(run.seconds),
+        importances=plan.importances,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from onnxmerge import __version__
 from onnxmerge.absorb import absorb, add_biases, mask_signals
@@ -132,19 +132,20 @@ def prepare(run: Run, fitting: Samples | None, held: Samples | None, verificatio
     return Prepared(context, analysis, cost, method, evidence, statistics, planner, fitting is not None, clock)
 
 
-def cut_at(run: Run, prepared: Prepared, ratio: float) -> Cut:
-    """Plan for a ratio and cut.
+def cut_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Cut:
+    """Plan for a ratio and cut; `auto`: for what the importances of channels say.
 
     Raises:
         NothingToCutError: No channel goes at this ratio.
     """
     context, analysis, cost, evidence = prepared.context, prepared.analysis, prepared.cost, prepared.evidence
-    if prepared.clock is not None and run.options.of == "latency":
+    if prepared.clock is not None and run.options.of == "latency" and ratio != "auto":
         walk = evidence.walk if evidence is not None else None
         plan = land(run, context, analysis, walk, prepared.planner, prepared.clock, ratio)
     else:
         with run.stage("planning"):
-            plan = prepared.planner.plan(ratio)
+            plan = prepared.planner.plan_by_modes() if ratio == "auto" else prepared.planner.plan(ratio)
+    ratio = plan.asked
     if ratio > 0 and not plan.groups:
         raise NothingToCutError(
             f"{run.model.source}: at a ratio of {ratio:g} of the {run.options.of} no channel goes; "

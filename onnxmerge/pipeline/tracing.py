@@ -73,6 +73,8 @@ def tradeoff(
     wanted = sorted(set(ratios))
     if not wanted or not all(0 < ratio < 1 for ratio in wanted):
         raise UsageError("ratios are fractions to remove, above 0 and below 1, at least one of them")
+    if options.ratio == "auto":
+        raise UsageError("a ratio of auto is a single point; a trade-off curve takes fractions")
     run = start(source, options, shapes, progress)
     if run.model.bytes_of_weights() > MEMORY_LIMIT:
         raise UsageError("above 2 GB there is no trade-off curve; compress the model at the ratios of interest")

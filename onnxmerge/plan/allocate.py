@@ -20,7 +20,16 @@ import numpy as np
 from onnxmerge.decompose import least_first
 from onnxmerge.plan.grid import Allowed, multiples, nearest
 
-__all__ = ["Allocation", "along_path", "global_path", "least_counts", "round_counts", "uniform_counts", "uniform_path"]
+__all__ = [
+    "Allocation",
+    "along_path",
+    "floor_of",
+    "global_path",
+    "least_counts",
+    "round_counts",
+    "uniform_counts",
+    "uniform_path",
+]
 
 FLOOR = 0.1
 """Least fraction of its channels that a group keeps under a global ranking. A guess: below it a single layer
@@ -42,6 +51,11 @@ class Allocation:
     counts: Mapping[int, int]
     reached: float
     most: float
+
+
+def floor_of(size: int) -> int:
+    """The fewest channels that a group of `size` keeps under a global ranking, at least 1."""
+    return max(1, ceil(FLOOR * size))
 
 
 def uniform_counts(sizes: Mapping[int, int], ratio: float) -> dict[int, int]:
@@ -81,7 +95,7 @@ def global_path(sizes: Mapping[int, int], scores: Mapping[int, np.ndarray]) -> l
     left = dict(sizes)
     steps = []
     for _, group, _ in sorted(ranked):
-        if left[group] > max(1, ceil(FLOOR * sizes[group])):
+        if left[group] > floor_of(sizes[group]):
             left[group] -= 1
             steps.append((group, left[group]))
     return steps
@@ -127,7 +141,8 @@ def along_path(
             high = middle
     over = counts_at(low)
     under = _fill(counts_at(max(low - 1, 0)), path[low:], sizes, allowed, lambda counts: removed(counts) <= ratio)
-    counts = min((under, over), key=lambda counts: abs(removed(counts) - ratio))
+    # Of equals the point of the path itself: what fills up skips its last step.
+    counts = min((over, under), key=lambda counts: abs(removed(counts) - ratio))
     return Allocation({g: count for g, count in counts.items() if count < sizes[g]}, removed(counts), most)
 
 

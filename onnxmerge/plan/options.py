@@ -52,6 +52,7 @@ METHODS = MappingProxyType(
         "prune": Method("l2", "none", "uniform", True),
         "neuron-merging": Method("l2", "merge", "uniform", True),
         "reprune": Method("cluster", "none", "uniform", True),
+        "reprune-2024": Method("coverage", "none", "global", True),
         "receding": Method("bn", "none", "global", True),
         "fold": Method("cluster", "fold", "uniform", True),
         "refit": Method("obs", "refit", "global", True),
@@ -64,7 +65,8 @@ class Options:
     """All choices of a compression.
 
     Attributes:
-        ratio: Fraction of `of` to remove, 0 ≤ ratio < 1; None: half, or as much as the gates allow where there are any.
+        ratio: Fraction of `of` to remove, 0 ≤ ratio < 1; None: half, or as much as the gates allow where there are any;
+            auto: the channels below the valley of the importances, for the selection `bn` alone.
         of: What the ratio counts: macs, params, channels, or latency, the measured time of one run.
         allocate: How the budget is spread over groups; auto takes the method's own.
         method: A preset of selection, compensation and allocation.
@@ -81,7 +83,7 @@ class Options:
         seed: For synthetic inputs and bootstrap intervals.
     """
 
-    ratio: float | None = None
+    ratio: float | Literal["auto"] | None = None
     of: str = "macs"
     allocate: str = "auto"
     method: str = "auto"
@@ -102,7 +104,10 @@ class Options:
         Raises:
             UsageError: A value is out of range or unknown.
         """
-        if self.ratio is not None and not 0 <= self.ratio < 1:
+        ratio: object = self.ratio  # callers are not always type-checked
+        if isinstance(ratio, str):
+            self._check_automatic()
+        elif self.ratio is not None and not 0 <= float(self.ratio) < 1:
             raise UsageError(f"ratio is {self.ratio:g}; it is the fraction to remove, at least 0 and below 1")
         for name, value, known in (
             ("of", self.of, BUDGETS),
@@ -123,6 +128,20 @@ class Options:
         if rounding != "auto" and not (isinstance(rounding, int) and rounding >= 1):
             raise UsageError(f"round-to is {self.round_to}; channel counts are multiples of at least 1, or auto")
 
+    def _check_automatic(self) -> None:
+        """Refuse a ratio that is a word where nothing could follow from it."""
+        if self.ratio != "auto":
+            raise UsageError(f"ratio is {self.ratio!r}; it is the fraction to remove, or auto")
+        if self.method in METHODS and (self.select or METHODS[self.method].select) != "bn":
+            raise UsageError(
+                "a ratio of auto cuts at the valley of BatchNormalization scales: take the method receding or the "
+                "selection bn, or give a fraction such as 0.5"
+            )
+        if self.allocate == "uniform":
+            raise UsageError("a ratio of auto ranks the channels of all groups together; leave uniform out")
+        if self.of == "latency":
+            raise UsageError("a ratio of auto aims at no time; leave latency out, or give a fraction such as 0.5")
+
     @property
     def timed(self) -> bool:
         """Whether a plan needs the time of operators."""
@@ -140,6 +159,8 @@ class Options:
             preset = METHODS["refit" if measurable else "neuron-merging"]
         if self.select is not None and self.compensate is None and preset.measured and self.select in SELECTIONS:
             preset = preset._replace(allocate="uniform")
+        if self.ratio == "auto":
+            preset = preset._replace(allocate="global")
         return Method(
             self.select or preset.select,
             self.compensate or preset.compensate,

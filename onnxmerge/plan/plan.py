@@ -12,6 +12,7 @@ import numpy as np
 from onnxmerge.channels.relations import Indices
 from onnxmerge.decompose import Expression
 from onnxmerge.errors import UsageError
+from onnxmerge.plan.modes import Importances
 
 __all__ = ["GroupPlan", "Plan"]
 
@@ -64,7 +65,7 @@ class Plan:
 
     Attributes:
         of: What the ratio counts.
-        asked: The ratio that was asked for.
+        asked: The ratio that was asked for; what went where that was `auto`.
         reached: The fraction that goes.
         most: The largest fraction that could go.
         allocate: Allocation used.
@@ -72,6 +73,7 @@ class Plan:
         groups: Groups that lose channels.
         left_alone: Groups that could be cut and are not, with the reason.
         predicted: Where `reached` was measured: the fraction that was predicted.
+        importances: What a ratio of `auto` was read off; None for any other.
     """
 
     of: str
@@ -83,6 +85,7 @@ class Plan:
     groups: tuple[GroupPlan, ...]
     left_alone: Mapping[int, str] = field(default_factory=dict)
     predicted: float | None = None
+    importances: Importances | None = None
 
     def kept(self) -> dict[int, Indices]:
         """Channels that stay, by group position."""
@@ -107,7 +110,9 @@ class Plan:
             data = json.loads(text)
             groups = tuple(_group_from(entry) for entry in data.pop("groups"))
             left_alone = {int(position): str(why) for position, why in data.pop("left_alone").items()}
-            return cls(**data, groups=groups, left_alone=left_alone)
+            looked = data.pop("importances")
+            importances = None if looked is None else Importances.of(looked)
+            return cls(**data, groups=groups, left_alone=left_alone, importances=importances)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"not a plan of onnxmerge: {error}") from error
 

@@ -17,7 +17,7 @@ from onnxmerge.absorb import can_absorb, can_fold
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, kept_elements
 from onnxmerge.channels.relations import Axis, Indices, Passes
-from onnxmerge.decompose import COMPENSATIONS, SCORES, Rows, express, least_first, select
+from onnxmerge.decompose import COMPENSATIONS, RANKED_BY, SCORES, Rows, express, least_first, select
 from onnxmerge.errors import NothingToCutError, OnnxMergeError, UsageError
 from onnxmerge.moments.frontier import Feed
 from onnxmerge.moments.harm import RANKINGS, Curve, measure_curves
@@ -36,6 +36,7 @@ from onnxmerge.plan.budget import Cost, descend
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.grid import multiples, worthwhile
 from onnxmerge.plan.latency import LatencyModel
+from onnxmerge.plan.modes import below_valley
 from onnxmerge.plan.options import Method, Options
 from onnxmerge.plan.plan import GroupPlan, Plan
 from onnxmerge.runtime.session import Provider
@@ -44,6 +45,7 @@ __all__ = ["Evidence", "Planner"]
 
 Floats = NDArray[np.float64]
 
+_UNLISTED = "no BatchNormalization, so no importance that could be set beside the others'"
 _NEEDED = {"merge": Passes.POSITIVE, "fold": Passes.SELECTION}
 
 
@@ -105,6 +107,7 @@ class Planner:
         self._options, self._method = options, method
         self._left_alone = _left_alone(context, analysis, options)
         self._scores: dict[int, Floats] = {}
+        self._scaled: set[int] = set()
         if options.timed and latency is None and options.ratio != 0:
             raise UsageError("--of latency and --round-to auto need the times of operators")
         for position, group in enumerate(analysis.groups):
@@ -112,11 +115,13 @@ class Planner:
             if position in self._left_alone or why:
                 self._left_alone.setdefault(position, why)
                 continue
-            read = producer_rows(context, group, importance=method.select == "bn")
+            read = producer_rows(context, group, importance=_ranked_by(method) == "bn")
             if read is None:
                 self._left_alone[position] = "the weights that make it cannot be read"
             else:
                 self._scores[position] = _scores(read, method)
+                if _scaled(read):
+                    self._scaled.add(position)
         if not self._scores:
             raise NothingToCutError(_why_nothing(context, analysis, self._left_alone))
         if options.ratio != 0 and options.of in ("macs", "params") and not _counted(cost, options.of, {}):
@@ -146,6 +151,20 @@ class Planner:
         cost_of = self._cost_of()
         reached = 1.0 - cost_of(less) / cost_of({})
         return self._planned(reached, Allocation(less, reached, self.most))
+
+    def plan_by_modes(self) -> Plan:
+        """What goes when the channels of the lower of two modes of importances are to go.
+
+        Raises:
+            NothingToCutError: The importances have no two modes.
+        """
+        counts, importances = below_valley(self._scores, self._scaled, self._allowed, self._context.model.source)
+        unlisted = {group: _UNLISTED for group in self._scores if self._scaled and group not in self._scaled}
+        cost_of = self._ranked_cost()
+        allocation = Allocation(counts, 1.0 - cost_of(counts) / (cost_of({}) or 1.0), self.most)
+        plan = self._planned(allocation.reached, allocation)
+        left_alone = {**plan.left_alone, **unlisted}
+        return replace(plan, asked=plan.reached, left_alone=left_alone, importances=importances)
 
     def _planned(self, ratio: float, allocation: Allocation) -> Plan:
         groups = []
@@ -216,6 +235,13 @@ class Planner:
         return Allocation(counts, 1.0 - cost_of(counts) / whole, 1.0 - least / whole)
 
     def _ranked(self, ratio: float) -> Allocation:
+        sizes, cost_of = self._sizes, self._ranked_cost()
+        if self._method.allocate == "uniform":
+            return self._uniform(ratio, cost_of)
+        return along_path(global_path(sizes, self._scores), sizes, ratio, cost_of, self._allowed)
+
+    def _ranked_cost(self) -> Cost:
+        """Cost of counts, with the channels of least score gone."""
         sizes, orders = self._sizes, {position: least_first(score) for position, score in self._scores.items()}
 
         def cost_of(counts: Mapping[int, int]) -> float:
@@ -224,9 +250,7 @@ class Planner:
             kept = {position: orders[position][sizes[position] - count :] for position, count in counts.items()}
             return _counted(self._cost, self._options.of, kept_elements(self._analysis.groups, kept))
 
-        if self._method.allocate == "uniform":
-            return self._uniform(ratio, cost_of)
-        return along_path(global_path(sizes, self._scores), sizes, ratio, cost_of, self._allowed)
+        return cost_of
 
 
 def _reached_by(plan: Plan, analysis: Analysis, cost: CostModel) -> float:
@@ -273,9 +297,19 @@ def _why_nothing(context: Context, analysis: Analysis, left_alone: Mapping[int, 
     return f"{context.model.source}: nothing can be cut: {'; '.join(shown)}{more}"
 
 
+def _scaled(rows: Rows) -> bool:
+    """Whether every channel has a BatchNormalization's scale."""
+    return all(producer.normalised for producer in rows.producers)
+
+
+def _ranked_by(method: Method) -> str:
+    """The score that ranks channels across groups."""
+    return method.select if method.select in SCORES else RANKED_BY.get(method.select, "l2")
+
+
 def _scores(rows: Rows, method: Method) -> Floats:
     """Scores that can be ranked across groups: as they are for BatchNormalization scales, else relative to the mean."""
-    name = method.select if method.select in SCORES else "l2"
+    name = _ranked_by(method)
     score = SCORES[name](rows)
     if name == "bn":
         return score
@@ -294,19 +328,22 @@ def _plan_group(
 ) -> GroupPlan:
     group = analysis.groups[position]
     # Read again rather than held for all groups at once: rows are float64, twice the size of the weights.
-    rows = producer_rows(context, group, importance=method.select == "bn")
+    rows = producer_rows(context, group, importance=_ranked_by(method) == "bn")
     if rows is None:
         raise OnnxMergeError(f"the weights of {group.name} could be read before and cannot now")
     if kept is None:
         kept = select(rows, count, method.select)
-    compensate, note = method.compensate, ""
+    compensate, notes = method.compensate, []
+    if _ranked_by(method) == "bn" and not _scaled(rows):
+        notes.append("no BatchNormalization: the deviation that white inputs would give stands in for its scale")
     if compensate in _NEEDED:
         passes, where = group_passes(context, group, analysis.relations)
         problem = can_absorb(context, group) or (can_fold(context, group) if compensate == "fold" else "")
         if passes < _NEEDED[compensate]:
             problem = f"{where} does not let {compensate} through"
         if problem:
-            compensate, note = "none", problem
+            compensate = "none"
+            notes.append(problem)
     expression = express(
         rows, kept, compensate if compensate in COMPENSATIONS else "none", options.threshold, options.balance
     )
@@ -321,5 +358,5 @@ def _plan_group(
         averages=expression.averages,
         select=method.select,
         compensate=compensate,
-        note=note,
+        note="; ".join(notes),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from onnxmerge.plan.modes import Importances
 from onnxmerge.runtime.fidelity import Fidelity
 from onnxmerge.runtime.latency import Comparison
 from onnxmerge.verify import BatchTiming
@@ -132,6 +133,7 @@ class Account:
         latency: Interleaved timing of both; None without verification.
         notes: Everything else a person should read.
         seconds: Wall time by stage.
+        importances: What a ratio of `auto` was read off; None for any other.
     """
 
     source: str
@@ -153,6 +155,7 @@ class Account:
     latency: Comparison | None = None
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    importances: Importances | None = None
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,16 @@ def test_smaller_steps_fill_up_where_a_large_one_overshoots() -> None:
     assert allocation.reached == pytest.approx(0.1)
 
 
+def test_a_point_of_the_path_that_fits_exactly_is_taken() -> None:
+    """The four least important channels are four tenths of all; no other of the same cost stands in for the fourth."""
+    scores = {0: np.arange(5.0), 1: np.arange(5.0) + 3.5}
+    sizes = {0: 5, 1: 5}
+    allocation = along_path(
+        global_path(sizes, scores), sizes, 0.4, lambda counts: sum(counts.get(g, n) for g, n in sizes.items())
+    )
+    assert allocation.counts == {0: 1}
+
+
 def test_what_cannot_go_is_said() -> None:
     sizes = {0: 4}
     allocation = along_path(uniform_path(sizes), sizes, 0.9, lambda counts: 100 + counts.get(0, 4))

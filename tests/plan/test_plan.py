@@ -17,7 +17,7 @@ from onnxmerge.verify import Verification
 from tests.builders import Net
 
 UNVERIFIED = Verification(enabled=False)
-DATA_FREE = ("prune", "neuron-merging", "reprune", "receding", "fold")
+DATA_FREE = ("prune", "neuron-merging", "reprune", "reprune-2024", "receding", "fold")
 
 
 def network() -> onnx.ModelProto:
@@ -89,8 +89,10 @@ def test_a_ratio_that_cannot_be_reached_is_said() -> None:
 def test_only_and_skip() -> None:
     assert [entry.name for entry in planned(of="channels", only=("conv[02]",)).groups] == ["conv0", "conv2"]
     assert [entry.name for entry in planned(of="channels", skip=("conv1",)).groups] == ["conv0", "conv2"]
-    with pytest.raises(NothingToCutError, match="not chosen by --only"):
+    with pytest.raises(UsageError, match="--only 'nothing' matches no node"):
         planned(only=("nothing",))
+    with pytest.raises(NothingToCutError, match="skipped by --skip"):
+        planned(skip=("*",))
 
 
 def test_rounding_to_multiples() -> None:

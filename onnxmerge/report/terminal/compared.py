@@ -6,6 +6,7 @@ from rich.console import Console
 
 from onnxmerge.report import units
 from onnxmerge.report.account import Account, SideBySide, Tradeoff
+from onnxmerge.report.modes import modes_lines
 from onnxmerge.report.terminal.groups import groups_of, pinned_of
 from onnxmerge.report.terminal.lines import if_known, line, notes_of, print_table, sentence, shapes_of, table_of
 from onnxmerge.report.terminal.measured import batches_of, fidelity_of, measures, stage_times
@@ -26,6 +27,10 @@ def show_account(console: Console, account: Account, *, verbose: bool = False) -
     line(console, outcome(account))
     groups_of(console, account.groups, verbose=verbose)
     pinned_of(console, account.pinned, verbose=verbose)
+    if account.importances is not None:
+        console.print()
+        for words in modes_lines(account.importances):
+            line(console, words)
     accuracies = (account.accuracy_before, account.accuracy_after)
     measures(console, (account.before, account.after), accuracies, account.latency)
     shapes_of(console, account.shapes)
