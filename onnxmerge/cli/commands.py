@@ -133,7 +133,7 @@ def inspect(
     \b
     Examples:
       onnxmerge inspect model.onnx
-      onnxmerge inspect model.onnx --shape input:1,3,224,224 --json groups.json
+      onnxmerge inspect model.onnx --shape images:8,1,28,28 --json groups.json
     """  # noqa: D301 - click reads the backspace
     check_json(json_path, source)
     with stages(quiet) as progress:

@@ -1,0 +1,144 @@
+"""Commands in the documents are run, and the page that is made from the code is what the code says.
+
+A command is a line of a fenced block, in README.md or docs/, that begins with ``onnxmerge`` or ``$ onnxmerge``. It is
+run in an empty folder in which every file that it may name lies under that name: the bundled models' names stand for
+networks of two layers with inputs like theirs, and samples are few. So a test says that the options exist and that the
+command does something, not what comes out on the real models. What is not run is parsed.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+from docs import generate
+from onnxmerge import verify
+from onnxmerge.cli import cli, main
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+
+NOT_RUN = {
+    r"--of latency|--round-to auto": "times every operator of a network: minutes on a busy machine",
+    r"--plot\b": "needs matplotlib, an extra of the project",
+}
+"""Commands that are only parsed, by a pattern of what they hold, and why."""
+
+IMAGES = {"vgg_bn": (1, 28), "lenet_300_100": (1, 28), "resnet": (3, 32)}
+MODELS = ("in.onnx", "IN.onnx", "model.onnx", "A.onnx", "B.onnx", "smaller.onnx", "half.onnx", "pruned.onnx")
+SAMPLES = ("samples.npz", "held_out.npz", "S.npz", "X.npz")
+TEXT = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[batch,{channels},{side},{side}] images) => (float[batch,10] logits)
+<float[16,{channels},3,3] w1, float[16] b1, float[10,16] w2, float[10] b2>
+{{
+    h = Conv<pads = [1, 1, 1, 1]>(images, w1, b1)
+    a = Relu(h)
+    p = GlobalAveragePool(a)
+    f = Flatten(p)
+    logits = Gemm<transB = 1>(f, w2, b2)
+}}
+"""
+
+
+def commands(page: Path) -> Iterator[str]:
+    """All commands of a page, in order."""
+    for block in re.findall(
+        r"^```(?:sh|console|)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    ):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = line.partition("  #")[0].strip().removeprefix("$ ")
+            if re.match(r"onnxmerge(?= [^\[]*$)", words) and "[" not in words:
+                yield " ".join(words.split())
+
+
+COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(page)))
+
+
+def network(channels: int, side: int) -> onnx.ModelProto:
+    """A convolution and a classifier with weights at random."""
+    proto = parser.parse_model(TEXT.format(channels=channels, side=side))
+    names = ("/conv/Conv", "/relu/Relu", "/pool/GlobalAveragePool", "/flatten/Flatten", "/head/Gemm")
+    for node, name in zip(proto.graph.node, names, strict=True):
+        node.name = name
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (16, channels, 3, 3), "b1": (16,), "w2": (10, 16), "b2": (10,)}
+    for name, shape in shapes.items():
+        proto.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    return proto
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with everything that a command of the documents may name."""
+    rng = np.random.default_rng(1)
+    (tmp_path / "sample_models").mkdir()
+    for name, (channels, side) in IMAGES.items():
+        onnx.save(network(channels, side), tmp_path / "sample_models" / f"{name}.onnx")
+    for name in MODELS:
+        onnx.save(network(1, 28), tmp_path / name)
+    shapes = {"fashion_mnist": (24, 1, 28, 28), "cifar10": (24, 3, 32, 32)}
+    for data, shape in shapes.items():
+        images = rng.integers(0, 255, shape).astype(np.uint8)
+        np.savez(tmp_path / "sample_models" / f"{data}_calibration.npz", images=images)
+        np.savez(tmp_path / "sample_models" / f"{data}_test.npz", images=images, labels=rng.integers(0, 10, 24))
+    for name in SAMPLES:
+        np.savez(tmp_path / name, images=rng.standard_normal((24, 1, 28, 28)).astype(np.float32))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(verify, "_TIMED_RUNS", 6)
+    monkeypatch.setattr(verify, "_TIMED_SECONDS", 0.1)
+    return tmp_path
+
+
+def test_commands_are_found() -> None:
+    assert "onnxmerge in.onnx out.onnx --ratio 0.5 --calib samples.npz" in COMMANDS
+    assert len(COMMANDS) > 25
+    for page in ("accuracy-dropped", "not-faster", "commands"):
+        assert list(commands(ROOT / "docs" / f"{page}.md")), page
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = shlex.split(command)[1:]
+    if any(re.search(pattern, command) for pattern in NOT_RUN):
+        name, rest = (words[0], words[1:]) if words[0] in cli.commands else ("compress", words)
+        cli.commands[name].make_context(name, rest).close()  # an option that does not exist fails here
+        return
+    status = main(words)
+    gated = "--max-drop" in words or "--min-cosine" in words
+    assert status == 0 or (gated and status == 1), capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pattern", NOT_RUN)
+def test_what_is_not_run_is_there(pattern: str) -> None:
+    assert any(re.search(pattern, command) for command in COMMANDS)
+
+
+def test_an_option_that_does_not_exist_is_noticed(folder: Path) -> None:
+    assert main(["in.onnx", "out.onnx", "--no-such-option"]) == 2
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    assert generate.TARGET.read_text(encoding="utf-8") == generate.page(), "run: python docs/generate.py"
+
+
+def test_every_command_and_option_is_in_the_reference() -> None:
+    page = generate.TARGET.read_text(encoding="utf-8")
+    for name, command in cli.commands.items():
+        section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        for option in (each for parameter in command.params for each in parameter.opts if each.startswith("--")):
+            assert re.search(rf"{option}(?![\w-])", section), f"{name} {option}"
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
