@@ -37,7 +37,7 @@ _NOTHING = 1e-4
 CELLS = 20
 _CHANCE = 0.01
 _DEPTH, _LEAST_SIDE = 0.2, 0.02
-"""Guesses; `docs/methods.md` has what networks that were trained plainly come to."""
+"""Guesses; `docs/choosing-channels.md` has what networks that were trained plainly come to."""
 _POINTS = 1024
 """Points of the density; a bandwidth is dozens of them."""
 

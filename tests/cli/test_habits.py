@@ -15,7 +15,7 @@ from onnxmerge.cli import cli, main
 from onnxmerge.cli.habits import COMMANDS, OPTIONS, advice, command_advice, read_shape
 from onnxmerge.errors import UsageError
 
-TABLE = Path(__file__).parents[1] / "docs" / "conventions.md"
+TABLE = Path(__file__).parents[2] / "docs" / "conventions.md"
 ROW = re.compile(r"^\| `onnxmerge (?P<typed>[^`]*)` \| [^|]+ \| (?:`(?P<answer>[^`]+)`|works) \|$", re.MULTILINE)
 ROWS = [(row["typed"], row["answer"]) for row in ROW.finditer(TABLE.read_text(encoding="utf-8"))]
 
