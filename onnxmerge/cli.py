@@ -19,9 +19,10 @@ import difflib
 import io
 import math
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -30,7 +31,7 @@ from click_default_group import DefaultGroup
 from rich.console import Console
 
 from onnxmerge import __version__, pipeline
-from onnxmerge.errors import OnnxMergeError, UsageError
+from onnxmerge.errors import GateError, OnnxMergeError, UsageError
 from onnxmerge.plan.options import (
     ALLOCATIONS,
     BUDGETS,
@@ -41,6 +42,7 @@ from onnxmerge.plan.options import (
 )
 from onnxmerge.report.account import Account, Inspection, SideBySide, Tradeoff
 from onnxmerge.report.data import check_writable, to_json, write_text
+from onnxmerge.report.page import check_page
 from onnxmerge.report.plot import check_plot, draw_tradeoff
 from onnxmerge.report.progress import StageDisplay
 from onnxmerge.report.terminal import show_account, show_inspection, show_side_by_side, show_tradeoff
@@ -52,7 +54,7 @@ __all__ = ["main"]
 
 PROGRAM = "onnxmerge"
 INTERRUPTED = 130
-VERBOSE = "verbose"
+VERBOSE, ARGUMENTS = "verbose", "arguments"
 STDOUT = "-"
 _MOST_RATIOS = 1000
 
@@ -368,12 +370,20 @@ click.version_option(__version__, prog_name=PROGRAM)(cli)
 @_of_output(
     "--external-data", is_flag=True, help="Weights into a file beside OUT; always so if IN or OUT is above 2 GB."
 )
+@_of_output(
+    "--report",
+    metavar="F",
+    type=click.Path(path_type=Path),
+    help="Also write the account as a page, .html, that opens offline, with pictures; also where a gate refuses OUT. "
+    "Needs onnxmerge[report].",
+)
 @_SEED
 @_EVERYWHERE
 def compress(
     source: Path,
     target: Path | None,
     *,
+    report: Path | None,
     json_path: Path | None,
     verbose: bool,
     quiet: bool,
@@ -397,7 +407,8 @@ def compress(
     options = Options(**{field.name: given[field.name] for field in dataclasses.fields(Options)})
     verification = Verification(given["verify"], given["provider"], given["min_cosine"], given["max_drop"])
     _check_json(json_path, source, target)
-    with _stages(quiet) as progress:
+    _check_page(report, "--report", source, target, json_path)
+    with _reporting(report), _stages(quiet) as progress:
         account = pipeline.compress_file(
             source,
             target,
@@ -409,17 +420,26 @@ def compress(
             external_data=given["external_data"],
             dry_run=given["dry_run"],
         )
+    if report is not None:
+        _with_command(account).html(report)
     _show(account, show_account, json_path, verbose=verbose, quiet=quiet)
 
 
 @cli.command(cls=_Command, short_help="List what could go, what is pinned, and why.")
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @_SHAPES
+@_of_output(
+    "--html",
+    metavar="F",
+    type=click.Path(path_type=Path),
+    help="Also draw the network as a page, .html, that opens offline. Needs onnxmerge[report].",
+)
 @_EVERYWHERE
 def inspect(
     source: Path,
     *,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    html: Path | None,
     json_path: Path | None,
     verbose: bool,
     quiet: bool,
@@ -432,9 +452,12 @@ def inspect(
       onnxmerge inspect model.onnx --shape input:1,3,224,224 --json groups.json
     """  # noqa: D301 - click reads the backspace
     _check_json(json_path, source)
+    _check_page(html, "--html", source, None, json_path)
     with _stages(quiet) as progress:
         progress("inspect", None)
         inspection = pipeline.inspect(source, shapes=_shapes(shapes))
+    if html is not None:
+        inspection.html(html)
     _show(inspection, show_inspection, json_path, verbose=verbose, quiet=quiet)
 
 
@@ -572,6 +595,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Not cli.main(): it takes an EOFError of ours for an interrupt, and globs for itself on Windows.
         with cli.make_context(PROGRAM, given) as context:
             meta = context.meta
+            meta[ARGUMENTS] = tuple(given)
             cli.invoke(context)
             sys.stdout.flush()
     except click.exceptions.Exit as done:
@@ -644,6 +668,34 @@ def _check_json(path: Path | None, *models: Path | None) -> None:
     if any(model is not None and model.resolve() == path.resolve() for model in models):
         raise UsageError(f"--json {path} is one of the models; give another name")
     check_writable(path)
+
+
+def _check_page(path: Path | None, option: str, source: Path, target: Path | None, json_path: Path | None) -> None:
+    """A page takes the place of no other file of the same run, and can be made."""
+    if path is None:
+        return
+    for other, what in ((source, "one of the models"), (target, "one of the models"), (json_path, "what --json names")):
+        if other is not None and other.resolve() == path.resolve():
+            raise UsageError(f"{option} {path} is {what}; give another name")
+    check_page(path, option)
+
+
+@contextlib.contextmanager
+def _reporting(path: Path | None) -> Iterator[None]:
+    """Where a gate refuses the result, the page says so and why, and the error where the page is."""
+    try:
+        yield
+    except GateError as error:
+        if path is None or not isinstance(error.account, Account):
+            raise
+        _with_command(error.account).html(path)
+        raise GateError(f"{error}; {path} shows what was refused") from error
+
+
+def _with_command(account: Account) -> Account:
+    """The account with the command line that made it."""
+    given = click.get_current_context().find_root().meta.get(ARGUMENTS, ())
+    return dataclasses.replace(account, call=shlex.join([PROGRAM, *given]))
 
 
 def _shapes(given: Sequence[tuple[str, tuple[int, ...]]]) -> Mapping[str, tuple[int, ...]]:

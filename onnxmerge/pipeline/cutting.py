@@ -14,6 +14,7 @@ from onnxmerge.channels.relations import Axis
 from onnxmerge.errors import NothingToCutError
 from onnxmerge.graph import Draft, Model, infer_shapes, input_dims, probe_shapes, to_proto
 from onnxmerge.moments.batchnorm import BatchNormMeans
+from onnxmerge.moments.harm import Curve
 from onnxmerge.pipeline.evidence import choose_method, gather_evidence
 from onnxmerge.pipeline.run import Run
 from onnxmerge.pipeline.timing import Clock, land, start_clock
@@ -42,6 +43,7 @@ class Cut:
         cost: What it costs.
         plan: What was decided.
         model: The cut model.
+        curves: Harm by channels kept, by position of the group, where the method measured it.
         twin: Makes its dense twin; True: removed channels are kept from all consumers, not only from those whose
             weights cannot be zero there.
     """
@@ -51,6 +53,7 @@ class Cut:
     cost: CostModel
     plan: Plan
     model: Model
+    curves: Mapping[int, Curve]
     twin: Callable[[bool], bytes]
 
 
@@ -182,7 +185,7 @@ def cut_at(run: Run, prepared: Prepared, ratio: float) -> Cut:
         mask_signals(context, dense, analysis.groups, plan.kept(), every=every)
         return bytes(to_proto(dense.finish()).SerializeToString())
 
-    return Cut(context, analysis, cost, plan, model, twin)
+    return Cut(context, analysis, cost, plan, model, prepared.planner.curves, twin)
 
 
 def _record(plan: Plan) -> str:

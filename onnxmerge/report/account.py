@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from onnxmerge.runtime.differences import Differences
 from onnxmerge.runtime.fidelity import Fidelity
 from onnxmerge.runtime.latency import Comparison
 from onnxmerge.verify import BatchTiming
 
-__all__ = ["Account", "GroupEntry", "Inspection", "PinnedEntry", "Point", "SideBySide", "Sizes", "Tradeoff"]
+__all__ = [
+    "Account",
+    "GroupEntry",
+    "Inspection",
+    "NodeEntry",
+    "PinnedEntry",
+    "Point",
+    "SideBySide",
+    "Sizes",
+    "Tradeoff",
+]
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,12 @@ class GroupEntry:
         select: Selection used, "" where nothing was cut.
         compensate: Compensation used, "" where nothing was cut.
         note: What a reader should know: why a compensation could not be used, why the group was left alone.
+        place: Position of its first producer among the nodes of the model.
+        harm: What keeping so few was predicted to do to the outputs, if no other group is cut: their squared error in
+            units of their variance (the method's own error of the readers, where outputs were not compared); None where
+            the method predicts nothing.
+        curve: The same for other counts: (channels kept, harm), ascending, of at most two dozen counts.
+        probed: Counts at which the harm was measured, not interpolated.
     """
 
     name: str
@@ -54,6 +72,10 @@ class GroupEntry:
     select: str = ""
     compensate: str = ""
     note: str = ""
+    place: int = 0
+    harm: float | None = None
+    curve: tuple[tuple[int, float], ...] = field(default=(), repr=False)
+    probed: tuple[int, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -65,17 +87,62 @@ class PinnedEntry:
         size: Pinned channels.
         total: Channels of that producer.
         reasons: Why, each naming the node that pins.
+        place: Position of the producer among the nodes of the model.
     """
 
     name: str
     size: int
     total: int
     reasons: tuple[str, ...]
+    place: int = 0
+
+
+@dataclass(frozen=True)
+class NodeEntry:
+    """One node of a network that is drawn; graph inputs and outputs are nodes too.
+
+    Attributes:
+        name: Its name.
+        op: Operator type, or Input or Output.
+        reads: Positions of the nodes whose outputs it reads, ascending.
+        shape: Shape of its first output where MACs are counted; None where it is not known.
+        weights: Shapes of the initializers that it reads.
+        macs: Multiply-accumulates of one run.
+        makes: Positions of the groups whose channels it makes.
+        carries: Likewise of those that pass through it.
+        contracts: Likewise of those that it contracts over.
+        pinned: Why channels that it makes must stay.
+    """
+
+    name: str
+    op: str
+    reads: tuple[int, ...]
+    shape: tuple[int, ...] | None
+    weights: tuple[tuple[int, ...], ...] = ()
+    macs: int = 0
+    makes: tuple[int, ...] = ()
+    carries: tuple[int, ...] = ()
+    contracts: tuple[int, ...] = ()
+    pinned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What could go from a model, and why the rest cannot."""
+    """What could go from a model, and why the rest cannot.
+
+    Attributes:
+        source: The model.
+        opset: Version of ONNX's own operators.
+        producer: What wrote it.
+        nodes: How many there are.
+        sizes: Sizes of the model.
+        cuttable_macs_share: Fraction of the MACs in nodes that a group touches.
+        shapes: Input shapes at which MACs are counted.
+        groups: All groups that can be cut.
+        pinned: What cannot.
+        notes: Everything else a person should read.
+        network: The nodes as they are drawn, in topological order, inputs first and outputs last.
+    """
 
     source: str
     opset: int
@@ -87,6 +154,18 @@ class Inspection:
     groups: tuple[GroupEntry, ...]
     pinned: tuple[PinnedEntry, ...]
     notes: tuple[str, ...] = ()
+    network: tuple[NodeEntry, ...] = field(default=(), repr=False)
+
+    def html(self, path: str | Path) -> Path:
+        """Write the network, drawn, as one page that needs nothing else; see `docs/report.md`.
+
+        Raises:
+            RuntimeMissingError: Jinja2 or matplotlib is not installed.
+            UsageError: The file cannot be written.
+        """
+        from onnxmerge.report.network import write_network  # noqa: PLC0415 - the page is made of this
+
+        return write_network(self, Path(path))
 
 
 @dataclass(frozen=True)
@@ -113,6 +192,14 @@ class Account:
         latency: Interleaved timing of both; None without verification.
         notes: Everything else a person should read.
         seconds: Wall time by stage.
+        nodes: How many nodes the model has.
+        differences: Where outputs differ; None without verification.
+        refused: Why a gate refused the result, "" where none did.
+        settings: What was asked for besides `options`: samples, verification, shapes.
+        environment: What it ran on: versions, provider, machine.
+        hashes_before: SHA-256 of the files that were read, by name.
+        hashes_after: Likewise of those that were written.
+        call: The command, or the call in Python, that makes the same again.
     """
 
     source: str
@@ -134,6 +221,25 @@ class Account:
     latency: Comparison | None = None
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    nodes: int = 0
+    differences: Differences | None = None
+    refused: str = ""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    hashes_before: Mapping[str, str] = field(default_factory=dict)
+    hashes_after: Mapping[str, str] = field(default_factory=dict)
+    call: str = ""
+
+    def html(self, path: str | Path) -> Path:
+        """Write the account as one page that needs nothing else; see `docs/report.md`.
+
+        Raises:
+            RuntimeMissingError: Jinja2 or matplotlib is not installed.
+            UsageError: The file cannot be written.
+        """
+        from onnxmerge.report.page import write_report  # noqa: PLC0415 - the page is made of this
+
+        return write_report(self, Path(path))
 
 
 @dataclass(frozen=True)
