@@ -100,7 +100,7 @@ def _value(value: object) -> str:
     """The value of an option, as text."""
     if isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
         return ", ".join(value) or "–"
-    if value is None:
+    if value is None or value == {}:
         return "–"
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
@@ -112,7 +112,8 @@ def _shown(account: Account) -> dict[str, object]:
     return {
         "title": Path(account.source).name,
         "account": account,
-        "verdict": account_verdict(account),
+        # The terminal's arrow, for a page that has a better one; no name of a file is in this sentence.
+        "verdict": account_verdict(account).replace("->", "→"),
         "outcome": outcome(account),
         "cards": _cards(account),
         "depth": depth_chart(account) if account.groups or account.pinned else "",
@@ -123,6 +124,7 @@ def _shown(account: Account) -> dict[str, object]:
         "worst": list(zip(differences.worst, pictures, strict=True)) if differences is not None else [],
         "without_pictures": missing,
         "groups": [(group, how(group)) for group in account.groups],
+        "noted": any(group.note for group in account.groups),
         "reasons": by_reason(account.pinned),
         "pinned_share": _pinned_share(account),
     }
