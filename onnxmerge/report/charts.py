@@ -83,10 +83,10 @@ def harm_chart(groups: Sequence[GroupEntry]) -> str:
         for number, group in enumerate(groups):
             counts, harms = (np.array(values, dtype=np.float64) for values in zip(*group.curve, strict=True))
             inside = counts < group.size
-            line = axes.plot(
-                100 * counts[inside] / group.size, np.maximum(harms[inside], _LEAST_HARM), lw=1.2, color=INKS["before"]
-            )[0]
-            line.set_gid(f"mark-curve{number}")
+            line = 100 * counts[inside] / group.size, np.maximum(harms[inside], _LEAST_HARM)
+            axes.plot(*line, lw=1.2, color=INKS["before"])
+            # A broad line that is not seen takes the pointer.
+            axes.plot(*line, lw=9, alpha=0, color=INKS["after"])[0].set_gid(f"mark-curve{number}")
             marks[f"curve{number}"] = _harm_words(group)
         for number, group in enumerate(groups):
             if group.kept == group.size or group.harm is None:

@@ -29,7 +29,7 @@ def write_network(inspection: Inspection, target: Path) -> Path:
         RuntimeMissingError: Jinja2 or matplotlib is not installed.
         UsageError: The file cannot be written.
     """
-    check_page(target, "--html")
+    check_page(target)
     network, rows = inspection.network, rows_of(inspection.network)
     lanes = 1 + max((lane for row in rows for lane in (*row.passing, *row.entering, row.leaving or 0)), default=0)
     spacing = min(_SPACING, _WIDEST / lanes)

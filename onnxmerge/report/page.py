@@ -30,7 +30,7 @@ _MOST_CLASSES, _MOST_MOVES = 20, 25
 """Classes up to which confusion is a table of all pairs, and pairs that are listed beyond."""
 
 
-def check_page(target: Path, option: str = "--report") -> None:
+def check_page(target: Path, option: str = "a page") -> None:
     """Refuses what writing a page would fail on, before anyone waits for it.
 
     Raises:
@@ -70,7 +70,7 @@ def _compact(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.split("\n") if line.strip())
 
 
-def _templates(option: str = "--report") -> Any:  # noqa: ANN401 - an extra that need not be there
+def _templates(option: str = "a page") -> Any:  # noqa: ANN401 - an extra that need not be there
     try:
         import jinja2  # noqa: PLC0415 - an extra
         import matplotlib.figure  # noqa: F401, PLC0415

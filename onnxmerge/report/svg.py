@@ -85,6 +85,9 @@ def to_svg(figure: Any, name: str, title: str, marks: Mapping[str, str]) -> str:
                 parent.remove(child)
     first = True
     for element in root.iter():
+        # Here and not in the finished text: the words of a mark may look like a colour.
+        if "style" in element.attrib:
+            element.set("style", _coloured(element.get("style", "")))
         identity = element.get("id", "")
         if identity.startswith(_MARK):
             _mark(element, identity.removeprefix(_MARK), marks[identity.removeprefix(_MARK)], first=first)
@@ -96,7 +99,7 @@ def to_svg(figure: Any, name: str, title: str, marks: Mapping[str, str]) -> str:
     root.attrib.update({"id": name, "class": "chart", "role": "group", "aria-label": title})
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
-    return _coloured(ElementTree.tostring(root, encoding="unicode"))
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _mark(element: ElementTree.Element, key: str, words: str, *, first: bool) -> None:
@@ -111,8 +114,8 @@ def _mark(element: ElementTree.Element, key: str, words: str, *, first: bool) ->
     element.insert(0, title)
 
 
-def _coloured(text: str) -> str:
+def _coloured(style: str) -> str:
     for ink, stand_in in INKS.items():
-        text = text.replace(stand_in, f"var(--{ink})")
+        style = style.replace(stand_in, f"var(--{ink})")
     # The page says which font; sizes and anchors stay.
-    return re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", re.sub(r"font-family: [^;\"]*;?\s*", "", text))
+    return re.sub(r"font: ([\d.]+px)[^;]*", r"font-size: \1", re.sub(r"font-family: [^;]*;?\s*", "", style))

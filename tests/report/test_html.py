@@ -125,6 +125,17 @@ def test_marks_say_what_the_bars_mean(full: Account, tmp_path: Path) -> None:
     assert [given["tabindex"] for given in marks].count("0") == 3
 
 
+def test_words_that_look_like_style_are_left_alone(full: Account, tmp_path: Path) -> None:
+    """What stands for the page's colours in a figure may also be in a name."""
+    name = "#010101 font-family: x; font: 3px y"
+    read = Reader(page_of(replace(full, groups=(replace(full.groups[0], name=name),)), tmp_path))
+    labels = [str(given.get("aria-label")) for tag, given in read.tags if tag == "g"]
+    assert sum(label.startswith(name) for label in labels) == 3
+    styles = " ".join(str(given.get("style")) for _, given in read.tags)
+    assert "#010101" not in styles
+    assert "var(--after)" in styles
+
+
 def test_the_same_account_gives_the_same_bytes(full: Account, tmp_path: Path) -> None:
     assert page_of(full, tmp_path) == page_of(full, tmp_path)
 
@@ -186,7 +197,7 @@ def test_without_the_extra_the_error_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(RuntimeMissingError, match=r"--report.*onnxmerge\[report\]"):
-        check_page(tmp_path / "report.html")
+        check_page(tmp_path / "report.html", "--report")
 
 
 def test_names_that_are_no_page(tmp_path: Path) -> None:
