@@ -212,7 +212,7 @@ def test_rows_open_by_keyboard_and_tell_their_nodes(browser: Any, network: Path)
     inside = row.locator(".inside").inner_text()
     assert "Conv" in inside
     assert "Relu" in inside
-    assert "8×3×3×3" in inside
+    assert "8×3×1×1" in inside
     page.locator("[data-open]").click()
     assert page.locator("#net details:not([open])").count() == 0
     page.locator("[data-close]").click()
