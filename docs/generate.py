@@ -68,7 +68,7 @@ def page() -> str:
 
 
 def _command(command: click.Command) -> Iterator[str]:
-    context = click.Context(command, info_name=f"onnxmerge {command.name}")
+    context = click.Context(command, info_name=f"onnxmerge {command.name}", **cli.context_settings)
     yield from (
         "",
         f"## {command.name}",

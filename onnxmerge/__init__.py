@@ -7,6 +7,7 @@ Example:
 
         result = onnxmerge.compress("in.onnx", ratio=0.5, calibration="samples.npz")
         print(result.report.reached, result.report.fidelity.cosine)
+        result.report.html("report.html")
         result.save("out.onnx")
 """
 
@@ -64,10 +65,12 @@ def compress(
         **options: Any other field of `onnxmerge.plan.options.Options`.
 
     Returns:
-        The compression: `.model` (an onnx.ModelProto), `.plan`, `.report`, `.save(path)`.
+        The compression: `.model` (an onnx.ModelProto), `.plan`, `.report` (`.report.html(path)` writes it as a page),
+        `.save(path)`.
 
     Raises:
-        onnxmerge.errors.OnnxMergeError: Some subclass; the class says whose fault it is.
+        onnxmerge.errors.OnnxMergeError: Some subclass; the class says whose fault it is. A GateError has the account of
+            what was refused: `error.account`.
     """
     from onnxmerge import pipeline  # noqa: PLC0415 - `import onnxmerge` stays fast
     from onnxmerge.errors import UsageError  # noqa: PLC0415
@@ -88,7 +91,7 @@ def compress(
 
 
 def inspect(model: Model, *, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Inspection:
-    """What could go from a model, and why the rest cannot.
+    """What could go from a model, and why the rest cannot; `.html(path)` of what comes back draws the network.
 
     Args:
         model: A path, the bytes of a model, or an onnx.ModelProto.

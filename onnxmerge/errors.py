@@ -55,9 +55,14 @@ class FeedError(ModelError):
 
 
 class GateError(OnnxMergeError):
-    """Fidelity or accuracy of the result is below the gate; nothing was written."""
+    """Fidelity or accuracy of the result is below the gate; nothing was written.
+
+    Attributes:
+        account: What was measured of the result, an `onnxmerge.report.account.Account`; None where there is none.
+    """
 
     exit_status = 1
+    account: object | None = None
 
 
 class RuntimeMissingError(OnnxMergeError):

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.errors import GateError, OnnxMergeError, UsageError
+from onnxmerge.runtime.differences import DifferenceMeter, Differences
 from onnxmerge.runtime.fidelity import AccuracyMeter, Fidelity, FidelityMeter
 from onnxmerge.runtime.latency import Comparison, OnDevice, compare_latency
 from onnxmerge.runtime.session import Provider, Session
@@ -132,6 +133,7 @@ class Measured:
     accuracy_after: float | None
     latency: Comparison | None
     notes: tuple[str, ...] = ()
+    differences: Differences | None = None
 
 
 class Reference:
@@ -204,8 +206,22 @@ def measure_models(
     seed: int = 0,
     progress: Progress = quiet,
     threads: int | None = None,
+    *,
+    differences: bool = False,
 ) -> Measured:
-    """Fidelity, accuracy and latency of two models on the same samples."""
+    """Fidelity, accuracy and latency of two models on the same samples.
+
+    Args:
+        dense: The model that came in.
+        compressed: The model that goes out.
+        samples: What both are run on.
+        provider: What runs them.
+        seed: Of the interval of the speed-up.
+        progress: Called with the name of each stage.
+        threads: Inside one operator; None for the runtime's own choice.
+        differences: Also note on the way where the outputs differ.
+    """
+    meter = DifferenceMeter(samples.labels) if differences else None
     notes: list[str] = []
     with (
         Session.open(dense, provider, threads=threads) as first,
@@ -218,12 +234,13 @@ def measure_models(
         if set(first.output_names) != set(second.output_names):
             names = " and ".join(", ".join(session.output_names) for session in (first, second))
             raise UsageError(f"the models have different outputs: {names}")
-        fidelity, before, after = _fidelity(first, second, samples, progress)
+        fidelity, before, after = _fidelity(first, second, samples, progress, meter)
         notes.extend(fidelity.left_out)
         progress("timing", None)
         latency = compare_latency(first, second, samples.feeds[:1], runs=_TIMED_RUNS, seconds=_TIMED_SECONDS, seed=seed)
     notes.extend(samples.notes)
-    return Measured(fidelity, before, after, latency, tuple(dict.fromkeys(notes)))
+    found = None if meter is None else meter.result()
+    return Measured(fidelity, before, after, latency, tuple(dict.fromkeys(notes)), found)
 
 
 def time_batches(
@@ -263,7 +280,7 @@ def time_batches(
 
 
 def _fidelity(
-    first: Session, second: Session, samples: Samples, progress: Progress
+    first: Session, second: Session, samples: Samples, progress: Progress, differences: DifferenceMeter | None = None
 ) -> tuple[Fidelity, float | None, float | None]:
     meter = FidelityMeter(_declared(first, second))
     meters = [AccuracyMeter(samples.labels) for _ in range(2)] if samples.labels is not None else []
@@ -271,6 +288,8 @@ def _fidelity(
     for feed in samples.batches(_BATCH):
         outputs = first.run(feed), second.run(feed)
         meter.add(*outputs)
+        if differences is not None:
+            differences.add(feed, *outputs)
         for accuracy, output in zip(meters, outputs, strict=False):
             accuracy.add(output)
         done += len(next(iter(feed.values()))) if samples.batchable else samples.rows

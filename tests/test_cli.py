@@ -255,8 +255,8 @@ def test_options_are_those_of_the_design() -> None:
     names = {name for parameter in cli.commands["compress"].params for name in parameter.opts}
     expected = """--ratio --of --allocate --method --select --compensate --threshold --balance --fold-mean --coupled
     --only --skip --calib --calib-size --data --mean --std --scale --resize --preprocessor --shape --round-to
-    --min-cosine --max-drop --provider --threads --json --verify --external-data --overwrite --dry-run --seed
-    -v --verbose -q --quiet --version"""
+    --min-cosine --max-drop --provider --threads --json --report --verify --external-data --overwrite --dry-run
+    --seed -v --verbose -q --quiet --version"""
     assert {name for name in names if name.startswith("-")} == set(expected.split())
 
 
@@ -433,7 +433,7 @@ def test_an_interrupt_from_outside_leaves_nothing(model: Path, tmp_path: Path) -
         # A parent in the background hands down that interrupts are ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from onnxmerge.cli import main\n"
-        "def wait(*args):\n"
+        "def wait(*args, **given):\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
         "search.measure_models = wait\n"

@@ -28,6 +28,7 @@ from onnxmerge.cli.options import (
     of_verification,
 )
 from onnxmerge.cli.output import show, stages
+from onnxmerge.cli.pages import check_pages, reporting, with_command
 from onnxmerge.cli.sections import Command
 from onnxmerge.errors import UsageError
 from onnxmerge.plan.options import Options
@@ -61,12 +62,20 @@ __all__ = ["cli"]
 @of_output(
     "--external-data", is_flag=True, help="Weights into a file beside OUT; always so if IN or OUT is above 2 GB."
 )
+@of_output(
+    "--report",
+    metavar="F",
+    type=click.Path(path_type=Path),
+    help="Also write the account as a page, .html, that opens offline, with pictures; also where a gate refuses OUT. "
+    "Needs onnxmerge[report].",
+)
 @SEED
 @EVERYWHERE
 def compress(
     source: Path,
     target: Path | None,
     *,
+    report: Path | None,
     json_path: Path | None,
     verbose: bool,
     quiet: bool,
@@ -101,7 +110,8 @@ def compress(
         given["verify"], given["provider"], given["min_cosine"], given["max_drop"], given["threads"]
     )
     check_json(json_path, source, target)
-    with stages(quiet) as progress:
+    check_pages(report, "--report", source, target, json_path)
+    with reporting(report), stages(quiet) as progress:
         account = pipeline.compress_file(
             source,
             target,
@@ -113,17 +123,26 @@ def compress(
             external_data=given["external_data"],
             dry_run=given["dry_run"],
         )
+    if report is not None:
+        with_command(account).html(report)
     show(account, show_account, json_path, verbose=verbose, quiet=quiet)
 
 
 @cli.command(cls=Command, short_help="List what could go, what is pinned, and why.")
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @SHAPES
+@of_output(
+    "--html",
+    metavar="F",
+    type=click.Path(path_type=Path),
+    help="Also draw the network as a page, .html, that opens offline. Needs onnxmerge[report].",
+)
 @EVERYWHERE
 def inspect(
     source: Path,
     *,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    html: Path | None,
     json_path: Path | None,
     verbose: bool,
     quiet: bool,
@@ -136,9 +155,12 @@ def inspect(
       onnxmerge inspect model.onnx --shape images:8,1,28,28 --json groups.json
     """  # noqa: D301 - click reads the backspace
     check_json(json_path, source)
+    check_pages(html, "--html", source, None, json_path)
     with stages(quiet) as progress:
         progress("inspect", None)
         inspection = pipeline.inspect(source, shapes=shapes_of(shapes))
+    if html is not None:
+        inspection.html(html)
     show(inspection, show_inspection, json_path, verbose=verbose, quiet=quiet)
 
 

@@ -29,6 +29,7 @@ from onnxmerge.cli.commands import cli
 from onnxmerge.cli.habits import advice
 from onnxmerge.cli.options import PROGRAM, VERBOSE
 from onnxmerge.cli.output import forget_output
+from onnxmerge.cli.pages import ARGUMENTS
 from onnxmerge.errors import OnnxMergeError, UsageError
 from onnxmerge.suggestions import did_you_mean
 
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Not cli.main(): it takes an EOFError of ours for an interrupt, and globs for itself on Windows.
         with cli.make_context(PROGRAM, list(given)) as context:  # click empties the list
             meta = context.meta
+            meta[ARGUMENTS] = tuple(given)
             cli.invoke(context)
             sys.stdout.flush()
     except click.exceptions.Exit as done:

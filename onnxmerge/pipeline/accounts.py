@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from onnxmerge import __version__
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, kept_elements
 from onnxmerge.graph import Model, written_parameters
+from onnxmerge.moments.harm import Curve
 from onnxmerge.pipeline.cutting import Cut
+from onnxmerge.pipeline.provenance import Origin, environment
 from onnxmerge.pipeline.run import Run
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.report.account import Account, GroupEntry, PinnedEntry, Sizes
@@ -20,6 +25,10 @@ from onnxmerge.samples.feeds import Samples
 from onnxmerge.verify import Measured
 
 __all__ = ["account", "group_entry", "input_shapes", "pinned", "sizes"]
+
+NO_HASHES: Mapping[str, str] = MappingProxyType({})
+_DRAWN = 12
+"""Counts of a harm curve between the measured ones that are drawn."""
 
 
 def sizes(analysis: Analysis, cost: CostModel, left: Mapping[Any, Any], size: int | None, channels: int = 0) -> Sizes:
@@ -34,7 +43,12 @@ def input_shapes(model: Model, cost: CostModel) -> dict[str, tuple[int, ...]]:
 
 
 def group_entry(
-    context: Context, analysis: Analysis, cost: CostModel, position: int, kept: int, **words: str
+    context: Context,
+    analysis: Analysis,
+    cost: CostModel,
+    position: int,
+    kept: int,
+    **known: Any,  # noqa: ANN401 - fields of the entry
 ) -> GroupEntry:
     """A group as the account shows it, with `kept` channels left."""
     group = analysis.groups[position]
@@ -47,22 +61,51 @@ def group_entry(
         consumers=tuple(dict.fromkeys(nodes[consumer.node].name for consumer in group.consumers)),
         macs_share=cost.share(group),
         saving=cost.saving(group),
-        **words,
+        place=min((producer.node for producer in group.producers), default=0),
+        **known,
     )
 
 
-def pinned(analysis: Analysis) -> tuple[PinnedEntry, ...]:
+def pinned(model: Model, analysis: Analysis) -> tuple[PinnedEntry, ...]:
     """What is pinned, as the account shows it."""
+    places = {node.name: node.index for node in reversed(model.nodes)}
     return tuple(
         PinnedEntry(
-            entry.name, entry.size, entry.total, entry.reasons, tuple(fix_of(reason) or "" for reason in entry.reasons)
+            entry.name,
+            entry.size,
+            entry.total,
+            entry.reasons,
+            tuple(fix_of(reason) or "" for reason in entry.reasons),
+            places.get(entry.name, 0),
         )
         for entry in analysis.pinned
     )
 
 
+def _harm(curve: Curve | None, kept: int) -> dict[str, Any]:
+    """What the account shows of a harm curve: the harm of what was kept, the measured counts, and some between."""
+    if curve is None:
+        return {}
+    size = len(curve.order)
+    least = min((*curve.measured, kept, 1))
+    between = np.linspace(least, size, _DRAWN).round().astype(int).tolist()
+    counts = sorted({*between, *curve.measured, kept, size})
+    return {
+        "harm": float(curve.harm[kept]),
+        "curve": tuple((count, float(curve.harm[count])) for count in counts),
+        "probed": tuple(sorted(curve.measured)),
+    }
+
+
 def account(
-    run: Run, result: Cut, target: Path | None, size: int | None, measured: Measured | None, samples: Samples | None
+    run: Run,
+    result: Cut,
+    target: Path | None,
+    size: int | None,
+    measured: Measured | None,
+    samples: Samples | None,
+    origin: Origin,
+    hashes: Mapping[str, str] = NO_HASHES,
 ) -> Account:
     """All that a compression has to say of itself."""
     plan, analysis, cost = result.plan, result.analysis, result.cost
@@ -76,7 +119,8 @@ def account(
             if entry is not None
             else {"note": plan.left_alone.get(position, "")}
         )
-        groups.append(group_entry(result.context, analysis, cost, position, kept, **words))
+        harm = _harm(result.curves.get(position), kept)
+        groups.append(group_entry(result.context, analysis, cost, position, kept, **words, **harm))
     left = kept_elements(analysis.groups, plan.kept())
     removed = sum(entry.size - len(entry.kept) for entry in plan.groups)
     notes = [*run.notes, *(measured.notes if measured is not None else ())]
@@ -99,7 +143,7 @@ def account(
         ),
         shapes=input_shapes(run.model, cost),
         groups=tuple(groups),
-        pinned=pinned(analysis),
+        pinned=pinned(run.model, analysis),
         fidelity=None if measured is None else measured.fidelity,
         samples="" if samples is None or measured is None else samples.source,
         accuracy_before=None if measured is None else measured.accuracy_before,
@@ -108,4 +152,11 @@ def account(
         notes=tuple(dict.fromkeys(notes)),
         seconds=dict(run.seconds),
         importances=plan.importances,
+        nodes=len(run.model.nodes),
+        differences=None if measured is None else measured.differences,
+        settings=origin.settings,
+        environment=environment(measured),
+        hashes_before=origin.hashes,
+        hashes_after=hashes,
+        call=origin.call,
     )

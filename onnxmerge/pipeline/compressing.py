@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from onnxmerge.errors import UsageError
+from onnxmerge.errors import GateError, UsageError
 from onnxmerge.graph import Model, check_target, external_files, staged, to_proto
 from onnxmerge.pipeline.accounts import account
 from onnxmerge.pipeline.loading import check_answerable, load_both
+from onnxmerge.pipeline.provenance import digests, origin
 from onnxmerge.pipeline.run import MEMORY_LIMIT, NO_SHAPES, SampleSource, Shapes, Source, advising, start
 from onnxmerge.pipeline.search import find_cut, verify
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
 from onnxmerge.report.account import Account
 from onnxmerge.samples.images import ImageOptions
-from onnxmerge.verify import Progress, Verification, quiet
+from onnxmerge.verify import Measured, Progress, Verification, check_gates, quiet
 
 __all__ = ["Compression", "compress", "compress_file"]
 
@@ -87,6 +88,7 @@ def compress(
     run = start(source, options, shapes, progress)
     fitting, held = load_both(run, calibration, calib_size, data, images)
     check_answerable(run.model, verification)
+    begun = origin(run, calibration, calib_size, data, images, verification)
     with advising(run, held):
         result = find_cut(run, fitting, held, verification)
         proto = to_proto(result.model)
@@ -94,8 +96,25 @@ def compress(
         if verification.enabled:
             written = proto.SerializeToString()
             measured, samples = verify(run, result, written, held, verification)
-    size = proto.ByteSize()
-    return Compression(result.plan, account(run, result, None, size, measured, samples), result.model)
+    report = account(run, result, None, proto.ByteSize(), measured, samples, begun)
+    _hold(report, measured, verification)
+    return Compression(result.plan, report, result.model)
+
+
+def _hold(report: Account, measured: Measured | None, verification: Verification) -> None:
+    """Refuse a result that falls short of the gates; the error carries the account.
+
+    Raises:
+        GateError: It does.
+        UsageError: A gate that these outputs and samples cannot answer.
+    """
+    if measured is None:
+        return
+    try:
+        check_gates(measured, verification)
+    except GateError as error:
+        error.account = replace(report, target=None, refused=str(error))
+        raise
 
 
 def compress_file(
@@ -144,11 +163,12 @@ def compress_file(
     run = start(path, options, shapes, progress)
     fitting, held = load_both(run, calibration, calib_size, data, images)
     check_answerable(run.model, verification)
+    begun = origin(run, calibration, calib_size, data, images, verification)
     with advising(run, held):
         result = find_cut(run, fitting, held, verification)
     if dry_run or target is None:
         run.notes.append("dry run: nothing was written or verified")
-        return account(run, result, None, None, None, None)
+        return account(run, result, None, None, None, None, begun)
     measured, samples = None, held
     replaces = Path(target).exists() and Path(target).samefile(path)
     # A result below 2 GB of a model above it goes out as a stream too: as one file it would have to be in memory.
@@ -159,6 +179,7 @@ def compress_file(
                 measured, samples = verify(run, result, written.path, held, verification)
         else:
             run.notes.append("not verified (--no-verify)")
-        size = written.size
+        report = account(run, result, Path(target), written.size, measured, samples, begun, digests(written.path))
+        _hold(report, measured, verification)
         written.publish()
-    return account(run, result, Path(target), size, measured, samples)
+    return report

@@ -14,6 +14,7 @@ from onnxmerge.channels.relations import Axis
 from onnxmerge.errors import NothingToCutError
 from onnxmerge.graph import Draft, Model, infer_shapes, input_dims, probe_shapes, to_proto
 from onnxmerge.moments.batchnorm import BatchNormMeans
+from onnxmerge.moments.harm import Curve
 from onnxmerge.pipeline.evidence import choose_method, gather_evidence
 from onnxmerge.pipeline.landing import land
 from onnxmerge.pipeline.run import Run
@@ -44,6 +45,7 @@ class Cut:
         cost: What it costs.
         plan: What was decided.
         model: The cut model.
+        curves: Harm by channels kept, by position of the group, where the method measured it.
         twin: Makes its dense twin; True: removed channels are kept from all consumers, not only from those whose
             weights cannot be zero there.
     """
@@ -53,6 +55,7 @@ class Cut:
     cost: CostModel
     plan: Plan
     model: Model
+    curves: Mapping[int, Curve]
     twin: Callable[[bool], bytes]
 
 
@@ -187,7 +190,7 @@ def cut_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Cut:
         mask_signals(context, dense, analysis.groups, plan.kept(), every=every)
         return bytes(to_proto(dense.finish()).SerializeToString())
 
-    return Cut(context, analysis, cost, plan, model, twin)
+    return Cut(context, analysis, cost, plan, model, prepared.planner.curves, twin)
 
 
 def _record(plan: Plan) -> str:

@@ -9,6 +9,7 @@ from onnxmerge.errors import UsageError
 from onnxmerge.pipeline.accounts import group_entry, input_shapes, pinned, sizes
 from onnxmerge.pipeline.cutting import analyse
 from onnxmerge.pipeline.loading import load
+from onnxmerge.pipeline.network import network
 from onnxmerge.pipeline.run import NO_SHAPES, SYNTHETIC, SampleSource, Shapes, Source, advising, runnable, start
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.options import Options
@@ -42,9 +43,10 @@ def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> Inspection:
         cuttable_macs_share=cost.cuttable_share(analysis.groups),
         shapes=input_shapes(run.model, cost),
         groups=groups,
-        pinned=pinned(analysis),
+        pinned=pinned(run.model, analysis),
         notes=(*run.notes, *_refused(analysis)),
         most_macs_share=_most(analysis, cost),
+        network=network(context, analysis, cost),
     )
 
 

@@ -32,13 +32,12 @@ _STEP = 0.02
 def verify(
     run: Run, result: Cut, written: bytes | Path, held: Samples | None, verification: Verification
 ) -> tuple[Measured, Samples]:
-    """Check the cut against its dense twin, measure what it cost, and hold that against the gates.
+    """Check the cut against its dense twin, and measure what it cost; the gates are the caller's.
 
     Returns:
         What was measured, and the samples it was measured on.
 
     Raises:
-        GateError: It falls short.
         OnnxMergeError: The cut is wrong.
     """
     samples = held
@@ -55,15 +54,9 @@ def verify(
             run.notes.append("above 2 GB the cut is not compared with its dense twin")
     with run.stage("measuring"):
         measured = measure_models(
-            runnable(run.source),
-            written,
-            samples,
-            verification.provider,
-            run.options.seed,
-            run.progress,
-            verification.threads,
-        )
-    check_gates(measured, verification)
+            runnable(run.source), written, samples, verification.provider, run.options.seed, run.progress,
+            verification.threads, differences=True,
+        )  # fmt: skip
     return measured, samples
 
 

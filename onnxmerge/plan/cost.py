@@ -55,6 +55,10 @@ class CostModel:
         length = self._length(left)
         return sum(self.node_macs(node, length) for node in self.model.nodes)
 
+    def macs_of(self, node: Node) -> int:
+        """Multiply-accumulates of one node with all channels."""
+        return self.node_macs(node, self._length({}))
+
     def by_counts(self, groups: Mapping[int, ChannelGroup], of: str) -> Callable[[Mapping[int, int]], int]:
         """Cost as a function of how many channels groups keep, whichever they are.
 

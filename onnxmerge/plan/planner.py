@@ -141,6 +141,11 @@ class Planner:
             self._curves = self._measured(evidence)
         self.most = self._allocation(0.0).most
 
+    @property
+    def curves(self) -> Mapping[int, Curve]:
+        """Harm by channels kept, by position of the group; empty for methods that do not measure it."""
+        return self._curves
+
     def plan(self, ratio: float) -> Plan:
         """What goes when a fraction of the cost is to go."""
         return self._planned(ratio, self._allocation(ratio))

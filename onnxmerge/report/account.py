@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from onnxmerge.plan.modes import Importances
+from onnxmerge.runtime.differences import Differences
 from onnxmerge.runtime.fidelity import Fidelity
 from onnxmerge.runtime.latency import Comparison
 from onnxmerge.verify import BatchTiming
 
-__all__ = ["Account", "GroupEntry", "Inspection", "PinnedEntry", "Point", "SideBySide", "Sizes", "Tradeoff"]
+__all__ = [
+    "Account",
+    "GroupEntry",
+    "Inspection",
+    "NodeEntry",
+    "PinnedEntry",
+    "Point",
+    "SideBySide",
+    "Sizes",
+    "Tradeoff",
+]
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,12 @@ class GroupEntry:
         compensate: Compensation used, "" where nothing was cut.
         note: What a reader should know: why a compensation could not be used, why the group was left alone.
         saving: Fraction of the model's MACs that goes when this group alone keeps one channel.
+        place: Position of its first producer among the nodes of the model.
+        harm: What keeping so few was predicted to do to the outputs, if no other group is cut: their squared error in
+            units of their variance (the method's own error of the readers, where outputs were not compared); None where
+            the method predicts nothing.
+        curve: The same for other counts: (channels kept, harm), ascending, of at most two dozen counts.
+        probed: Counts at which the harm was measured, not interpolated.
     """
 
     name: str
@@ -57,6 +75,10 @@ class GroupEntry:
     compensate: str = ""
     note: str = ""
     saving: float = 0.0
+    place: int = 0
+    harm: float | None = None
+    curve: tuple[tuple[int, float], ...] = field(default=(), repr=False)
+    probed: tuple[int, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -69,6 +91,7 @@ class PinnedEntry:
         total: Channels of that producer.
         reasons: Why, each naming the node that pins.
         fixes: For each reason what can be done about it, "" where nothing can or the reason says it.
+        place: Position of the producer among the nodes of the model.
     """
 
     name: str
@@ -76,6 +99,36 @@ class PinnedEntry:
     total: int
     reasons: tuple[str, ...]
     fixes: tuple[str, ...] = ()
+    place: int = 0
+
+
+@dataclass(frozen=True)
+class NodeEntry:
+    """One node of a network that is drawn; graph inputs and outputs are nodes too.
+
+    Attributes:
+        name: Its name.
+        op: Operator type, or Input or Output.
+        reads: Positions of the nodes whose outputs it reads, ascending.
+        shape: Shape of its first output where MACs are counted; None where it is not known.
+        weights: Shapes of the initializers that it reads.
+        macs: Multiply-accumulates of one run.
+        makes: Positions of the groups whose channels it makes.
+        carries: Likewise of those that pass through it.
+        contracts: Likewise of those that it contracts over.
+        pinned: Why channels that it makes must stay.
+    """
+
+    name: str
+    op: str
+    reads: tuple[int, ...]
+    shape: tuple[int, ...] | None
+    weights: tuple[tuple[int, ...], ...] = ()
+    macs: int = 0
+    makes: tuple[int, ...] = ()
+    carries: tuple[int, ...] = ()
+    contracts: tuple[int, ...] = ()
+    pinned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +147,7 @@ class Inspection:
         pinned: What cannot.
         notes: Everything else a person should read.
         most_macs_share: Fraction of the MACs that goes when every group keeps one channel.
+        network: The nodes as they are drawn, in topological order, inputs first and outputs last.
     """
 
     source: str
@@ -107,6 +161,18 @@ class Inspection:
     pinned: tuple[PinnedEntry, ...]
     notes: tuple[str, ...] = ()
     most_macs_share: float = 0.0
+    network: tuple[NodeEntry, ...] = field(default=(), repr=False)
+
+    def html(self, path: str | Path) -> Path:
+        """Write the network, drawn, as one page that needs nothing else; see `docs/report.md`.
+
+        Raises:
+            RuntimeMissingError: Jinja2 or matplotlib is not installed.
+            UsageError: The file cannot be written.
+        """
+        from onnxmerge.report.network import write_network  # noqa: PLC0415 - the page is made of this
+
+        return write_network(self, Path(path))
 
 
 @dataclass(frozen=True)
@@ -134,6 +200,14 @@ class Account:
         notes: Everything else a person should read.
         seconds: Wall time by stage.
         importances: What a ratio of `auto` was read off; None for any other.
+        nodes: How many nodes the model has.
+        differences: Where outputs differ; None without verification.
+        refused: Why a gate refused the result, "" where none did.
+        settings: What was asked for besides `options`: samples, verification, shapes.
+        environment: What it ran on: versions, provider, machine.
+        hashes_before: SHA-256 of the files that were read, by name.
+        hashes_after: Likewise of those that were written.
+        call: The command, or the call in Python, that makes the same again.
     """
 
     source: str
@@ -156,6 +230,25 @@ class Account:
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     importances: Importances | None = None
+    nodes: int = 0
+    differences: Differences | None = None
+    refused: str = ""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    hashes_before: Mapping[str, str] = field(default_factory=dict)
+    hashes_after: Mapping[str, str] = field(default_factory=dict)
+    call: str = ""
+
+    def html(self, path: str | Path) -> Path:
+        """Write the account as one page that needs nothing else; see `docs/report.md`.
+
+        Raises:
+            RuntimeMissingError: Jinja2 or matplotlib is not installed.
+            UsageError: The file cannot be written.
+        """
+        from onnxmerge.report.page import write_report  # noqa: PLC0415 - the page is made of this
+
+        return write_report(self, Path(path))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@
    not raise it. ``kind`` is account, inspection, side_by_side or tradeoff.
 2. Fields keep the order and the names of the dataclasses in ``account``; mappings keep their own order.
 3. Tuples are arrays. NaN and infinities, which JSON does not have, are null.
-4. Single timings (``times_ms``) are left out: they are many, and the median and interval say what they say.
+4. Left out is what is much and only drawn: single timings (``times_ms``; the median and interval say what they say),
+   pictures of samples, harm at counts that were not chosen (``curve``, ``probed``), and the nodes of a ``network``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from onnxmerge.report.account import Account, Inspection, SideBySide, Tradeoff
 __all__ = ["SCHEMA", "check_writable", "to_json", "write_text"]
 
 SCHEMA = 1
-LEFT_OUT = frozenset({"times_ms"})
+LEFT_OUT = frozenset({"times_ms", "pictures", "curve", "probed", "network"})
 
 
 def to_json(result: Account | Inspection | SideBySide | Tradeoff) -> str:

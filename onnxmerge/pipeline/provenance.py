@@ -1,0 +1,158 @@
+"""Where a result comes from: digests of files, versions, the machine, and the call that makes the same again."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxmerge import __version__
+from onnxmerge.graph import external_files
+from onnxmerge.pipeline.run import Run, SampleSource, Source
+from onnxmerge.plan.options import Options
+from onnxmerge.runtime.kernels import device_name, usable_cores
+from onnxmerge.runtime.session import runtime_version
+from onnxmerge.samples.feeds import Samples
+from onnxmerge.samples.images import ImageOptions
+from onnxmerge.verify import Measured, Verification
+
+__all__ = ["Origin", "digests", "environment", "origin"]
+
+_PIECE = 1 << 22
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a result comes from.
+
+    Attributes:
+        settings: What was asked for besides the options of the plan, under the names of the command line.
+        call: The call in Python that makes the same again.
+        hashes: SHA-256 of the files that were read, by name.
+    """
+
+    settings: Mapping[str, object]
+    call: str
+    hashes: Mapping[str, str] = field(repr=False)
+
+
+def origin(
+    run: Run,
+    calibration: SampleSource | None,
+    calib_size: int,
+    data: SampleSource | None,
+    images: ImageOptions | None,
+    verification: Verification,
+) -> Origin:
+    """Where what comes of a run comes from; to be asked before the result may replace the source."""
+    return Origin(
+        _settings(run, calibration, calib_size, data, images, verification),
+        _python_call(run, calibration, data, verification),
+        digests(run.source),
+    )
+
+
+def digests(source: Source) -> dict[str, str]:
+    """SHA-256 of a model's file and of its external data, by name; of bytes and protos that of the bytes."""
+    if isinstance(source, bytes):
+        return {"model": hashlib.sha256(source).hexdigest()}
+    if not isinstance(source, (str, Path)):
+        return {"model": hashlib.sha256(source.SerializeToString(deterministic=True)).hexdigest()}
+    path = Path(source)
+    return {file.name: _digest(file) for file in (path, *external_files(path))}
+
+
+def _digest(file: Path) -> str:
+    sha = hashlib.sha256()
+    with file.open("rb") as stream:
+        while piece := stream.read(_PIECE):
+            sha.update(piece)
+    return sha.hexdigest()
+
+
+def environment(measured: Measured | None) -> dict[str, str]:
+    """Versions, and what the models ran on."""
+    found = {"onnxmerge": __version__}
+    for name in ("onnx", "onnxruntime"):
+        try:
+            found[name] = runtime_version() if name == "onnxruntime" else version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    found["numpy"] = np.__version__
+    found["python"] = platform.python_version()
+    if measured is not None and measured.latency is not None:
+        live = measured.latency.compressed.provider
+        found["provider"] = live
+        found["device"] = device_name(live)
+    found["machine"] = f"{platform.machine()}, {usable_cores()} cores"
+    found["system"] = f"{platform.system()} {platform.release()}"
+    return found
+
+
+def _settings(
+    run: Run,
+    calibration: SampleSource | None,
+    calib_size: int,
+    data: SampleSource | None,
+    images: ImageOptions | None,
+    verification: Verification,
+) -> dict[str, object]:
+    """What was asked for besides the options of the plan, under the names of the command line."""
+    return {
+        "calib": _words(calibration),
+        "calib_size": calib_size,
+        "data": _words(data),
+        "images": None if images is None else asdict(images),
+        "shape": {name: list(dims) for name, dims in run.shapes.items()},
+        "verify": verification.enabled,
+        "provider": verification.provider,
+        "min_cosine": verification.min_cosine,
+        "max_drop": verification.max_drop,
+    }
+
+
+def _words(samples: SampleSource | None) -> str | None:
+    if samples is None:
+        return None
+    if isinstance(samples, Samples):
+        return samples.source
+    return "arrays" if isinstance(samples, Mapping) else str(samples)
+
+
+def _python_call(
+    run: Run, calibration: SampleSource | None, data: SampleSource | None, verification: Verification
+) -> str:
+    """The call of the public API; arrays and models in memory by names that say what they stand for."""
+    given: dict[str, Any] = {
+        "calibration": None if calibration is None else _name(calibration, "samples"),
+        "data": None if data is None else _name(data, "held_out"),
+    }
+    if run.shapes:
+        given["shapes"] = {name: tuple(dims) for name, dims in run.shapes.items()}
+    for chosen, usual in (
+        (asdict(run.options), asdict(Options())),
+        (asdict(verification), asdict(Verification())),
+    ):
+        changed = {name: value for name, value in chosen.items() if value != usual[name]}
+        given.update({"verify" if name == "enabled" else name: value for name, value in changed.items()})
+    words = [_name(run.source, "model")]
+    for name, value in given.items():
+        if value is not None:
+            words.append(f"{name}={value if isinstance(value, _Text) else repr(value)}")
+    return f"onnxmerge.compress({', '.join(words)})"
+
+
+class _Text(str):
+    """Source text, shown as it is."""
+
+    __slots__ = ()
+
+
+def _name(value: object, otherwise: str) -> str:
+    return _Text(repr(str(value)) if isinstance(value, (str, Path)) else otherwise)

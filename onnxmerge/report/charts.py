@@ -1,0 +1,140 @@
+"""The pictures of a report, drawn with matplotlib: channels along the depth, harm curves, latency.
+
+Nothing that a model can choose (names, reasons) is drawn as text of a figure, where matplotlib might read it as
+mathematics; it stands in the words of the marks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxmerge.report import units
+from onnxmerge.report.account import Account, GroupEntry, PinnedEntry
+from onnxmerge.report.svg import INKS, drawing, to_svg
+from onnxmerge.runtime.latency import Comparison
+
+__all__ = ["depth_chart", "harm_chart", "latency_chart"]
+
+_WIDTH, _HEIGHT = 9.6, 3.1
+"""Inches, of 72 units of the drawing each."""
+_TICKS, _BINS, _ROUNDS = 16, 40, 400
+_LEAST_HARM = 1e-9
+"""Harm below this is drawn here: on a scale of powers of ten zero has no place."""
+_BELOW_CHOICES = 10.0
+"""The axis of harm ends so far below the least harm that was chosen; what lies below matters to nobody."""
+
+
+def depth_chart(account: Account) -> str:
+    """Channels of every group and of every pinned producer in the order of the nodes that make them."""
+    found: list[GroupEntry | PinnedEntry] = [*account.groups, *account.pinned]
+    entries = sorted(found, key=lambda entry: entry.place)
+    marks = {}
+    with drawing("depth") as figure_of:
+        figure = figure_of(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        axes = figure.subplots()
+        places = np.arange(len(entries))
+        sizes = [entry.size for entry in entries]
+        kept = [entry.kept if isinstance(entry, GroupEntry) else 0 for entry in entries]
+        pinned = [entry.size if isinstance(entry, PinnedEntry) else 0 for entry in entries]
+        width = 0.8 if len(entries) > 12 else 0.6
+        axes.bar(places, sizes, width, color=INKS["faint"])
+        axes.bar(places, pinned, width, color=INKS["pinned"])
+        axes.bar(places, kept, width, color=INKS["after"])
+        for place, entry in enumerate(entries):
+            # A bar of full height that is not seen takes the pointer: some bars are too low to be hit.
+            hit = axes.bar([place], [max(sizes)], 1.0, facecolor="none", edgecolor="none")[0]
+            hit.set_gid(f"mark-depth{place}")
+            marks[f"depth{place}"] = _depth_words(entry, account.nodes)
+        shown = places[:: max(1, -(-len(entries) // _TICKS))]
+        axes.set_xticks(shown, [str(entries[place].place) for place in shown])
+        axes.set(xlabel="number of the node that makes the channels", ylabel="channels")
+        axes.set_xlim(-0.7, len(entries) - 0.3)
+        return to_svg(figure, "depth", "Channels kept along the depth of the network", marks)
+
+
+def _depth_words(entry: GroupEntry | PinnedEntry, nodes: int) -> str:
+    lines = [entry.name, f"node {entry.place} of {nodes}"]
+    if isinstance(entry, PinnedEntry):
+        return "\n".join([*lines, f"{entry.size} of {entry.total} channels pinned", *entry.reasons[:3]])
+    kept = f"{entry.kept} of {entry.size} channels kept ({units.percent(entry.kept / entry.size)})"
+    lines += [kept, f"{units.share(entry.macs_share)} of the MACs"]
+    if entry.kept < entry.size:
+        lines.append(f"method: {how(entry)}")
+    if entry.harm is not None:
+        lines.append(f"predicted harm: {units.small(entry.harm)}")
+    return "\n".join([*lines, *([entry.note] if entry.note else [])])
+
+
+def how(entry: GroupEntry) -> str:
+    """Words for what was done to a group."""
+    if entry.kept == entry.size:
+        return "left alone"
+    return " + ".join(each for each in (entry.select, entry.compensate) if each and each != "none") or "–"
+
+
+def harm_chart(groups: Sequence[GroupEntry]) -> str:
+    """Predicted harm of each group by the part of its channels that is kept; the choice is a point."""
+    marks = {}
+    with drawing("harm") as figure_of:
+        figure = figure_of(figsize=(_WIDTH, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for number, group in enumerate(groups):
+            counts, harms = (np.array(values, dtype=np.float64) for values in zip(*group.curve, strict=True))
+            inside = counts < group.size
+            line = 100 * counts[inside] / group.size, np.maximum(harms[inside], _LEAST_HARM)
+            axes.plot(*line, lw=1.2, color=INKS["before"])
+            # A broad line that is not seen takes the pointer.
+            axes.plot(*line, lw=9, alpha=0, color=INKS["after"])[0].set_gid(f"mark-curve{number}")
+            marks[f"curve{number}"] = _harm_words(group)
+        for number, group in enumerate(groups):
+            if group.kept == group.size or group.harm is None:
+                continue
+            dot = axes.plot(
+                [100 * group.kept / group.size], [max(group.harm, _LEAST_HARM)], "o", ms=6, color=INKS["after"]
+            )[0]
+            dot.set_gid(f"mark-choice{number}")
+            marks[f"choice{number}"] = _harm_words(group)
+        chosen = [group.harm for group in groups if group.harm and group.kept < group.size]
+        highest = max((harm for group in groups for _, harm in group.curve), default=1.0)
+        lowest = min(chosen, default=highest / 1e4) / _BELOW_CHOICES
+        axes.set_yscale("log")
+        axes.set_ylim(max(lowest, _LEAST_HARM), max(2 * highest, 10 * _LEAST_HARM))
+        axes.minorticks_off()
+        axes.set_xlim(102, -2)
+        axes.set(xlabel="channels kept, percent of the group", ylabel="predicted harm")
+        return to_svg(figure, "harm", "Predicted harm by channels kept, one line for each group", marks)
+
+
+def _harm_words(group: GroupEntry) -> str:
+    harm = "–" if group.harm is None else units.small(group.harm)
+    return f"{group.name}\n{group.kept} of {group.size} channels kept\npredicted harm there: {harm}"
+
+
+def latency_chart(latency: Comparison) -> str:
+    """How the times of both models are spread, and each round in the order in which it ran."""
+    both = {"before": latency.dense, "after": latency.compressed}
+    marks = {}
+    with drawing("latency") as figure_of:
+        figure = figure_of(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        spread, rounds = figure.subplots(1, 2)
+        times = np.concatenate([each.times_ms for each in both.values()])
+        # The slowest hundredth is the machine's doing and would squeeze the rest.
+        most = max(float(np.percentile(times, 99)), *(each.median_ms for each in both.values()))
+        edges = np.linspace(float(times.min()), most if most > times.min() else float(times.min()) + 1e-3, _BINS + 1)
+        for key, each in both.items():
+            heights, _ = np.histogram(np.clip(each.times_ms, None, edges[-1]), edges)
+            bars = spread.stairs(heights, edges, fill=True, color=INKS[key], alpha=0.55)
+            bars.set_gid(f"mark-latency-{key}")
+            marks[f"latency-{key}"] = (
+                f"{key}\nmedian {units.milliseconds(each.median_ms)}\n95th percentile "
+                f"{units.milliseconds(each.p95_ms)}\n{each.runs} runs"
+            )
+            spread.axvline(each.median_ms, color=INKS[key], lw=1.6)
+            step = max(1, -(-len(each.times_ms) // _ROUNDS))
+            thinned = np.minimum(each.times_ms[::step], most)
+            rounds.plot(np.arange(len(thinned)) * step + 1, thinned, lw=0.8, color=INKS[key])
+        spread.set(xlabel="time of one run, ms (lines: medians)", ylabel="runs")
+        rounds.set(xlabel="round, in the order in which they ran", ylabel="ms", ylim=(0, None))
+        return to_svg(figure, "latency", "Times of single runs of both models", marks)

@@ -1,0 +1,132 @@
+"""Reports and drawn networks end to end: from the command line and from Python, also where a gate refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import onnxmerge
+from onnxmerge import cli
+from onnxmerge.errors import GateError, UsageError
+from onnxmerge.report.account import Account
+from tests.pages import Reader
+
+pytest.importorskip("jinja2", reason="the extra `report` is not installed")
+pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
+
+MODELS = Path(__file__).resolve().parents[1] / "sample_models"
+MODEL, DATA = MODELS / "lenet_300_100.onnx", MODELS / "fashion_mnist_test.npz"
+CALIBRATION = MODELS / "fashion_mnist_calibration.npz"
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_report_of_a_file_that_was_written(tmp_path: Path) -> None:
+    source, target, page, data = (tmp_path / name for name in ("in.onnx", "out.onnx", "out.html", "out.json"))
+    shutil.copy(MODEL, source)
+    before = digest(source)
+    words = [str(source), str(target), "--calib", str(CALIBRATION), "--data", str(DATA), "--provider", "cpu", "-q"]
+    assert cli.main([*words, "--report", str(page), "--json", str(data)]) == 0
+    account = json.loads(data.read_text(encoding="utf-8"))
+    read = Reader(page.read_text(encoding="utf-8"))
+    text = " ".join("".join(read.text).split())
+    assert read.column("groups", 2) == [str(group["kept"]) for group in account["groups"]]
+    assert read.column("groups", 0) == [str(group["place"]) for group in account["groups"]]
+    assert all(group["harm"] is not None and "curve" not in group for group in account["groups"])
+    assert (account["hashes_before"], account["hashes_after"]) == ({"in.onnx": before}, {"out.onnx": digest(target)})
+    assert before in text
+    assert digest(target) in text
+    # The command line as it was given.
+    assert f"onnxmerge {source} {target} --calib" in text
+    assert "--report" in text
+    # 10 classes: what changed is what the agreement says.
+    confusion = account["differences"]["confusion"]
+    changed = sum(count for old, new, count in confusion["moves"] if old != new)
+    agreement = account["fidelity"]["outputs"][0]["top1_agreement"]
+    assert changed == round((1 - agreement) * account["fidelity"]["outputs"][0]["samples"])
+    kept, lost, gained, never = confusion["right"]
+    total = kept + lost + gained + never
+    assert 100 * (kept + lost) / total == pytest.approx(account["accuracy_before"])
+    assert 100 * (kept + gained) / total == pytest.approx(account["accuracy_after"])
+    assert f"{changed} of {total} samples have another top class" in text
+    assert account["environment"]["provider"] == "CPUExecutionProvider"
+    assert {"harm", "depth", "latency"} <= set(read.ids)
+    assert sum(tag == "img" for tag, _ in read.tags) == len(account["differences"]["worst"])
+
+
+def test_a_dry_run_is_reported(tmp_path: Path) -> None:
+    page = tmp_path / "dry.html"
+    assert cli.main([str(MODEL), "--dry-run", "--method", "prune", "--report", str(page), "-q"]) == 0
+    text = "".join(Reader(page.read_text(encoding="utf-8")).text)
+    assert "nothing was written" in text
+    assert "not verified" in text
+
+
+def test_what_a_gate_refuses_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, target = tmp_path / "refused.html", tmp_path / "out.onnx"
+    words = [str(MODEL), str(target), "--ratio", "0.9", "--method", "prune", "--data", str(DATA), "--max-drop", "1"]
+    assert cli.main([*words, "--provider", "cpu", "--report", str(page), "-q"]) == GateError.exit_status
+    assert not target.exists()
+    error = capsys.readouterr().err
+    assert f"{page} shows what was refused" in error
+    read = Reader(page.read_text(encoding="utf-8"))
+    assert "Refused by a gate" in "".join(read.text)
+    assert "groups" in read.cells
+
+
+def test_in_python(tmp_path: Path) -> None:
+    result = onnxmerge.compress(MODEL, 0.5, method="prune", data=DATA, provider="cpu", skip=("/fc1/*",))
+    assert result.report.call == (
+        f"onnxmerge.compress({str(MODEL)!r}, data={str(DATA)!r}, ratio=0.5, method='prune', "
+        "skip=('/fc1/*',), provider='cpu')"
+    )
+    page = result.report.html(tmp_path / "report.html")
+    assert Reader(page.read_text(encoding="utf-8")).column("groups", 3) == ["300", "100"]
+    with pytest.raises(GateError) as refused:
+        onnxmerge.compress(MODEL, 0.9, method="prune", data=DATA, provider="cpu", max_drop=1.0)
+    account = refused.value.account
+    assert isinstance(account, Account)
+    assert account.refused == str(refused.value)
+    assert account.target is None
+
+
+def test_a_network_is_drawn(tmp_path: Path) -> None:
+    page = tmp_path / "network.html"
+    assert cli.main(["inspect", str(MODEL), "--html", str(page), "-q"]) == 0
+    read = Reader(page.read_text(encoding="utf-8"))
+    assert len(read.ids) == len(set(read.ids))
+    inspection = onnxmerge.inspect(MODEL)
+    rows = [given for tag, given in read.tags if given.get("class") == "block"]
+    ops = [entry.op for entry in inspection.network]
+    assert len(ops) == inspection.nodes + 2
+    assert 0 < len(rows) < len(ops)
+    text = "".join(read.text)
+    assert all(entry.name in text for entry in inspection.network)
+    assert read.column("groups", 2) == [str(group.size) for group in inspection.groups]
+    touched = {number for row in rows for number in str(row["data-groups"]).split()}
+    assert touched == {str(number) for number in range(len(inspection.groups))}
+    assert sum(entry.macs for entry in inspection.network) == inspection.sizes.macs
+
+
+def test_a_page_takes_the_place_of_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "model.html"
+    shutil.copy(MODEL, source)
+    before = source.read_bytes()
+    out = str(tmp_path / "out.html")
+    for words in (
+        [str(source), out, "--report", str(source)],
+        [str(source), out, "--report", out],
+        [str(source), out, "--report", str(tmp_path / "same.html"), "--json", str(tmp_path / "same.html")],
+        [str(source), out, "--report", str(tmp_path / "report.txt")],
+        ["inspect", str(source), "--html", str(source)],
+    ):
+        assert cli.main([*words, "-q"]) == UsageError.exit_status
+        assert "Traceback" not in capsys.readouterr().err
+    assert source.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model.html"]
