@@ -8,8 +8,8 @@
 2. *Offset.* There is no β to put it in. It goes into the running mean, ``μ' = μ − β·√(σ² + ε)/s``, so that in eval mode
    the layer computes ``s·x̂ + β`` as before. Training sees batch statistics, that is no offset, and the running
    mean moves on to what it would have been. A layer without running statistics loses its β at once.
-3. So a layer whose scales all lie within the range keeps its eval outputs, to rounding; no layer keeps its training
-   outputs, unless β is zero.
+3. So, without `spread`, a layer whose scales all lie within the range keeps its eval outputs, to rounding; no layer
+   keeps its training outputs, unless β is zero.
 
 Skipped, with the reason: BatchNorms without scale, shared ones, ones with tied parameters or hooks, SyncBatchNorm and
 classes derived from torch's. `plain` is the way back and exact: sigmoid(γ) as weight, zeros as bias.
@@ -81,20 +81,24 @@ class Conversion:
     skipped: tuple[Skipped, ...]
 
 
-def bounded(model: nn.Module, *, start: float | None = None, inplace: bool = False) -> Conversion:
+def bounded(model: nn.Module, *, start: float | None = None, spread: float = 0.0, inplace: bool = False) -> Conversion:
     """Put bounded BatchNorms into the places of a model's own.
 
     Args:
         model: Any network.
         start: Set all scales to this, 0 < start < 1, for training from scratch; None takes them from the model.
+        spread: Standard deviation of normal numbers that are added to every γ, from torch's global generator, at least
+            0. Equal scales have to grow apart before some recede; in a training of few epochs there is no time for it.
         inplace: Change the model itself instead of a copy. Make the optimizer afterwards: parameters are new ones.
 
     Returns:
         The model and what was converted and skipped. A model that is a BatchNorm itself comes back as a new module.
 
     Raises:
-        UsageError: `start` lies outside, or the model has no BatchNorm that can be bounded.
+        UsageError: `start` or `spread` lies outside, or the model has no BatchNorm that can be bounded.
     """
+    if not 0 <= spread < float("inf"):
+        raise UsageError(f"spread is {spread:g}; it is a standard deviation, at least 0")
     if start is not None and not 0 < start < 1:
         raise UsageError(f"start is {start:g}; a bounded scale lies between 0 and 1, both excluded")
     model = model if inplace else copy.deepcopy(model)
@@ -109,7 +113,7 @@ def bounded(model: nn.Module, *, start: float | None = None, inplace: bool = Fal
         if reason:
             skipped.append(Skipped(name, reason))
         else:
-            new[id(module)], account = _to_bounded(name, module, start)
+            new[id(module)], account = _to_bounded(name, module, start, spread)
             converted.append(account)
     if not converted and not any(bounded_norms(model)):
         why = f": {skipped[0].name or 'the model'}: {skipped[0].reason}" if skipped else ""
@@ -143,7 +147,7 @@ def _refusal(module: _BatchNorm, places: Counter[int], ties: Counter[int]) -> st
     return None
 
 
-def _to_bounded(name: str, old: _BatchNorm, start: float | None) -> tuple[nn.Module, Converted]:
+def _to_bounded(name: str, old: _BatchNorm, start: float | None, spread: float) -> tuple[nn.Module, Converted]:
     weight, bias = old.weight.detach(), old._parameters.get("bias")
     new = dict(_PAIRS)[type(old)](
         old.num_features,
@@ -162,6 +166,8 @@ def _to_bounded(name: str, old: _BatchNorm, start: float | None) -> tuple[nn.Mod
             within = weight.double().clamp(LEAST, MOST)
             new.gamma.copy_(inverse_sigmoid(within))
             clipped = int((within != weight.double()).sum())
+        if spread:
+            new.gamma.add_(spread * torch.randn_like(new.gamma))
         mean, variance = new._buffers["running_mean"], new._buffers["running_var"]
         if bias is not None and mean is not None and variance is not None:
             spread = (variance.double() + new.eps).sqrt() / new.weight.double()

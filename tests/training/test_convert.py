@@ -96,6 +96,21 @@ def test_start_sets_every_scale() -> None:
         training.bounded(network(), start=1.0)
 
 
+def test_spread_scatters_the_start_as_the_seed_says() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(2000))
+    found = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        found.append(training.bounded(model, start=0.3, spread=2).model[0].gamma.detach())
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    # Of 2000 normal numbers the mean is off by 2/√2000 = 0.045, the deviation by 0.032: four of each.
+    assert float(found[0].mean()) == pytest.approx(float(torch.logit(torch.tensor(0.3))), abs=0.18)
+    assert float(found[0].std()) == pytest.approx(2, abs=0.13)
+    with pytest.raises(UsageError, match="at least 0"):
+        training.bounded(model, start=0.3, spread=-1)
+
+
 def test_a_copy_leaves_the_model_alone_and_in_place_does_not() -> None:
     model = network()
     before = outputs(model)
