@@ -8,7 +8,7 @@
     │   ├── NothingToCutError      3  the model is fine, but no channel of it can go
     │   └── FeedError              3  the model loads, but does not run on these inputs
     ├── GateError                  1  the result is below what was asked; nothing was written
-    └── RuntimeMissingError        4  ONNX Runtime or a provider that was asked for is missing
+    └── RuntimeMissingError        4  ONNX Runtime, a provider that was asked for, or torch for training is missing
 
 A message says what is wrong, where (file, node, tensor), what was expected and got, and what to try.
 """
@@ -66,6 +66,6 @@ class GateError(OnnxMergeError):
 
 
 class RuntimeMissingError(OnnxMergeError):
-    """ONNX Runtime, or the provider that was asked for, is not available."""
+    """ONNX Runtime, the provider that was asked for, or the torch that training needs is not available."""
 
     exit_status = 4

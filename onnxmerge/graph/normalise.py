@@ -29,9 +29,10 @@ _REARRANGING = frozenset({"Identity", "Transpose", "Cast", "Reshape", "Squeeze",
 
 _CREATING = _REARRANGING | frozenset(
     {"Add", "Sub", "Mul", "Div", "Neg", "Concat", "Gather", "Slice", "Range", "ConstantOfShape", "Expand", "Floor",
-     "Ceil", "Sqrt", "Pow", "Reciprocal", "Exp", "Equal", "Where", "Shape", "Size", "Min", "Max", "Tile"}
+     "Ceil", "Sqrt", "Pow", "Reciprocal", "Exp", "Equal", "Where", "Shape", "Size", "Min", "Max", "Tile", "Sigmoid"}
 )  # fmt: skip
-"""Evaluated where inputs and result stay small: shape arithmetic and decomposed constants."""
+"""Evaluated where inputs and result stay small: shape arithmetic and decomposed constants; the sigmoid of a bounded
+BatchNormalization's scale, which TorchScript's exporter leaves as a node."""
 
 _SMALL = 1 << 16
 _LARGEST = 1 << 26

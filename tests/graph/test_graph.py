@@ -66,6 +66,19 @@ def test_copies_that_became_different_stay_apart() -> None:
     assert not set(loaded.copies) - {copy} & names
 
 
+def test_a_bounded_scale_is_evaluated() -> None:
+    gamma = np.array([-18.0, -0.5, 3.0], np.float32)
+    scale, ones = helper.make_node("Sigmoid", ["gamma"], ["scale"]), np.ones(3, np.float32)
+    norm = helper.make_node("BatchNormalization", ["x", "scale", "b", "m", "v"], ["y"])
+    shape = [1, 3, 2]
+    types = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in "xy"]
+    values = [numpy_helper.from_array(v, n) for n, v in {"gamma": gamma, "b": ones, "m": ones, "v": ones}.items()]
+    proto = helper.make_model(helper.make_graph([scale, norm], "g", types[:1], types[1:], values))
+    model = load(proto)
+    assert [node.op for node in model.nodes] == ["BatchNormalization"]
+    np.testing.assert_allclose(model.weights[model.nodes[0].input(1)], 1 / (1 + np.exp(-gamma)), rtol=1e-6)
+
+
 def test_ratio_of_nothing_is_the_same_model() -> None:
     model = shared_vectors()
     feed = random_feed(model)
