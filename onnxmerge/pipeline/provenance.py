@@ -24,7 +24,7 @@ from onnxmerge.verify import Measured, Verification
 
 __all__ = ["Origin", "digests", "environment", "origin"]
 
-_PIECE = 1 << 22
+_PIECE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ def _settings(
         "provider": verification.provider,
         "min_cosine": verification.min_cosine,
         "max_drop": verification.max_drop,
+        "threads": verification.threads,
     }
 
 
