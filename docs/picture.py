@@ -18,22 +18,28 @@ from onnxmerge import pipeline
 from onnxmerge.plan.options import Options
 from onnxmerge.report.data import write_text
 from onnxmerge.report.terminal import show_account
+from onnxmerge.verify import Verification
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "images" / "terminal.svg"
 MODEL = "sample_models/vgg_bn.onnx"
 CALIBRATION = "sample_models/fashion_mnist_calibration.npz"
 TEST = "sample_models/fashion_mnist_test.npz"
-COMMAND = f"$ onnxmerge {MODEL} out.onnx --ratio 0.5 \\\n    --calib {CALIBRATION} \\\n    --data {TEST}"
+COMMAND = f"""$ onnxmerge {MODEL} out.onnx \\
+    --of latency --ratio 0.4 --threads 1 \\
+    --calib {CALIBRATION} \\
+    --data {TEST}"""
 
 
 def main() -> int:
     """Runs the command and draws what it prints."""
     os.chdir(ROOT)  # paths in the picture are those of the command
     with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        options = Options(ratio=0.5)
+        options = Options(ratio=0.4, of="latency")
         target = Path(folder) / "out.onnx"
-        account = pipeline.compress_file(MODEL, target, options, calibration=CALIBRATION, data=TEST)
+        account = pipeline.compress_file(
+            MODEL, target, options, calibration=CALIBRATION, data=TEST, verification=Verification(threads=1)
+        )
         console = Console(width=80, record=True, highlight=False, file=nowhere, force_terminal=True)
         console.print(COMMAND, markup=False)
         show_account(console, replace(account, target=target.name))
