@@ -79,12 +79,15 @@ def _curve(model: Path, of: str, given: argparse.Namespace) -> Tradeoff:
 
 def _against_macs(by_time: Tradeoff, by_macs: Tradeoff) -> None:
     """Accuracy at equal measured latency."""
-    known = sorted(
+    if by_macs.accuracy_before is None:
+        print("\nno labels, so no accuracy\n")
+        return
+    known = [
         (1.0 / point.latency.speedup, point.accuracy)
         for point in by_macs.points
         if point.latency is not None and point.accuracy is not None
-    )
-    known.append((1.0, by_macs.accuracy_before or 0.0))
+    ]
+    known = sorted([*known, (1.0, by_macs.accuracy_before)])
     print("\n| time left | accuracy, --of latency | accuracy, --of macs, at the same time |")
     print("|---|---|---|")
     for point in by_time.points:

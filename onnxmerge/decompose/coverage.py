@@ -121,6 +121,9 @@ def merge_heights(values: Floats) -> Floats:
     Returns:
         (c, n − 1) heights.
 
+    Raises:
+        ValueError: Some number is not finite.
+
     Notes:
         Of two clusters with a third between them, the middle one is always nearer to one of both than they are to each
         other, so only neighbours merge. A merge moves no cluster nearer to a third than the nearer of its parts was
@@ -146,6 +149,8 @@ def merge_heights(values: Floats) -> Floats:
         closing = inner[(here < gap[inner]) & (here <= gap[inner + 2])]
         if np.any(here == 0):
             closing = inner[here == 0]
+        if not closing.size:  # no order among them
+            raise ValueError("numbers that are not finite have no merge heights")
         heights[end[closing]] = gap[closing + 1]
         first = np.ones(len(mean), dtype=bool)
         first[closing + 1] = False

@@ -32,6 +32,8 @@ from onnxmerge.decompose.rows import Floats, Indices
 
 __all__ = ["CELLS", "Histogram", "Valley", "find_valley", "histogram", "one_mode_chance"]
 
+_EQUAL = 1e-6
+"""Logarithms no farther apart than this are equal up to rounding of float32 weights."""
 _NOTHING = 1e-4
 """In units of the largest number: a factor that small leaves nothing of a channel."""
 CELLS = 20
@@ -78,8 +80,10 @@ def find_valley(values: Floats) -> Valley | str:
     Args:
         values: (n,) numbers, none below 0, at least one.
     """
+    if not np.isfinite(values).all():
+        return "some of them are not finite"
     logs = np.sort(_logs(values))
-    if logs[0] == logs[-1]:
+    if logs[-1] - logs[0] <= _EQUAL:
         return "they are all equal"
     counts, edges = np.histogram(logs, bins=CELLS)
     chance, first, last = one_mode_chance(counts)

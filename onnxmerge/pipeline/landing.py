@@ -42,36 +42,44 @@ def land(
         NothingToCutError: Every plan that was timed is slower than the dense network.
     """
     if run.model.bytes_of_weights() > MEMORY_LIMIT:
+        run.notes.append("above 2 GB plans are not timed; the time that goes is predicted")
         with run.stage("planning"):
             return planner.plan(asked)
-    mine: list[Tried] = []
-    for _ in range(_TRIES):
+    timed = 0
+    while timed < _TRIES and not any(abs(each.went - asked) <= _NEAR for each in clock.tried):
         with run.stage("planning"):
             aim, plan = _next(planner, clock.tried, asked)
         if plan is None:
             break
-        if not plan.groups:
-            return plan
-        with run.stage("timing plans"):
-            went = 1.0 - took(run, context, analysis, walk, plan.kept(), clock)
-            if abs(went - asked) <= _NEAR:
-                # Among several plans the one that noise moved to the right place looks best, so it is timed again.
-                went = (went + 1.0 - took(run, context, analysis, walk, plan.kept(), clock)) / 2
-        mine.append(Tried(aim, went, plan))
-        clock.tried.append(mine[-1])
-        if abs(went - asked) <= _NEAR:
-            break
+        went = 0.0
+        if plan.groups:
+            timed += 1
+            with run.stage("timing plans"):
+                went = 1.0 - took(run, context, analysis, walk, plan.kept(), clock)
+                if abs(went - asked) <= _NEAR:
+                    # Among several plans the one that noise moved to the right place looks best, so it is timed again.
+                    went = (went + 1.0 - took(run, context, analysis, walk, plan.kept(), clock)) / 2
+        clock.tried.append(Tried(aim, went, plan))
     faster = [each for each in clock.tried if each.went > 0]
     if not faster:
-        raise NothingToCutError(
-            f"{run.model.source}: none of {len(clock.tried)} plans came out faster than the network as it is"
-        )
+        raise NothingToCutError(f"{run.model.source}: {_why(clock, planner)}")
     best = min(faster, key=lambda each: abs(each.went - asked))
     run.notes.append(
         f"of the time, {best.plan.reached:.3f} was predicted to go and {best.went:.3f} went when the plan was timed"
-        + (f"; {len(mine)} plans were timed" if len(mine) > 1 else "")
+        + (f"; {timed} plans were timed" if timed > 1 else "")
     )
     return replace(best.plan, asked=asked, reached=best.went, predicted=best.plan.reached)
+
+
+def _why(clock: Clock, planner: Planner) -> str:
+    """Why no plan takes less time than the network."""
+    timed = sum(bool(each.plan.groups) for each in clock.tried)
+    if timed:
+        return f"none of {timed} plans came out faster than the network as it is; try --of macs"
+    return (
+        f"of its time {max(planner.most, 0.0):.3f} can go at most, as predicted: no channel goes; "
+        "try --of macs, or a smaller --round-to"
+    )
 
 
 def _next(planner: Planner, tried: list[Tried], asked: float) -> tuple[float, Plan | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnxmerge.errors import GateError, NothingToCutError, UsageError
+from onnxmerge.errors import GateError, NothingToCutError, OnnxMergeError, UsageError
 from onnxmerge.graph import before_saturation, to_proto
 from onnxmerge.pipeline.cutting import Cut, cut_at, prepare
 from onnxmerge.pipeline.run import MEMORY_LIMIT, SYNTHETIC, Run, runnable
@@ -85,6 +85,7 @@ def find_cut(run: Run, fitting: Samples | None, held: Samples | None, verificati
 
     Raises:
         GateError: No cut holds the gate.
+        NothingToCutError: No channel goes at any ratio.
         UsageError: There are no samples to hold the gate on.
     """
     prepared = prepare(run, fitting, held, verification)
@@ -95,15 +96,18 @@ def find_cut(run: Run, fitting: Samples | None, held: Samples | None, verificati
         raise UsageError("--min-cosine or --max-drop without --ratio needs samples to search on: --data or --calib")
     best: Cut | None = None
     tried: list[str] = []
-    notes, refused = list(run.notes), GateError("no channel can go; nothing was written")
+    notes = list(run.notes)
+    refused: OnnxMergeError = GateError("no channel can go; nothing was written")
     low, high = 0.0, prepared.planner.most
     while high - low > _STEP:
         middle = (low + high) / 2
         run.notes[:] = notes
         try:
             found = cut_at(run, prepared, middle)
-        except NothingToCutError:
-            break
+        except NothingToCutError as error:
+            # Too little to remove a single channel; more may.
+            refused, low = refused if tried else error, middle
+            continue
         with run.stage("measuring"):
             smaller = to_proto(found.model).SerializeToString()
             measured = compare_outputs(runnable(run.source), smaller, held, verification.provider)

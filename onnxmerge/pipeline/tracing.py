@@ -91,7 +91,8 @@ def tradeoff(
             point for ratio in wanted if (point := _point(run, prepared, ratio, reference, verification)) is not None
         ]
     if not points:
-        raise NothingToCutError(f"{run.model.source}: no channel goes at any of the ratios")
+        why = "; ".join(note for note in run.notes if "not on the curve" in note)
+        raise NothingToCutError(f"{run.model.source}: no channel goes at any of the ratios: {why}")
     return Tradeoff(
         source=run.model.source,
         of=options.of,
@@ -115,8 +116,8 @@ def _point(
         return None
     try:
         found = cut_at(run, prepared, ratio)
-    except NothingToCutError:
-        run.notes.append(f"{ratio:g} is not on the curve: no channel goes")
+    except NothingToCutError as error:
+        run.notes.append(f"{ratio:g} is not on the curve: {error}")
         return None
     smaller = to_proto(found.model).SerializeToString()
     with run.stage("measuring"):

@@ -27,7 +27,7 @@ def multiples(sizes: Mapping[int, int], number: int = 1) -> Allowed:
 
 
 def worthwhile(allowed: Allowed, times: Mapping[int, NDArray[np.float64]]) -> Allowed:
-    """Those of the allowed counts at which a group takes less time than at every higher one.
+    """Those of the allowed counts at which a group takes less time than at every higher one; all if nothing is timed.
 
     Args:
         allowed: By group.
@@ -36,6 +36,9 @@ def worthwhile(allowed: Allowed, times: Mapping[int, NDArray[np.float64]]) -> Al
     kept = {}
     for group, counts in allowed.items():
         time = times[group]
+        if not time[-1] > 0:  # nothing of it is timed, so nothing says which counts gain
+            kept[group] = counts
+            continue
         least, chosen = time[-1], []
         for count in counts[::-1].tolist():
             if time[count] < least - _GAIN * time[-1]:

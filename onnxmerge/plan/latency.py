@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -75,8 +75,10 @@ class LatencyModel:
         self._reorder = reordering(cost, self._timed)
         connect(context, self._timed)
         self._learned: dict[int, Mapping[int, float]] = {}
+        self._kind: dict[int, int] = {}
         dense = cost.lengths({})({})
-        self.explained = sum(state.seconds for state in self._states(dense)) + self._reordered(dense)
+        states = self._states(dense)
+        self.explained = sum(state.seconds for state in states) + self._reordered(dense, states)
         self._factor = min(1.0, seconds / self.explained) if self.explained > 0 else 1.0
         self._rest = max(seconds - self.explained, 0.0)
 
@@ -87,12 +89,13 @@ class LatencyModel:
 
         def cost(counts: Mapping[int, int]) -> float:
             length = length_at(counts)
+            states = self._states(length)
             kernels = sum(
-                state.seconds * prod(self._correction(groups, position, counts) for position in positions)
-                for state, positions in zip(self._states(length), touching, strict=True)
+                state.seconds * prod(self._correction(groups, position, counts, positions) for position in positions)
+                for state, positions in zip(states, touching, strict=True)
             )
             rest = self._rest * self._elements(length) / dense if dense else self._rest
-            return self._factor * (kernels + self._reordered(length)) + rest
+            return self._factor * (kernels + self._reordered(length, states)) + rest
 
         return cost
 
@@ -101,13 +104,15 @@ class LatencyModel:
         length_at, touching = self._cost.lengths(groups), self._touching(groups)
         times = {}
         for position, group in groups.items():
-            own = [each for each, positions in zip(self._timed, touching, strict=True) if position in positions]
+            own = [(each, on) for each, on in zip(self._timed, touching, strict=True) if position in on]
             curve = np.zeros(group.size + 1)
             for count in range(1, group.size + 1):
                 counts = {position: count}
                 length = length_at(counts)
-                kernels = sum(each.under(length).seconds for each in own)
-                curve[count] = self._factor * kernels * self._correction(groups, position, counts)
+                kernels = sum(
+                    each.under(length).seconds * self._correction(groups, position, counts, on) for each, on in own
+                )
+                curve[count] = self._factor * kernels
             times[position] = curve
         return times
 
@@ -128,6 +133,7 @@ class LatencyModel:
         """
         predicted, length_at, touching = self.by_counts(groups), self._cost.lengths(groups), self._touching(groups)
         kinds = self._kinds(groups, touching)
+        self._kind.update({position: number for number, positions in enumerate(kinds) for position in positions})
         trials = _trials([(positions, groups[positions[0]].size) for positions in kinds])[:most]
         learned: dict[int, dict[int, float]] = {}
         for done, (positions, width) in enumerate(trials):
@@ -157,11 +163,22 @@ class LatencyModel:
         shares = {positions[0]: sum(self._cost.share(groups[p]) for p in positions) for positions in kinds.values()}
         return [tuple(positions) for positions in sorted(kinds.values(), key=lambda each: -shares[each[0]])]
 
-    def _correction(self, groups: Mapping[int, ChannelGroup], position: int, counts: Mapping[int, int]) -> float:
+    def _correction(
+        self,
+        groups: Mapping[int, ChannelGroup],
+        position: int,
+        counts: Mapping[int, int],
+        positions: Collection[int],
+    ) -> float:
+        """What one group's count corrects of an operator that some groups touch.
+
+        It was learned with all groups of the kind cut alike, so each of those that touch the operator has its part.
+        """
         count = counts.get(position, groups[position].size)
         if position not in self._learned or not 0 < count < groups[position].size:
             return 1.0
-        return among(self._learned[position], count)
+        sharing = sum(self._kind.get(other) == self._kind[position] for other in positions)
+        return float(among(self._learned[position], count) ** (1.0 / sharing))
 
     def _touching(self, groups: Mapping[int, ChannelGroup]) -> list[frozenset[int]]:
         """For each timed operator the groups it makes, reads or carries."""
@@ -174,9 +191,9 @@ class LatencyModel:
     def _states(self, length: Length) -> list[State]:
         return [each.under(length) for each in self._timed]
 
-    def _reordered(self, length: Length) -> float:
+    def _reordered(self, length: Length, states: Sequence[State]) -> float:
         """Seconds of reordering between operators that do not agree on the layout."""
-        states, total = self._states(length), 0.0
+        total = 0.0
         for each, state in zip(self._timed, states, strict=True):
             if state.seconds and each.sources:
                 blocked = all(states[place].writes_blocked or not states[place].seconds for place in each.sources)

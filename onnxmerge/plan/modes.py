@@ -76,7 +76,7 @@ def below_valley(
         source: What the model is called.
 
     Raises:
-        NothingToCutError: There are no two modes.
+        NothingToCutError: There are no two modes, or all channels of the lower one have to stay.
     """
     listed = {group: score for group, score in scores.items() if not scaled or group in scaled}
     what = "scale of the BatchNormalization" if scaled else "deviation of the output for white inputs"
@@ -93,7 +93,12 @@ def below_valley(
     above = {group: int(np.count_nonzero(score >= found.at)) for group, score in listed.items()}
     counts = {group: max(count, floor_of(sizes[group])) for group, count in above.items()}
     counts = {group: count for group, count in round_counts(counts, sizes, allowed).items() if count < sizes[group]}
-    gone = sum(sizes[group] - count for group, count in counts.items())
+    if not counts:
+        raise NothingToCutError(
+            f"{source}: {found.below} channels lie below the valley at {found.at:.3g} and all stay, because each group "
+            "keeps its floor, or its multiple; leave --round-to out, or give a fraction such as 0.3"
+        )
+    staying = sum(max(counts.get(group, sizes[group]) - above[group], 0) for group in listed)
     bins = histogram(values, found.at)
     return counts, Importances(
         what=what,
@@ -102,7 +107,7 @@ def below_valley(
         counts=bins.counts,
         valley=found.at,
         below=found.below,
-        floored=max(found.below - gone, 0),
+        floored=staying,
         chance=found.chance,
         depth=found.depth,
     )

@@ -70,6 +70,7 @@ class TimedOperator:
         carries: Whether both widths are one, as in a depthwise convolution.
         curves: For input and output: by block, what was measured.
         sources: Places of the operators whose outputs it reads, through nodes that are not timed.
+        known: What `at` has answered.
     """
 
     node: Node
@@ -89,7 +90,8 @@ class TimedOperator:
             if not self.carries:
                 dense = _read(self.curves[0], self.widths[0])
                 time *= _read(made_by, made) / dense if dense > 0 else 1.0
-            for width, own in zip((taken, made), self.widths, strict=True):
+            widths = list(zip((taken, made), self.widths, strict=True))
+            for width, own in widths[:1] if self.carries else widths:
                 if width != own and width % BLOCKS[0]:
                     time *= _DOUBT
             reads = _nearest(self.curves[0], taken).enter > 0

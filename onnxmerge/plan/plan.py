@@ -110,7 +110,7 @@ class Plan:
             data = json.loads(text)
             groups = tuple(_group_from(entry) for entry in data.pop("groups"))
             left_alone = {int(position): str(why) for position, why in data.pop("left_alone").items()}
-            looked = data.pop("importances")
+            looked = data.pop("importances", None)
             importances = None if looked is None else Importances.of(looked)
             return cls(**data, groups=groups, left_alone=left_alone, importances=importances)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -17,7 +17,7 @@ from onnxmerge.absorb import can_absorb, can_fold
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, kept_elements
 from onnxmerge.channels.relations import Axis, Indices, Passes
-from onnxmerge.decompose import COMPENSATIONS, RANKED_BY, SCORES, Rows, express, least_first, select
+from onnxmerge.decompose import COMPENSATIONS, RANKED_BY, SCORES, Rows, express, least_first, row_norms, select
 from onnxmerge.errors import NothingToCutError, OnnxMergeError, UsageError
 from onnxmerge.moments.frontier import Feed
 from onnxmerge.moments.harm import RANKINGS, Curve, measure_curves
@@ -118,10 +118,14 @@ class Planner:
             read = producer_rows(context, group, importance=_ranked_by(method) == "bn")
             if read is None:
                 self._left_alone[position] = "the weights that make it cannot be read"
-            else:
-                self._scores[position] = _scores(read, method)
-                if _scaled(read):
-                    self._scaled.add(position)
+                continue
+            score = _scores(read, method)
+            if not np.isfinite(score).all() or (method.select in RANKED_BY and not _finite(read)):
+                self._left_alone[position] = "the weights that make it are not all finite"
+                continue
+            self._scores[position] = score
+            if _scaled(read):
+                self._scaled.add(position)
         if not self._scores:
             raise NothingToCutError(_why_nothing(context, analysis, self._left_alone))
         if options.ratio != 0 and options.of in ("macs", "params") and not _counted(cost, options.of, {}):
@@ -305,6 +309,11 @@ def _why_nothing(context: Context, analysis: Analysis, left_alone: Mapping[int, 
 def _scaled(rows: Rows) -> bool:
     """Whether every channel has a BatchNormalization's scale."""
     return all(producer.normalised for producer in rows.producers)
+
+
+def _finite(rows: Rows) -> bool:
+    """Whether all weights of a group are, for selections that look at more than its scores."""
+    return bool(np.isfinite(row_norms(rows.weights, rows.size, rows.width)).all())
 
 
 def _ranked_by(method: Method) -> str:
