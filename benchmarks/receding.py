@@ -76,11 +76,11 @@ TRIED = (
     Setting("l1", 3e-3),
     Setting("l1", 5e-3),
     L1,
+    Setting("l1", 2e-2),
     Setting("l1", 3e-3, spread=0.29),
     Setting("receding", 3e-2, 3, 10),
     Setting("receding", 1e-2, 2, 10),
     Setting("receding", 3e-2, 3, 10, start=0.5, spread=2),
-    Setting("receding", 3e-2, 3, 10, start=0.3, spread=2),
     RECEDING,
 )
 

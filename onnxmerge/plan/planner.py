@@ -328,7 +328,8 @@ def _scores(rows: Rows, method: Method) -> Floats:
     if name == "bn":
         return score
     mean = float(score.mean())
-    return score / mean if mean > 0 else score
+    # What is not finite is refused by the caller.
+    return score / mean if 0 < mean < np.inf else score
 
 
 def _plan_group(

@@ -87,8 +87,10 @@ def bounded(model: nn.Module, *, start: float | None = None, spread: float = 0.0
     Args:
         model: Any network.
         start: Set all scales to this, 0 < start < 1, for training from scratch; None takes them from the model.
-        spread: Standard deviation of normal numbers that are added to every γ, from torch's global generator, at least
-            0. Equal scales have to grow apart before some recede; in a training of few epochs there is no time for it.
+        spread: Standard deviation, at least 0, of normal numbers that are added to the γ of each layer. Equal scales
+            have to grow apart before some recede; in a training of few epochs there is no time for it. The numbers are
+            the normal distribution's quantiles in random order (torch's global generator), so that no layer has low
+            ones only: next to another BatchNorm a layer may recede as a whole, and a ranking of all would cut it.
         inplace: Change the model itself instead of a copy. Make the optimizer afterwards: parameters are new ones.
 
     Returns:
@@ -167,11 +169,13 @@ def _to_bounded(name: str, old: _BatchNorm, start: float | None, spread: float) 
             new.gamma.copy_(inverse_sigmoid(within))
             clipped = int((within != weight.double()).sum())
         if spread:
-            new.gamma.add_(spread * torch.randn_like(new.gamma))
+            count = old.num_features
+            levels = torch.special.ndtri((torch.arange(count, dtype=torch.float64) + 0.5) / count)
+            new.gamma.add_((spread * levels[torch.randperm(count)]).to(new.gamma))
         mean, variance = new._buffers["running_mean"], new._buffers["running_var"]
         if bias is not None and mean is not None and variance is not None:
-            spread = (variance.double() + new.eps).sqrt() / new.weight.double()
-            mean.copy_(mean.double() - bias.double() * spread)
+            per_offset = (variance.double() + new.eps).sqrt() / new.weight.double()
+            mean.copy_(mean.double() - bias.double() * per_offset)
     new.gamma.requires_grad_(old.weight.requires_grad)
     offsets = 0 if bias is None else int((bias != 0).sum())
     return new, Converted(name, old.num_features, clipped, offsets)

@@ -129,6 +129,26 @@ def test_equal_numbers_close_their_gaps_first() -> None:
     np.testing.assert_allclose(heights, [0, 0, (12 / 5) ** 0.5, 0])
 
 
+@pytest.mark.parametrize("odd", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_has_no_heights(odd: float) -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        merge_heights(np.sort(np.array([[0.0, 1.0, odd, 2.0]]), axis=1))
+
+
+@pytest.mark.parametrize("method", ["reprune", "reprune-2024", "prune"])
+def test_a_group_with_an_infinite_weight_is_left_alone(method: str) -> None:
+    net = Net(opset=17)
+    h = net.input(1, 3, 6, 6)
+    weight = np.random.default_rng(0).standard_normal((8, 3, 1, 1)).astype(np.float32)
+    weight[2, 1] = np.inf
+    h = net.add("Relu", net.add("Conv", h, net.const(weight), name="odd"))
+    h = net.add("Relu", net.conv(h, 8, 8, name="fine"))
+    net.output(net.conv(h, 8, 4, name="last"))
+    plan = compress(net.model(), Options(ratio=0.2, method=method), verification=Verification(enabled=False)).plan
+    assert [entry.name for entry in plan.groups] == ["fine"]
+    assert list(plan.left_alone.values()) == ["the weights that make it are not all finite"]
+
+
 def test_many_equal_numbers_take_no_time() -> None:
     """Rounds, not numbers, cost time: 20 000 zeros in a line would be 20 000 rounds."""
     assert not merge_heights(np.zeros((1, 20_000))).any()

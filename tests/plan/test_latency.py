@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from onnxmerge.errors import NothingToCutError
-from onnxmerge.pipeline import compress, compress_file, timing
+from onnxmerge.pipeline import compress, compress_file, landing, timing, tradeoff
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.grid import lower, multiples, nearest, rising, worthwhile
 from onnxmerge.plan.latency import LatencyModel
 from onnxmerge.plan.options import Options
+from onnxmerge.plan.plan import Plan
+from onnxmerge.plan.planner import Planner
 from onnxmerge.runtime.kernels import OperatorTime
 from onnxmerge.runtime.latency import Comparison, Latency
 from onnxmerge.runtime.session import Session
@@ -145,6 +147,40 @@ def test_what_whole_networks_take_corrects_the_operators_that_were_cut() -> None
     assert learned({}) == hopeful({})
 
 
+def test_what_was_learned_of_a_kind_is_what_its_clock_said() -> None:
+    """Operators between two groups of the kind are touched twice, and corrected once."""
+    net = Net(opset=17)
+    h = net.conv(net.input(1, 3, 8, 8), 3, 64, 3, name="stem")
+    for number in range(6):
+        h = net.add("Relu", net.conv(h, 64, 64, 3, name=f"conv{number}"))
+    net.output(net.conv(h, 64, 10, name="end"))
+    analysed = analyse(net.model())
+    cost = CostModel(analysed.context.model, analysed.context.shapes.first.dims)
+    whole = LatencyModel(analysed.context, cost, BlockTable(), 1.0).explained
+    model, plain = (LatencyModel(analysed.context, cost, BlockTable(), whole) for _ in range(2))
+    groups = dict(enumerate(analysed.analysis.groups))
+    hopeful, clocked = plain.by_counts(groups), {}
+
+    def took(counts: Mapping[int, int]) -> float:
+        clocked[tuple(counts.items())] = 1.05 * hopeful(counts)
+        return 1.05 * hopeful(counts)
+
+    model.learn(groups, took, lambda _: None, most=100)
+    learned = model.by_counts(groups)
+    assert any(len(counts) > 3 for counts in clocked)
+    for counts, seconds in clocked.items():
+        assert learned(dict(counts)) == pytest.approx(seconds)
+        assert learned(dict(counts)) != pytest.approx(seconds * 1.01)
+
+
+def test_a_depthwise_width_is_doubted_once() -> None:
+    analysed, model, _ = _model()
+    groups = dict(enumerate(analysed.analysis.groups))
+    first = next(p for p, g in groups.items() if g.size == 64)
+    # At 56 all three that read or make these channels take as long as at 64, but for the doubt, once each.
+    assert model.by_counts(groups)({first: 56}) == pytest.approx(1.15 * _true(64, 48) - 0.15e-6 * _up(48) * _up(10))
+
+
 def test_groups_of_one_kind_are_timed_together() -> None:
     net = Net(opset=17)
     h = net.input(1, 3, 8, 8)
@@ -256,6 +292,66 @@ def test_where_time_jumps_the_nearer_side_is_taken(
     nearest_side = min((1 - low, 1 - high), key=lambda went: abs(went - asked))
     assert {low, high} <= set(times)
     assert result.report.reached == pytest.approx(nearest_side)
+
+
+def test_plans_between_two_sides_are_tried(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every aim jumps over what was asked for; only a plan with some groups of either side comes near."""
+    tried: list[dict[int, int]] = []
+    between = landing._between
+
+    def spied(planner: Planner, less: Plan, more: Plan) -> Plan:
+        plan = between(planner, less, more)
+        tried.append({entry.group: len(entry.kept) for entry in plan.groups})
+        few, many = ({entry.group: len(entry.kept) for entry in each.groups} for each in (more, less))
+        sizes = {entry.group: entry.size for each in (less, more) for entry in each.groups}
+        sides = [(many.get(group, size), few.get(group, size)) for group, size in sizes.items()]
+        chosen = [tried[-1].get(group, size) for group, size in sizes.items()]
+        assert all(count in side for count, side in zip(chosen, sides, strict=True))
+        return plan
+
+    planned = Planner.plan
+    monkeypatch.setattr(Planner, "plan", lambda self, ratio: planned(self, 0.2 if ratio < 0.5 else 0.8))
+    monkeypatch.setattr(landing, "_between", spied)
+    monkeypatch.setattr(timing, "compare_latency", _took(lambda share: share))
+    options = Options(ratio=0.45, of="latency", method="prune")
+    result = compress(_chain(), options, verification=Verification(enabled=False))
+    assert tried
+    assert result.report.reached == pytest.approx(0.45, abs=0.1)
+
+
+def test_an_aim_at_which_nothing_goes_is_no_end(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans all take away more than was asked for, so the aim falls until nothing goes; the nearest is still taken."""
+    net = Net(opset=17)
+    h = net.add("Relu", net.conv(net.input(1, 3, 8, 8), 3, 32, 3, name="one"))
+    h = net.add("Relu", net.conv(h, 32, 32, 3, name="two"))
+    net.output(net.conv(h, 32, 10, name="end"))
+    monkeypatch.setattr(timing, "compare_latency", _took(lambda share: 0.35 if share > 0.4 else 0.1))
+    options = Options(ratio=0.4, of="latency", method="prune")
+    result = compress(net.model(), options, verification=Verification(enabled=False))
+    assert result.report.reached == pytest.approx(0.65)
+
+
+def test_a_plan_that_was_timed_near_enough_is_taken_again(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[float] = []
+    took = _took(lambda share: share)
+
+    def counted(*given: Any, **named: Any) -> Comparison:
+        timed.append(1.0)
+        return took(*given, **named)
+
+    monkeypatch.setattr(timing, "compare_latency", counted)
+    counts = []
+    for ratios in ((0.4,), (0.4, 0.401, 0.402)):
+        timed.clear()
+        tradeoff(_chain(), Options(of="latency", method="prune"), ratios, verification=Verification(provider="cpu"))
+        counts.append(len(timed))
+    assert counts[0] == counts[1]
+
+
+def test_what_cannot_be_timed_says_so(clock: None) -> None:
+    options = Options(ratio=0.3, of="latency", method="prune", round_to=256)
+    with pytest.raises(NothingToCutError, match="no channel goes; try --of macs, or a smaller --round-to"):
+        compress(_chain(), options, verification=Verification(enabled=False))
 
 
 def test_a_plan_that_is_slower_than_the_network_is_never_taken(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,21 @@ def test_a_layer_that_receded_altogether_keeps_its_floor() -> None:
     assert result.report.importances.floored == 4
 
 
+def test_where_everything_below_has_to_stay_nothing_is_written() -> None:
+    with pytest.raises(NothingToCutError, match=r"35 channels lie below .* all stay.*leave --round-to out"):
+        automatic(network(LAYERS), round_to=64)
+
+
+def test_what_stays_below_is_counted_by_group() -> None:
+    """Rounding takes channels from above the valley in one group while others keep some below it."""
+    layers = {"a": scales(0, 29, 11), "b": scales(3, 40, 0), "c": scales(2, 20, 20)}
+    result = automatic(network(layers), round_to=8)
+    kept = {entry.name: len(entry.kept) for entry in result.plan.groups}
+    above = {name: int(np.count_nonzero(gamma > 0.1)) for name, gamma in layers.items()}
+    assert result.report.importances is not None
+    assert result.report.importances.floored == sum(max(kept[name] - above[name], 0) for name in layers) > 0
+
+
 def test_layers_whose_scales_are_all_small_are_no_mode() -> None:
     """The next normalisation takes a common factor out again: such a layer may be needed as much as any other."""
     layers = {"a": scales(0, 40, 0), "b": scales(3, 40, 0), "c": scales(2, 10, 30)}
