@@ -1,18 +1,60 @@
-"""Globs of ``--only`` and ``--skip`` have to match something: one that matches nothing is mistyped."""
+"""Which groups may be cut: what options leave alone, and what is said where nothing is left.
+
+Globs of ``--only`` and ``--skip`` have to match something: one that matches nothing is mistyped.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
+from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis
 from onnxmerge.errors import UsageError
 from onnxmerge.graph import Model
 from onnxmerge.plan.options import Options
 from onnxmerge.suggestions import nearest
 
-__all__ = ["check_globs"]
+__all__ = ["check_globs", "left_alone", "why_nothing"]
 
 _SHOWN = 3
+
+
+def left_alone(context: Context, analysis: Analysis, options: Options) -> dict[int, str]:
+    """Why groups may not be cut, by position."""
+    found: dict[int, str] = {}
+    for position, group in enumerate(analysis.groups):
+        names = [context.model.nodes[producer.node].name for producer in group.producers]
+        if group.size < 2:
+            found[position] = "a single channel"
+        elif not options.coupled and group.coupled:
+            found[position] = f"made by {len(group.producers)} nodes together (--no-coupled)"
+        elif options.only and not any(fnmatchcase(n, glob) for n in names for glob in options.only):
+            found[position] = "not chosen by --only"
+        elif any(fnmatchcase(n, glob) for n in names for glob in options.skip):
+            found[position] = "skipped by --skip"
+    return found
+
+
+def why_nothing(context: Context, analysis: Analysis, reasons_of: Mapping[int, str]) -> str:
+    """What to say where no group may be cut.
+
+    Args:
+        context: The analysed model.
+        analysis: Its groups.
+        reasons_of: Why groups are left alone, by position.
+    """
+    reasons = dict.fromkeys(reasons_of.values())
+    reasons.update(dict.fromkeys(reason for entry in analysis.pinned for reason in entry.reasons))
+    reasons.update(dict.fromkeys(analysis.refused))
+    failed = context.shapes.first.failed
+    if failed:
+        reasons[f"the shapes around {failed[0]} could not be inferred"] = None
+    shown = list(reasons)[:3]
+    more = f" (and {len(reasons) - 3} more reasons)" if len(reasons) > len(shown) else ""
+    if not shown:
+        shown = ["no operator in it makes channels"]
+    return f"{context.model.source}: nothing can be cut: {'; '.join(shown)}{more}"
 
 
 def check_globs(model: Model, analysis: Analysis, options: Options) -> None:

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.absorb import can_absorb, can_fold
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, kept_elements
-from onnxmerge.channels.relations import Axis, Indices, Passes
-from onnxmerge.decompose import COMPENSATIONS, RANKED_BY, SCORES, Rows, express, least_first, row_norms, select
-from onnxmerge.errors import NothingToCutError, OnnxMergeError, UsageError
+from onnxmerge.channels.relations import Axis, Indices
+from onnxmerge.decompose import RANKED_BY, least_first
+from onnxmerge.errors import NothingToCutError, UsageError
 from onnxmerge.moments.frontier import Feed
 from onnxmerge.moments.harm import RANKINGS, Curve, measure_curves
 from onnxmerge.moments.walk import Walk, refusal, vanishing
-from onnxmerge.moments.weights import group_passes, producer_rows
+from onnxmerge.moments.weights import producer_rows
 from onnxmerge.plan.allocate import (
     Allocation,
     along_path,
@@ -33,12 +31,14 @@ from onnxmerge.plan.allocate import (
     uniform_path,
 )
 from onnxmerge.plan.budget import Cost, descend
+from onnxmerge.plan.choosing import left_alone, why_nothing
 from onnxmerge.plan.cost import CostModel
+from onnxmerge.plan.decide import all_finite, has_scales, plan_group, ranked_by, scores_of
 from onnxmerge.plan.grid import multiples, worthwhile
 from onnxmerge.plan.latency import LatencyModel
 from onnxmerge.plan.modes import below_valley
 from onnxmerge.plan.options import Method, Options
-from onnxmerge.plan.plan import GroupPlan, Plan
+from onnxmerge.plan.plan import Plan
 from onnxmerge.runtime.session import Provider
 
 __all__ = ["Evidence", "Planner"]
@@ -46,7 +46,6 @@ __all__ = ["Evidence", "Planner"]
 Floats = NDArray[np.float64]
 
 _UNLISTED = "no BatchNormalization, so no importance that could be set beside the others'"
-_NEEDED = {"merge": Passes.POSITIVE, "fold": Passes.SELECTION}
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class Planner:
         """
         self._context, self._analysis, self._cost = context, analysis, cost
         self._options, self._method = options, method
-        self._left_alone = _left_alone(context, analysis, options)
+        self._left_alone = left_alone(context, analysis, options)
         self._scores: dict[int, Floats] = {}
         self._scaled: set[int] = set()
         if options.timed and latency is None and options.ratio != 0:
@@ -115,19 +114,19 @@ class Planner:
             if position in self._left_alone or why:
                 self._left_alone.setdefault(position, why)
                 continue
-            read = producer_rows(context, group, importance=_ranked_by(method) == "bn")
+            read = producer_rows(context, group, importance=ranked_by(method) == "bn")
             if read is None:
                 self._left_alone[position] = "the weights that make it cannot be read"
                 continue
-            score = _scores(read, method)
-            if not np.isfinite(score).all() or (method.select in RANKED_BY and not _finite(read)):
+            score = scores_of(read, method)
+            if not np.isfinite(score).all() or (method.select in RANKED_BY and not all_finite(read)):
                 self._left_alone[position] = "the weights that make it are not all finite"
                 continue
             self._scores[position] = score
-            if _scaled(read):
+            if has_scales(read):
                 self._scaled.add(position)
         if not self._scores:
-            raise NothingToCutError(_why_nothing(context, analysis, self._left_alone))
+            raise NothingToCutError(why_nothing(context, analysis, self._left_alone))
         if options.ratio != 0 and options.of in ("macs", "params") and not _counted(cost, options.of, {}):
             raise NothingToCutError(
                 f"{context.model.source}: its {options.of} count as 0, so there is no fraction of them to remove; "
@@ -180,9 +179,7 @@ class Planner:
         for position, count in sorted(allocation.counts.items()):
             order = self._curves[position].order if position in self._curves else None
             kept = None if order is None else np.sort(order[len(order) - count :])
-            groups.append(
-                _plan_group(self._context, self._analysis, position, count, kept, self._options, self._method)
-            )
+            groups.append(plan_group(self._context, self._analysis, position, count, kept, self._options, self._method))
         plan = Plan(
             of=self._options.of,
             asked=ratio,
@@ -275,103 +272,3 @@ def _reached_by(plan: Plan, analysis: Analysis, cost: CostModel) -> float:
 
 def _counted(cost: CostModel, of: str, left: Mapping[Axis, Indices]) -> int:
     return cost.macs(left) if of == "macs" else cost.parameters(left)
-
-
-def _left_alone(context: Context, analysis: Analysis, options: Options) -> dict[int, str]:
-    found: dict[int, str] = {}
-    for position, group in enumerate(analysis.groups):
-        names = [context.model.nodes[producer.node].name for producer in group.producers]
-        if group.size < 2:
-            found[position] = "a single channel"
-        elif not options.coupled and group.coupled:
-            found[position] = f"made by {len(group.producers)} nodes together (--no-coupled)"
-        elif options.only and not any(fnmatchcase(n, glob) for n in names for glob in options.only):
-            found[position] = "not chosen by --only"
-        elif any(fnmatchcase(n, glob) for n in names for glob in options.skip):
-            found[position] = "skipped by --skip"
-    return found
-
-
-def _why_nothing(context: Context, analysis: Analysis, left_alone: Mapping[int, str]) -> str:
-    reasons = dict.fromkeys(left_alone.values())
-    reasons.update(dict.fromkeys(reason for entry in analysis.pinned for reason in entry.reasons))
-    reasons.update(dict.fromkeys(analysis.refused))
-    failed = context.shapes.first.failed
-    if failed:
-        reasons[f"the shapes around {failed[0]} could not be inferred"] = None
-    shown = list(reasons)[:3]
-    more = f" (and {len(reasons) - 3} more reasons)" if len(reasons) > len(shown) else ""
-    if not shown:
-        shown = ["no operator in it makes channels"]
-    return f"{context.model.source}: nothing can be cut: {'; '.join(shown)}{more}"
-
-
-def _scaled(rows: Rows) -> bool:
-    """Whether every channel has a BatchNormalization's scale."""
-    return all(producer.normalised for producer in rows.producers)
-
-
-def _finite(rows: Rows) -> bool:
-    """Whether all weights of a group are, for selections that look at more than its scores."""
-    return bool(np.isfinite(row_norms(rows.weights, rows.size, rows.width)).all())
-
-
-def _ranked_by(method: Method) -> str:
-    """The score that ranks channels across groups."""
-    return method.select if method.select in SCORES else RANKED_BY.get(method.select, "l2")
-
-
-def _scores(rows: Rows, method: Method) -> Floats:
-    """Scores that can be ranked across groups: as they are for BatchNormalization scales, else relative to the mean."""
-    name = _ranked_by(method)
-    score = SCORES[name](rows)
-    if name == "bn":
-        return score
-    mean = float(score.mean())
-    # What is not finite is refused by the caller.
-    return score / mean if 0 < mean < np.inf else score
-
-
-def _plan_group(
-    context: Context,
-    analysis: Analysis,
-    position: int,
-    count: int,
-    kept: Indices | None,
-    options: Options,
-    method: Method,
-) -> GroupPlan:
-    group = analysis.groups[position]
-    # Read again rather than held for all groups at once: rows are float64, twice the size of the weights.
-    rows = producer_rows(context, group, importance=_ranked_by(method) == "bn")
-    if rows is None:
-        raise OnnxMergeError(f"the weights of {group.name} could be read before and cannot now")
-    if kept is None:
-        kept = select(rows, count, method.select)
-    compensate, notes = method.compensate, []
-    if _ranked_by(method) == "bn" and not _scaled(rows):
-        notes.append("no BatchNormalization: the deviation that white inputs would give stands in for its scale")
-    if compensate in _NEEDED:
-        passes, where = group_passes(context, group, analysis.relations)
-        problem = can_absorb(context, group) or (can_fold(context, group) if compensate == "fold" else "")
-        if passes < _NEEDED[compensate]:
-            problem = f"{where} does not let {compensate} through"
-        if problem:
-            compensate = "none"
-            notes.append(problem)
-    expression = express(
-        rows, kept, compensate if compensate in COMPENSATIONS else "none", options.threshold, options.balance
-    )
-    return GroupPlan(
-        group=position,
-        name=group.name,
-        size=group.size,
-        kept=tuple(kept.tolist()),
-        removed=tuple(expression.removed.tolist()),
-        target=tuple(expression.target.tolist()),
-        factor=tuple(expression.factor.tolist()),
-        averages=expression.averages,
-        select=method.select,
-        compensate=compensate,
-        note="; ".join(notes),
-    )
