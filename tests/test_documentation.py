@@ -19,8 +19,8 @@ import pytest
 from onnx import numpy_helper, parser
 
 from docs import generate
-from onnxmerge import verify
 from onnxmerge.cli import cli, main
+from onnxmerge.verify import measuring as verify
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -1,0 +1,26 @@
+"""Look at what was made before anybody else does: contract, fidelity, accuracy, latency, gates.
+
+1. *Contract* (`contract`). The cut model must compute what its dense twin computes.
+2. *Fidelity and accuracy* (`measuring`) of the result against the original, on held-out samples or stand-ins for them.
+3. *Latency* of both, interleaved, on the provider that the sessions really have.
+4. *Gates* (`gates`): below them nothing is written.
+"""
+
+from onnxmerge.verify.contract import NotFiniteError, check_contract
+from onnxmerge.verify.gates import BatchTiming, Measured, Progress, Verification, check_gates, quiet
+from onnxmerge.verify.measuring import Reference, compare_outputs, measure_models, time_batches
+
+__all__ = [
+    "BatchTiming",
+    "Measured",
+    "NotFiniteError",
+    "Progress",
+    "Reference",
+    "Verification",
+    "check_contract",
+    "check_gates",
+    "compare_outputs",
+    "measure_models",
+    "quiet",
+    "time_batches",
+]
