@@ -134,6 +134,7 @@ def test_weights_that_are_inputs_too_keep_what_is_said_of_them() -> None:
         ("{'x': 'a'}", {}),
         ("{0: 5}", {}),
         ("{True: 'a'}", {}),
+        ("{[]: 1}", {}),
         ("{", {}),
         ("", {}),
         ("__import__('os')", {}),
