@@ -101,5 +101,18 @@ def test_an_array_of_samples(fails: Fails, tmp_path: Path) -> None:
     np.savez(samples, imgaes=array, masks=array)
     assert fails("compare", model, model, "--data", samples) == (
         f"{samples}: expected an array named 'images' for the model's input, got 'imgaes', 'masks'; "
-        "did you mean 'imgaes'?"
+        "rename 'imgaes' to 'images'"
+    )
+    np.savez(samples, masks=array)
+    assert fails("compare", model, model, "--data", samples) == (
+        f"{samples}: expected an array named 'images' for the model's input, got 'masks'"
+    )
+
+
+def test_an_array_of_another_input_is_not_to_be_renamed(fails: Fails, tmp_path: Path) -> None:
+    model, samples = tmp_path / "two.onnx", tmp_path / "samples.npz"
+    onnx.save(parser.parse_model(TWO_INPUTS.replace("masks", "image")), model)
+    np.savez(samples, image=np.ones((4, 8), np.float32))
+    assert fails("compare", model, model, "--data", samples) == (
+        f"{samples}: expected an array named 'images' for the model's input, got 'image'"
     )
