@@ -25,7 +25,7 @@ from types import MappingProxyType
 from typing import Any, TypeGuard
 
 from onnxmerge.errors import UsageError
-from onnxmerge.samples.image_options import ImageOptions, Resample
+from onnxmerge.samples.image_options import LONGEST_SIDE, ImageOptions, Resample
 
 __all__ = ["FILE_NAME", "find_preprocessor", "read_preprocessor"]
 
@@ -113,7 +113,7 @@ def read_preprocessor(path: Path) -> ImageOptions:
         )
     scale = 1.0
     if _flag(path, given, "do_rescale", True):
-        scale = _numbers(path, given, "rescale_factor")[0] if "rescale_factor" in given else 1 / 255
+        scale = _factor(path, given, "rescale_factor", 1 / 255)
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     if _flag(path, given, "do_normalize", kind.normalises):
@@ -169,7 +169,12 @@ def _sizes(
     if kind.percent is not None:
         if not isinstance(resize, int):
             return resize, None
-        share = _numbers(path, given, "crop_pct")[0] if "crop_pct" in given else kind.percent
+        share = _factor(path, given, "crop_pct", kind.percent)
+        if not resize / LONGEST_SIDE <= share <= 1:
+            raise UsageError(
+                f"{path}: crop_pct is {share:g}; expected the share of a side that is kept, at most 1, and at most "
+                f"{LONGEST_SIDE} pixels before the cut"
+            )
         return ((resize, resize), None) if resize >= 384 else (int(resize / share), (resize, resize))
     if "crop_pct" in given:
         raise UsageError(f"{path}: crop_pct is known of ConvNext processors only; use --preprocessor none")
@@ -194,11 +199,14 @@ def _size(path: Path, given: Mapping[str, Any], key: str, *, square: bool) -> in
                 return sides["shortest_edge"]
     if isinstance(size, list) and len(size) == 2 and all(_is_length(side) for side in size):
         return size[0], size[1]
-    raise UsageError(f"{path}: {key} is {json.dumps(size)}; expected a number, height and width, or shortest_edge")
+    raise UsageError(
+        f"{path}: {key} is {json.dumps(size)}; expected a number, height and width, or shortest_edge, of at most "
+        f"{LONGEST_SIDE} pixels"
+    )
 
 
 def _is_length(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LONGEST_SIDE
 
 
 def _flag(path: Path, given: Mapping[str, Any], key: str, default: bool) -> bool:
@@ -217,8 +225,20 @@ def _numbers(path: Path, given: Mapping[str, Any], key: str) -> tuple[float, ...
     return numbers
 
 
+def _factor(path: Path, given: Mapping[str, Any], key: str, default: float) -> float:
+    value = given.get(key, default)
+    if not _is_number(value) or value <= 0:
+        raise UsageError(f"{path}: {key} is {json.dumps(value)}; expected one positive number")
+    return float(value)
+
+
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond the floats
+        return False
 
 
 def _resample(path: Path, given: Mapping[str, Any]) -> Resample:

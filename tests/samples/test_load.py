@@ -416,6 +416,8 @@ def test_numbered_subfolders_are_class_numbers(tmp_path: Path) -> None:
         ([IMAGE], ImageOptions(resize=5, order="RGB"), None),
         ([IMAGE], ImageOptions(resize=3), "--resize 3 is smaller"),
         ([IMAGE], ImageOptions(resize=(9, 9)), "expected height 4 .* got 9"),
+        ([IMAGE], ImageOptions(resize=16384), r"a\.png: is 4 x 6 and would be resized to 16384 x 24576; .* most 16384"),
+        ([IMAGE], ImageOptions(resize=(4, 10**8)), "most 16384"),
         ([TensorSpec("x", "uint8", (1, 3, 4, 6))], ImageOptions(mean=(0.5,)), "takes raw pixels"),
     ],
 )

@@ -17,6 +17,7 @@ from onnxmerge.samples.image_options import NO_FILE
 from onnxmerge.samples.preprocessor import FILE_NAME, read_preprocessor
 
 FREE = TensorSpec("x", "float32", ("N", 3, None, None))
+CONVNEXT = {"image_processor_type": "ConvNextImageProcessor", "size": 224, "resample": 3}
 NUMBERS = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.25, 0.5]}
 
 
@@ -112,7 +113,18 @@ def test_switches(tmp_path: Path) -> None:
         ({"image_mean": None}, "image_mean is null; expected numbers"),
         ({"image_std": [0.2, 0, 1]}, "expected positive numbers"),
         ({"image_std": [0.2, "a", 1]}, "image_std is"),
-        ({"rescale_factor": float("nan")}, "rescale_factor is NaN"),
+        ({"rescale_factor": float("nan")}, "rescale_factor is NaN; expected one positive number"),
+        ({"rescale_factor": 10**400}, "; expected one positive number"),
+        ({"rescale_factor": [0.1, 0.2, 0.3]}, "rescale_factor is [0.1, 0.2, 0.3]; expected one positive number"),
+        ({"rescale_factor": 0}, "rescale_factor is 0; expected one positive number"),
+        ({"image_mean": 10**400}, "; expected numbers, one a channel"),
+        ({"size": {"shortest_edge": 10**9}}, "of at most 16384 pixels"),
+        ({"size": 16385}, "of at most 16384 pixels"),
+        ({"crop_size": 16385, "do_center_crop": True}, "of at most 16384 pixels"),
+        ({**CONVNEXT, "crop_pct": 0}, "crop_pct is 0; expected one positive number"),
+        ({**CONVNEXT, "crop_pct": 1e-300}, "crop_pct is 1e-300; expected the share of a side"),
+        ({**CONVNEXT, "crop_pct": 1.5}, "crop_pct is 1.5; expected the share of a side"),
+        ({**CONVNEXT, "crop_pct": [0.9, 0.8]}, "crop_pct is [0.9, 0.8]; expected one positive number"),
     ],
 )
 def test_what_is_refused_by_name(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
