@@ -24,8 +24,10 @@ __all__ = ["check_answerable", "load", "load_both"]
 _HELD_OUT = 128
 
 
-def load(samples: SampleSource, run: Run, limit: int | None, images: ImageOptions | None) -> Samples:
-    """Samples from a path or from arrays, as the model takes them."""
+def load(
+    samples: SampleSource, run: Run, limit: int | None, images: ImageOptions | None, *, labelled: bool = True
+) -> Samples:
+    """Samples from a path or from arrays, as the model takes them; `labelled` is as for `load_samples`."""
     if isinstance(samples, Samples):
         return samples
     if isinstance(samples, Mapping):
@@ -37,7 +39,9 @@ def load(samples: SampleSource, run: Run, limit: int | None, images: ImageOption
         return replace(loaded, source=loaded.source.replace(str(path), "arrays"))
     beside = Path(run.source).resolve().parent if isinstance(run.source, (str, Path)) else None
     numbers = class_numbers(run.model)
-    return load_samples(Path(samples), run.model.inputs, limit, images=images, beside=beside, numbers=numbers)
+    return load_samples(
+        Path(samples), run.model.inputs, limit, images=images, beside=beside, numbers=numbers, labelled=labelled
+    )
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -60,7 +64,7 @@ def load_both(
 ) -> tuple[Samples | None, Samples | None]:
     """Samples to fit on and samples to report on; where only the first are given, part of them is held out."""
     with run.stage("loading samples"):
-        fitting = None if calibration is None else load(calibration, run, calib_size, images)
+        fitting = None if calibration is None else load(calibration, run, calib_size, images, labelled=False)
         held = None if data is None else load(data, run, None, images)
     if fitting is not None and held is None and not run.options.resolved(measurable=True).measured:
         return None, fitting  # nothing is fitted to them

@@ -104,6 +104,7 @@ def open_images(
     *,
     beside: Path | None = None,
     numbers: Mapping[str, int] | None = None,
+    labelled: bool = True,
 ) -> ImageFolder | None:
     """Finds images in a folder, or in its subfolders.
 
@@ -113,6 +114,7 @@ def open_images(
         options: What the user says.
         beside: The model's folder, where a file with the rest of the options may lie.
         numbers: Class number by class name, as the model says.
+        labelled: Whether labels are needed; see `find_images`.
 
     Returns:
         The images, or None where there are none.
@@ -120,7 +122,7 @@ def open_images(
     Raises:
         UsageError: The model has no single image-like input, or the options do not fit it.
     """
-    found = find_images(folder, numbers or {})
+    found = find_images(folder, numbers or {}, labelled=labelled)
     if found is None:
         return None
     if len(inputs) != 1:
