@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -19,7 +19,7 @@ from onnxmerge.samples.images import ImageOptions
 from onnxmerge.samples.load import load_samples
 from onnxmerge.verify import Verification
 
-__all__ = ["check_answerable", "load", "load_both"]
+__all__ = ["check_answerable", "check_images", "load", "load_both"]
 
 _HELD_OUT = 128
 
@@ -66,6 +66,7 @@ def load_both(
     with run.stage("loading samples"):
         fitting = None if calibration is None else load(calibration, run, calib_size, images, labelled=False)
         held = None if data is None else load(data, run, None, images)
+        check_images(images, fitting, held)
     if fitting is not None and held is None and not run.options.resolved(measurable=True).measured:
         return None, fitting  # nothing is fitted to them
     if fitting is not None and held is None:
@@ -79,6 +80,20 @@ def load_both(
             held = fitting
             run.notes.append("too few calibration samples to hold some out: fidelity was measured on those fitted to")
     return fitting, held
+
+
+def check_images(images: ImageOptions | None, *loaded: Samples | None) -> None:
+    """Refuse image options that nothing was prepared by; whoever gives them believes that they count.
+
+    Raises:
+        UsageError: Something is said, and no samples were read from pictures.
+    """
+    said = [each.name for each in fields(ImageOptions) if images is not None and getattr(images, each.name) is not None]
+    if said and not any(samples is not None and samples.pictures for samples in loaded):
+        raise UsageError(
+            f"{', '.join(f'--{name}' for name in said)}: only folders of images are prepared so, and the samples are "
+            "none; leave out, or give such a folder"
+        )
 
 
 def check_answerable(model: Model, verification: Verification) -> None:

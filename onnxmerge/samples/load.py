@@ -25,7 +25,7 @@ from onnxmerge.errors import UsageError
 from onnxmerge.graph.values import TensorSpec
 from onnxmerge.samples.arrays import open_array_file
 from onnxmerge.samples.feeds import Samples, batch_axis_is_free, fixed_batch
-from onnxmerge.samples.images import ImageOptions, open_images
+from onnxmerge.samples.images import ImageFolder, ImageOptions, open_images
 from onnxmerge.samples.source import FeedSource, Joined, natural_order
 from onnxmerge.samples.test_data import open_data_sets
 
@@ -95,6 +95,7 @@ def load_samples(
         synthetic=False,
         rows=batch * (1 if labels is None else labels.shape[1]),
         batchable=batch_axis_is_free(inputs),
+        pictures=isinstance(source, ImageFolder),
         notes=notes,
     )
 
