@@ -307,6 +307,8 @@ def test_version(run: Run, words: list[str]) -> None:
         (["--scale", "1,2"], "--scale is one number"),
         (["--resize", "0x3"], "--resize is '0x3'"),
         (["--resize", "1x2x3"], "--resize is '1x2x3'"),
+        (["--resize", "100000000"], "--resize is '100000000'; expected 256 (the short side) or 224x224"),
+        (["--resize", "9" * 5000], "at most 16384"),
         (["extra.onnx"], "extra.onnx"),
         (["--json", "no/such/folder/a.json"], "does not exist"),
     ],

@@ -134,6 +134,7 @@ def test_weights_that_are_inputs_too_keep_what_is_said_of_them() -> None:
         ("{'x': 'a'}", {}),
         ("{0: 5}", {}),
         ("{True: 'a'}", {}),
+        ("{[]: 1}", {}),
         ("{", {}),
         ("", {}),
         ("__import__('os')", {}),
@@ -159,3 +160,5 @@ def test_folders_are_numbered_by_the_model_s_names(tmp_path: Path) -> None:
     (tmp_path / "car").rename(tmp_path / "lorry")
     with pytest.raises(UsageError, match="'lorry' is none of the 3 classes"):
         compress(model, HALF, data=tmp_path, verification=Verification(provider="cpu"))
+    unlabelled = compress(model, HALF, calibration=tmp_path, verification=Verification(provider="cpu"))
+    assert "images have no labels" in str(unlabelled.report)

@@ -6,6 +6,7 @@ import contextlib
 import math
 
 from onnxmerge.errors import UsageError
+from onnxmerge.samples.image_options import LONGEST_SIDE
 
 __all__ = ["counts", "multiple", "numbers", "ratio", "ratios", "size"]
 
@@ -61,7 +62,10 @@ def ratios(value: str) -> tuple[float, ...]:
 
 def size(value: str) -> int | tuple[int, int]:
     """``256`` for the short side, ``224x224`` for height and width."""
-    sides = [int(each) if each.isdecimal() else 0 for each in value.lower().split("x")]
-    if len(sides) > 2 or not all(sides):
-        raise UsageError(f"--resize is {value!r}; expected 256 (the short side) or 224x224 (height x width)")
+    words = value.lower().split("x")
+    sides = [int(each) if each.isdecimal() and len(each) <= len(str(LONGEST_SIDE)) else 0 for each in words]
+    if len(sides) > 2 or not all(0 < side <= LONGEST_SIDE for side in sides):
+        raise UsageError(
+            f"--resize is {value!r}; expected 256 (the short side) or 224x224 (height x width), at most {LONGEST_SIDE}"
+        )
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])

@@ -18,7 +18,7 @@ def class_numbers(model: Model) -> Mapping[str, int]:
     text = next((entry.value for entry in model.proto.metadata_props if entry.key == _KEY), "")
     try:
         named = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # a TypeError: a list as a key
         return {}
     if isinstance(named, (list, tuple)):
         named = dict(enumerate(named))

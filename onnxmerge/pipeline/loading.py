@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -19,13 +19,15 @@ from onnxmerge.samples.images import ImageOptions
 from onnxmerge.samples.load import load_samples
 from onnxmerge.verify import Verification
 
-__all__ = ["check_answerable", "load", "load_both"]
+__all__ = ["check_answerable", "check_images", "load", "load_both"]
 
 _HELD_OUT = 128
 
 
-def load(samples: SampleSource, run: Run, limit: int | None, images: ImageOptions | None) -> Samples:
-    """Samples from a path or from arrays, as the model takes them."""
+def load(
+    samples: SampleSource, run: Run, limit: int | None, images: ImageOptions | None, *, labelled: bool = True
+) -> Samples:
+    """Samples from a path or from arrays, as the model takes them; `labelled` is as for `load_samples`."""
     if isinstance(samples, Samples):
         return samples
     if isinstance(samples, Mapping):
@@ -37,7 +39,9 @@ def load(samples: SampleSource, run: Run, limit: int | None, images: ImageOption
         return replace(loaded, source=loaded.source.replace(str(path), "arrays"))
     beside = Path(run.source).resolve().parent if isinstance(run.source, (str, Path)) else None
     numbers = class_numbers(run.model)
-    return load_samples(Path(samples), run.model.inputs, limit, images=images, beside=beside, numbers=numbers)
+    return load_samples(
+        Path(samples), run.model.inputs, limit, images=images, beside=beside, numbers=numbers, labelled=labelled
+    )
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -60,8 +64,9 @@ def load_both(
 ) -> tuple[Samples | None, Samples | None]:
     """Samples to fit on and samples to report on; where only the first are given, part of them is held out."""
     with run.stage("loading samples"):
-        fitting = None if calibration is None else load(calibration, run, calib_size, images)
+        fitting = None if calibration is None else load(calibration, run, calib_size, images, labelled=False)
         held = None if data is None else load(data, run, None, images)
+        check_images(images, fitting, held)
     if fitting is not None and held is None and not run.options.resolved(measurable=True).measured:
         return None, fitting  # nothing is fitted to them
     if fitting is not None and held is None:
@@ -75,6 +80,20 @@ def load_both(
             held = fitting
             run.notes.append("too few calibration samples to hold some out: fidelity was measured on those fitted to")
     return fitting, held
+
+
+def check_images(images: ImageOptions | None, *loaded: Samples | None) -> None:
+    """Refuse image options that nothing was prepared by; whoever gives them believes that they count.
+
+    Raises:
+        UsageError: Something is said, and no samples were read from pictures.
+    """
+    said = [each.name for each in fields(ImageOptions) if images is not None and getattr(images, each.name) is not None]
+    if said and not any(samples is not None and samples.pictures for samples in loaded):
+        raise UsageError(
+            f"{', '.join(f'--{name}' for name in said)}: only folders of images are prepared so, and the samples are "
+            "none; leave out, or give such a folder"
+        )
 
 
 def check_answerable(model: Model, verification: Verification) -> None:

@@ -8,7 +8,7 @@ from onnxmerge.channels.groups import Analysis
 from onnxmerge.errors import UsageError
 from onnxmerge.pipeline.accounts import group_entry, input_shapes, pinned, sizes
 from onnxmerge.pipeline.cutting import analyse
-from onnxmerge.pipeline.loading import load
+from onnxmerge.pipeline.loading import check_images, load
 from onnxmerge.pipeline.network import network
 from onnxmerge.pipeline.run import NO_SHAPES, SYNTHETIC, SampleSource, Shapes, Source, advising, runnable, start
 from onnxmerge.plan.cost import CostModel
@@ -96,6 +96,7 @@ def compare(
     if names[0] != names[1]:
         raise UsageError(f"the models have different inputs: {', '.join(names[0])} and {', '.join(names[1])}")
     samples = load(data, one, data_size, images) if data is not None else None
+    check_images(images, samples)
     counted = []
     for run in (one, two):
         _, analysis, cost = analyse(run, samples)

@@ -29,7 +29,7 @@ from onnxmerge.graph.values import Dim, TensorSpec
 from onnxmerge.samples.casting import as_declared
 from onnxmerge.samples.source import unique
 from onnxmerge.samples.stored import StoredArray, stored_arrays
-from onnxmerge.suggestions import did_you_mean
+from onnxmerge.suggestions import nearest
 
 __all__ = ["ArrayFile", "open_array_file", "words"]
 
@@ -120,7 +120,7 @@ def open_array_file(path: Path, inputs: Sequence[TensorSpec], *, in_folder: bool
         UsageError: An input has no array, shapes do not fit, or counts differ.
     """
     arrays = stored_arrays(path)
-    columns = tuple(_column(path, spec, arrays, len(inputs) == 1, in_folder) for spec in inputs)
+    columns = tuple(_column(path, spec, inputs, arrays, in_folder) for spec in inputs)
     counts = {column.spec.name: column.units for column in columns if column.units is not None}
     if len(set(counts.values())) > 1:
         got = ", ".join(f"'{name}' {units}" for name, units in counts.items())
@@ -138,14 +138,18 @@ def words(dims: Sequence[Dim]) -> str:
     return "(" + ", ".join("?" if dim is None else str(dim) for dim in dims) + ")"
 
 
-def _column(path: Path, spec: TensorSpec, arrays: Mapping[str, StoredArray], alone: bool, in_folder: bool) -> Column:
+def _column(
+    path: Path, spec: TensorSpec, inputs: Sequence[TensorSpec], arrays: Mapping[str, StoredArray], in_folder: bool
+) -> Column:
     stored = arrays.get(spec.name)
-    if stored is None and alone:
+    if stored is None and len(inputs) == 1:
         stored = next((array for key, array in arrays.items() if key != LABELS), None)
     if stored is None:
         got = "a single array without a name" if "" in arrays else ", ".join(map(repr, arrays)) or "none"
-        meant = did_you_mean(spec.name, [key for key in arrays if key])
-        raise UsageError(f"{path}: expected an array named {spec.name!r} for the model's input, got {got}{meant}")
+        spare = [key for key in arrays if key and key != LABELS and key not in {each.name for each in inputs}]
+        near = nearest(spec.name, spare)
+        advice = f"; rename {near[0]!r} to {spec.name!r}" if near else ""
+        raise UsageError(f"{path}: expected an array named {spec.name!r} for the model's input, got {got}{advice}")
     if stored.dtype.kind == "V":
         raise UsageError(f"{stored.where}: holds records or a type NumPy does not know; save it as float32 instead")
     return Column(spec, stored, _form(spec, stored, in_folder))

@@ -2,13 +2,16 @@
 
 1. One subfolder a class, images anywhere below it. Names that are all numbers are class numbers.
 2. Else, where the model's metadata name its classes and all subfolders have such names: the model's numbers.
-3. Else the position of the name in sorted order, as torchvision's ``ImageFolder`` does; a subfolder without images
-   keeps its number.
+3. Else, where none has, the position of the name in sorted order, as torchvision's ``ImageFolder`` does; a subfolder
+   without images keeps its number.
 
 What looks like classes and is not:
 4. ``annotations`` with JSON files beside the images (COCO): boxes and masks are no classes; images are unlabelled.
 5. A single subfolder with images, such as ``images`` beside ``labels`` (YOLO): unlabelled.
-6. Subfolders that are all parts of a data set (``train``, ``val``): refused, one has to be named.
+
+What leaves it open, and is refused where labels are needed, else unlabelled:
+6. Subfolders that are all parts of a data set (``train``, ``val``): one has to be given.
+7. Subfolders of which some, but not all, have names of the model's classes.
 """
 
 from __future__ import annotations
@@ -46,15 +49,16 @@ class Found:
     note: str = ""
 
 
-def find_images(folder: Path, numbers: Mapping[str, int]) -> Found | None:
+def find_images(folder: Path, numbers: Mapping[str, int], *, labelled: bool = True) -> Found | None:
     """Images of a folder or of its subfolders; None where there are none.
 
     Args:
         folder: Where to look.
         numbers: Class number by class name, as the model says; empty where it does not.
+        labelled: Whether labels are needed; else images come without where subfolders leave them open, with a note.
 
     Raises:
-        UsageError: The subfolders are parts of a data set, or only some are classes of the model.
+        UsageError: Labels are needed, and the subfolders leave them open: cases 6 and 7.
     """
     files = _images(folder.iterdir())
     if files:
@@ -68,15 +72,18 @@ def find_images(folder: Path, numbers: Mapping[str, int]) -> Found | None:
     if any((folder / "annotations").glob("*.json")):
         return Found(files, note="images beside annotations/*.json: boxes are no class labels, so there are none")
     names = [each.name for each in subfolders]
+    doubt = _doubt([each.name for each in filled], numbers)
+    if doubt and labelled:
+        raise UsageError(f"{folder}: {doubt}")
+    if doubt:
+        return Found(files, note=f"images have no labels; {folder}: {doubt}")
     if all(each.name.isdecimal() for each in filled):
         filled.sort(key=lambda each: int(each.name))
         files = tuple(file for each in filled for file in groups[each])
         place = {each: int(each.name) for each in filled}
         note = ""
-    elif all(_PART.fullmatch(each.name) for each in filled):
-        raise UsageError(f"{folder}: holds {_listed([f.name for f in filled])}, parts of a data set; give one of them")
-    elif any(each.name in numbers for each in filled):
-        place = {each: _number(folder, each.name, numbers) for each in filled}
+    elif all(each.name in numbers for each in filled):
+        place = {each: numbers[each.name] for each in filled}
         note = "labels are the model's numbers of the classes that subfolders are named after"
     elif len(filled) == 1:
         return Found(files, note=f"all images are in {filled[0].name}, which says nothing about classes: no labels")
@@ -96,13 +103,19 @@ def _visible(path: Path) -> bool:
     return not path.name.startswith(".")
 
 
-def _number(folder: Path, name: str, numbers: Mapping[str, int]) -> int:
-    if name not in numbers:
-        raise UsageError(
-            f"{folder}: subfolder {name!r} is none of the {len(numbers)} classes that the model's metadata name, and "
-            "others are; rename it, or name all by their class number"
-        )
-    return numbers[name]
+def _doubt(names: Sequence[str], numbers: Mapping[str, int]) -> str:
+    """Why subfolders leave the labels open, and what to do; "" where they do not."""
+    if all(name.isdecimal() for name in names):
+        return ""
+    if all(_PART.fullmatch(name) for name in names):
+        return f"holds {_listed(names)}, parts of a data set; give one of them"
+    stranger = next((name for name in names if name not in numbers), None)
+    if stranger is None or not any(name in numbers for name in names):
+        return ""
+    return (
+        f"subfolder {stranger!r} is none of the {len(numbers)} classes that the model's metadata name, and others are; "
+        "rename it, or name all by their class number"
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -34,6 +34,7 @@ class Samples:
         synthetic: Whether they were made up rather than measured.
         rows: Samples a feed holds along axis 0.
         batchable: Whether feeds may be joined along axis 0; see ``batch_axis_is_free``.
+        pictures: Whether they were read from image files, so that image options had a say.
         notes: What was done to the values on the way in and the user should know ("float64 cast to float32").
     """
 
@@ -43,6 +44,7 @@ class Samples:
     synthetic: bool
     rows: int = 1
     batchable: bool = False
+    pictures: bool = False
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["NO_FILE", "ImageOptions", "Resample"]
+__all__ = ["LONGEST_SIDE", "NO_FILE", "ImageOptions", "Resample"]
 
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+
+LONGEST_SIDE = 16384
+"""Most pixels that a side is resized to, a guess: no model takes as many, and a square of them is 6 GB in float64."""
 
 NO_FILE = Path("none")
 """As `ImageOptions.preprocessor`: take no file, though one may be found."""

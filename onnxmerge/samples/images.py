@@ -104,6 +104,7 @@ def open_images(
     *,
     beside: Path | None = None,
     numbers: Mapping[str, int] | None = None,
+    labelled: bool = True,
 ) -> ImageFolder | None:
     """Finds images in a folder, or in its subfolders.
 
@@ -113,6 +114,7 @@ def open_images(
         options: What the user says.
         beside: The model's folder, where a file with the rest of the options may lie.
         numbers: Class number by class name, as the model says.
+        labelled: Whether labels are needed; see `find_images`.
 
     Returns:
         The images, or None where there are none.
@@ -120,7 +122,7 @@ def open_images(
     Raises:
         UsageError: The model has no single image-like input, or the options do not fit it.
     """
-    found = find_images(folder, numbers or {})
+    found = find_images(folder, numbers or {}, labelled=labelled)
     if found is None:
         return None
     if len(inputs) != 1:
@@ -131,12 +133,15 @@ def open_images(
     spec = inputs[0]
     channels_last = _channels_last(folder, spec)
     dims = spec.dims or ()
+    scaled = options.scale is not None
     file = options.preprocessor or find_preprocessor(folder, beside)
     notes: tuple[str, ...] = ()
     if file is not None and file != NO_FILE:
         options = options.over(read_preprocessor(file))
         notes = (f"images are prepared as {file} says: {options.described()}",)
     _check_options(options, spec, dims[3] if channels_last else dims[1])
+    if not scaled:
+        _check_mean(options, spec)
     return ImageFolder(found, spec, options, channels_last, notes)
 
 
@@ -160,17 +165,22 @@ def _check_options(options: ImageOptions, spec: TensorSpec, channels: int | str 
             )
     if any(not value > 0 for value in std):
         raise UsageError(f"--std: expected positive numbers, got {', '.join(map(str, std))}{source}")
-    if _is_float(spec):
-        brightest = 255 * abs(1 / 255 if options.scale is None else options.scale)
-        if max(map(abs, mean)) > 1.01 * brightest:  # a rounded factor such as 0.0039 is no mistake
-            raise UsageError(
-                f"--mean: {max(mean)} is beyond the pixels, which the scale brings to 0..{brightest:g}; "
-                f"for a mean in 0..255 pass --scale 1{source}"
-            )
-    elif options.scale not in {None, 1.0} or set(mean) != {0.0} or set(std) != {1.0}:
+    changed = options.scale not in {None, 1.0} or set(mean) != {0.0} or set(std) != {1.0}
+    if changed and not _is_float(spec):
         advice = "pass --preprocessor none" if options.preprocessor is not None else "leave out"
         raise UsageError(
             f"--mean, --std, --scale: input '{spec.name}' is {spec.dtype} and takes raw pixels; {advice}{source}"
+        )
+
+
+def _check_mean(options: ImageOptions, spec: TensorSpec) -> None:
+    """Refuses a mean that was taken at another scale than the pixels get; who gives the scale knows it."""
+    largest = max(options.mean or (0.0,), key=abs)
+    brightest = 255 * abs(1 / 255 if options.scale is None else options.scale)
+    if _is_float(spec) and abs(largest) > 1.01 * brightest:  # a rounded factor such as 0.0039 is no mistake
+        raise UsageError(
+            f"--mean: {largest:g} is beyond the pixels, which the scale brings to 0..{brightest:g}; "
+            f"for a mean in 0..255 pass --scale 1, else the scale that it belongs to{_source(options)}"
         )
 
 

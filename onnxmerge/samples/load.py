@@ -25,7 +25,7 @@ from onnxmerge.errors import UsageError
 from onnxmerge.graph.values import TensorSpec
 from onnxmerge.samples.arrays import open_array_file
 from onnxmerge.samples.feeds import Samples, batch_axis_is_free, fixed_batch
-from onnxmerge.samples.images import ImageOptions, open_images
+from onnxmerge.samples.images import ImageFolder, ImageOptions, open_images
 from onnxmerge.samples.source import FeedSource, Joined, natural_order
 from onnxmerge.samples.test_data import open_data_sets
 
@@ -45,6 +45,7 @@ def load_samples(
     images: ImageOptions | None = None,
     beside: Path | None = None,
     numbers: Mapping[str, int] | None = None,
+    labelled: bool = True,
 ) -> Samples:
     """Loads samples for a model.
 
@@ -56,6 +57,8 @@ def load_samples(
         images: How pixels become values, for folders of images; None for the defaults.
         beside: The model's folder, where a file may say how; None where the model did not come from a file.
         numbers: Class number by class name, as the model says, for folders of images.
+        labelled: Whether folders of images whose subfolders leave their labels open are refused; else such images come
+            without, with a note.
 
     Returns:
         Samples in the order of the files. What does not fill a fixed batch is left out, with a note.
@@ -70,7 +73,9 @@ def load_samples(
     for spec in inputs:
         if spec.dtype in NO_TENSORS:
             raise UsageError(f"{path}: input '{spec.name}' is {NO_TENSORS[spec.dtype]}; samples hold tensors only")
-    source = _open(path, inputs, partial(open_images, options=images or ImageOptions(), beside=beside, numbers=numbers))
+    options = images or ImageOptions()
+    as_images = partial(open_images, options=options, beside=beside, numbers=numbers, labelled=labelled)
+    source = _open(path, inputs, as_images)
     batch = 1 if source.whole else fixed_batch(inputs)
     usable = source.count // batch * batch
     if not usable:
@@ -90,6 +95,7 @@ def load_samples(
         synthetic=False,
         rows=batch * (1 if labels is None else labels.shape[1]),
         batchable=batch_axis_is_free(inputs),
+        pictures=isinstance(source, ImageFolder),
         notes=notes,
     )
 

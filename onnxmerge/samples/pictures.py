@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.errors import UsageError
-from onnxmerge.samples.image_options import ImageOptions
+from onnxmerge.samples.image_options import LONGEST_SIDE, ImageOptions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,7 +41,8 @@ def read_picture(path: Path, size: Dims, options: ImageOptions, *, grey: bool) -
         Shape (height, width) where it is grey, else (height, width, 3) in RGB order.
 
     Raises:
-        UsageError: The file is no picture, is damaged, has more than 8 bits a channel, or is smaller than the cut.
+        UsageError: The file is no picture, is damaged, has more than 8 bits a channel, would become larger than a
+            picture may be, or is smaller than the cut.
     """
     try:
         from PIL import Image, ImageOps  # noqa: PLC0415 - an extra; the package runs without
@@ -58,10 +59,10 @@ def read_picture(path: Path, size: Dims, options: ImageOptions, *, grey: bool) -
     except Exception as error:  # decoders raise nearly anything on damaged files, and the user needs to know which
         words = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"{path}: cannot be read as an image: {words}") from error
-    return np.asarray(_cut(_sized(image, size, options), path, size, options), dtype=np.uint8)
+    return np.asarray(_cut(_sized(image, path, size, options), path, size, options), dtype=np.uint8)
 
 
-def _sized(image: Image.Image, size: Dims, options: ImageOptions) -> Image.Image:
+def _sized(image: Image.Image, path: Path, size: Dims, options: ImageOptions) -> Image.Image:
     from PIL import Image as Pillow  # noqa: PLC0415 - an extra
 
     if options.resize is None and options.crop is not None:
@@ -78,6 +79,11 @@ def _sized(image: Image.Image, size: Dims, options: ImageOptions) -> Image.Image
         target = (options.resize * image.width // short, options.resize * image.height // short)
     if target == image.size:
         return image
+    if max(target) > LONGEST_SIDE:
+        raise UsageError(
+            f"{path}: is {image.height} x {image.width} and would be resized to {target[1]} x {target[0]}; expected "
+            f"sides of at most {LONGEST_SIDE}"
+        )
     return image.resize(target, Pillow.Resampling[(options.resample or "bilinear").upper()])
 
 

@@ -7,6 +7,9 @@ The keys, and what becomes of them:
    the short side. A plain number is both sides, or the short side, as the kind of processor has it (``KINDS``).
    ``resample`` is a number of Pillow's.
 4. ``do_center_crop``, ``crop_size``: what is cut out of the middle after that.
+
+   A key that is not there is what the kind of processor has for it, if transformers 4.49.0 and 5.23.0 agree on that;
+   else it has to be said (``KINDS``).
 5. ``crop_pct`` (ConvNeXt): below 384 the short side becomes size / crop_pct and the centre is cut to size; from 384 on
    the picture is stretched to size.
 6. ``do_flip_channel_order`` (MobileViT): the model takes BGR.
@@ -25,7 +28,7 @@ from types import MappingProxyType
 from typing import Any, TypeGuard
 
 from onnxmerge.errors import UsageError
-from onnxmerge.samples.image_options import ImageOptions, Resample
+from onnxmerge.samples.image_options import LONGEST_SIDE, ImageOptions, Resample
 
 __all__ = ["FILE_NAME", "find_preprocessor", "read_preprocessor"]
 
@@ -51,12 +54,20 @@ class Kind:
 
     Attributes:
         square: A plain number as ``size`` is both sides; else it is the short side.
+        resizes: It resizes where ``do_resize`` is not there; else only where there is a ``size``.
+        resample: Its filter where ``resample`` is not there; None where that has to be said.
+        crops: It cuts the centre where ``do_center_crop`` is not there; None where that has to be said.
+        centre: Both sides of what it cuts where ``crop_size`` is not there; None where that has to be said.
         normalises: It normalises where ``do_normalize`` is not there.
         flips: It flips channels where ``do_flip_channel_order`` is not there.
         percent: Size and cut go by ``crop_pct``; a share where the file has none.
     """
 
     square: bool = True
+    resizes: bool = True
+    resample: Resample | None = "bilinear"
+    crops: bool | None = False
+    centre: int | None = None
     normalises: bool = True
     flips: bool = False
     percent: float | None = None
@@ -64,18 +75,18 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        "": Kind(),
-        "Beit": Kind(),
-        "Bit": Kind(square=False),
-        "CLIP": Kind(square=False),
-        "ConvNext": Kind(square=False, percent=224 / 256),
-        "DeiT": Kind(),
-        "MobileNetV1": Kind(square=False),
-        "MobileNetV2": Kind(square=False),
-        "MobileViT": Kind(square=False, normalises=False, flips=True),
-        "Pvt": Kind(),
+        "": Kind(resizes=False),
+        "Beit": Kind(resample="bicubic", crops=None, centre=224),
+        "Bit": Kind(square=False, resample="bicubic", crops=True, centre=224),
+        "CLIP": Kind(square=False, resample="bicubic", crops=True, centre=224),
+        "ConvNext": Kind(square=False, resample=None, percent=224 / 256),
+        "DeiT": Kind(resample="bicubic", crops=True, centre=224),
+        "MobileNetV1": Kind(square=False, crops=True, centre=224),
+        "MobileNetV2": Kind(square=False, crops=True, centre=224),
+        "MobileViT": Kind(square=False, resample=None, crops=True, centre=256, normalises=False, flips=True),
+        "Pvt": Kind(resample=None),
         "Segformer": Kind(),
-        "Siglip": Kind(),
+        "Siglip": Kind(square=False, resample="bicubic"),
         "ViT": Kind(),
     }
 )
@@ -113,7 +124,7 @@ def read_preprocessor(path: Path) -> ImageOptions:
         )
     scale = 1.0
     if _flag(path, given, "do_rescale", True):
-        scale = _numbers(path, given, "rescale_factor")[0] if "rescale_factor" in given else 1 / 255
+        scale = _factor(path, given, "rescale_factor", 1 / 255)
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     if _flag(path, given, "do_normalize", kind.normalises):
@@ -127,7 +138,7 @@ def read_preprocessor(path: Path) -> ImageOptions:
         scale=scale,
         resize=resize,
         crop=crop,
-        resample=_resample(path, given),
+        resample=_resample(path, given, kind, resized=resize is not None),
         order="BGR" if _flag(path, given, "do_flip_channel_order", kind.flips) else "RGB",
         preprocessor=path,
     )
@@ -164,21 +175,34 @@ def _sizes(
 ) -> tuple[int | tuple[int, int] | None, tuple[int, int] | None]:
     """What the picture is resized to, and what is cut out of it."""
     resize: int | tuple[int, int] | None = None
-    if _flag(path, given, "do_resize", "size" in given):
+    if _flag(path, given, "do_resize", kind.resizes or "size" in given):
         resize = _size(path, given, "size", square=kind.square)
     if kind.percent is not None:
         if not isinstance(resize, int):
             return resize, None
-        share = _numbers(path, given, "crop_pct")[0] if "crop_pct" in given else kind.percent
+        share = _factor(path, given, "crop_pct", kind.percent)
+        if not resize / LONGEST_SIDE <= share <= 1:
+            raise UsageError(
+                f"{path}: crop_pct is {share:g}; expected the share of a side that is kept, at most 1, and at most "
+                f"{LONGEST_SIDE} pixels before the cut"
+            )
         return ((resize, resize), None) if resize >= 384 else (int(resize / share), (resize, resize))
     if "crop_pct" in given:
         raise UsageError(f"{path}: crop_pct is known of ConvNext processors only; use --preprocessor none")
-    if "do_center_crop" not in given and "crop_size" in given:
-        raise UsageError(f"{path}: has crop_size and does not say do_center_crop; set it to true or false")
-    crop = _size(path, given, "crop_size", square=True) if _flag(path, given, "do_center_crop", False) else None
+    return resize, _crop(path, given, kind)
+
+
+def _crop(path: Path, given: Mapping[str, Any], kind: Kind) -> tuple[int, int] | None:
+    if "do_center_crop" not in given and (kind.crops is None or ("crop_size" in given and not kind.crops)):
+        raise UsageError(f"{path}: does not say do_center_crop, and it may be either; set it to true or false")
+    if not _flag(path, given, "do_center_crop", bool(kind.crops)):
+        return None
+    if "crop_size" not in given and kind.centre is not None:
+        return kind.centre, kind.centre
+    crop = _size(path, given, "crop_size", square=True)
     if isinstance(crop, int):
         raise UsageError(f"{path}: crop_size is {given['crop_size']}; expected a number, or height and width")
-    return resize, crop
+    return crop
 
 
 def _size(path: Path, given: Mapping[str, Any], key: str, *, square: bool) -> int | tuple[int, int]:
@@ -194,11 +218,14 @@ def _size(path: Path, given: Mapping[str, Any], key: str, *, square: bool) -> in
                 return sides["shortest_edge"]
     if isinstance(size, list) and len(size) == 2 and all(_is_length(side) for side in size):
         return size[0], size[1]
-    raise UsageError(f"{path}: {key} is {json.dumps(size)}; expected a number, height and width, or shortest_edge")
+    raise UsageError(
+        f"{path}: {key} is {json.dumps(size)}; expected a number, height and width, or shortest_edge, of at most "
+        f"{LONGEST_SIDE} pixels"
+    )
 
 
 def _is_length(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LONGEST_SIDE
 
 
 def _flag(path: Path, given: Mapping[str, Any], key: str, default: bool) -> bool:
@@ -217,12 +244,26 @@ def _numbers(path: Path, given: Mapping[str, Any], key: str) -> tuple[float, ...
     return numbers
 
 
+def _factor(path: Path, given: Mapping[str, Any], key: str, default: float) -> float:
+    value = given.get(key, default)
+    if not _is_number(value) or value <= 0:
+        raise UsageError(f"{path}: {key} is {json.dumps(value)}; expected one positive number")
+    return float(value)
+
+
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond the floats
+        return False
 
 
-def _resample(path: Path, given: Mapping[str, Any]) -> Resample:
-    value = given.get("resample", RESAMPLES.index("bilinear"))
+def _resample(path: Path, given: Mapping[str, Any], kind: Kind, *, resized: bool) -> Resample:
+    if "resample" not in given and (kind.resample is not None or not resized):
+        return kind.resample or "bilinear"
+    value = given.get("resample")
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < len(RESAMPLES):
         numbered = ", ".join(f"{number} {name}" for number, name in enumerate(RESAMPLES))
         raise UsageError(f"{path}: resample is {json.dumps(value)}; expected one of {numbered}")

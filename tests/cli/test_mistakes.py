@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import parser
+from PIL import Image
 
 from onnxmerge.cli import main
 from onnxmerge.plan.options import METHODS
@@ -101,5 +102,39 @@ def test_an_array_of_samples(fails: Fails, tmp_path: Path) -> None:
     np.savez(samples, imgaes=array, masks=array)
     assert fails("compare", model, model, "--data", samples) == (
         f"{samples}: expected an array named 'images' for the model's input, got 'imgaes', 'masks'; "
-        "did you mean 'imgaes'?"
+        "rename 'imgaes' to 'images'"
     )
+    np.savez(samples, masks=array)
+    assert fails("compare", model, model, "--data", samples) == (
+        f"{samples}: expected an array named 'images' for the model's input, got 'masks'"
+    )
+
+
+def test_an_array_of_another_input_is_not_to_be_renamed(fails: Fails, tmp_path: Path) -> None:
+    model, samples = tmp_path / "two.onnx", tmp_path / "samples.npz"
+    onnx.save(parser.parse_model(TWO_INPUTS.replace("masks", "image")), model)
+    np.savez(samples, image=np.ones((4, 8), np.float32))
+    assert fails("compare", model, model, "--data", samples) == (
+        f"{samples}: expected an array named 'images' for the model's input, got 'image'"
+    )
+
+
+def test_image_options_without_images(fails: Fails, tmp_path: Path) -> None:
+    samples, target = tmp_path / "samples.npz", tmp_path / "out.onnx"
+    np.savez(samples, images=np.ones((8, 1, 28, 28), np.float32))
+    said = "only folders of images are prepared so, and the samples are none; leave out, or give such a folder"
+    for words in ((VGG, target), (VGG, target, "--calib", samples), ("compare", VGG, VGG, "--data", samples)):
+        assert fails(*words, "--mean", "0.5") == f"--mean: {said}"
+    assert fails("compare", VGG, VGG, "--resize", "28") == f"--resize: {said}"
+    assert fails("tradeoff", VGG, "--std", "2", "--preprocessor", "/nope.json") == f"--std, --preprocessor: {said}"
+    assert not target.exists()
+
+
+def test_image_options_with_images_among_the_samples(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    samples, pictures = tmp_path / "samples.npz", tmp_path / "pictures"
+    np.savez(samples, images=np.ones((8, 1, 28, 28), np.float32))
+    pictures.mkdir()
+    Image.new("L", (28, 28), 77).save(pictures / "a.png")
+    words = (VGG, "--dry-run", "--method", "prune", "--calib", samples, "--data", pictures, "--mean", "0.5", "-q")
+    assert main([str(word) for word in words]) == 0
+    assert capsys.readouterr() == ("", "")

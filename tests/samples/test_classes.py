@@ -25,8 +25,8 @@ def fill(folder: Path, *names: str) -> Path:
     return folder
 
 
-def labels(folder: Path, **numbers: int) -> list[int] | None:
-    found = find_images(folder, numbers)
+def labels(folder: Path, *, labelled: bool = True, **numbers: int) -> list[int] | None:
+    found = find_images(folder, numbers, labelled=labelled)
     assert found is not None
     return None if found.labels is None else found.labels[:, 0].tolist()
 
@@ -52,6 +52,36 @@ def test_numbers_and_the_model_s_own_names(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="subfolder 'dog' is none of the 2 classes"):
         labels(folder, cat=7, bee=0)
     assert labels(fill(tmp_path / "three", "cat/a.png"), cat=7) == [7]
+
+
+@pytest.mark.parametrize(
+    ("files", "numbers", "why"),
+    [
+        (
+            ("train/a.png", "train/deep/b.png", "val/a.png"),
+            {},
+            "holds train, val, parts of a data set; give one of them",
+        ),
+        (("a/1.png", "a/2.png", "b/1.png"), {"a": 0, "c": 1}, "subfolder 'b' is none of the 2 classes"),
+    ],
+)
+def test_labels_that_are_open_are_left_out_where_none_are_needed(
+    tmp_path: Path, files: tuple[str, ...], numbers: dict[str, int], why: str
+) -> None:
+    fill(tmp_path, *files)
+    with pytest.raises(UsageError, match=why):
+        load_samples(tmp_path, [SPEC], numbers=numbers)
+    samples = load_samples(tmp_path, [SPEC], numbers=numbers, labelled=False)
+    assert (samples.count, samples.labels) == (3, None)
+    assert len(samples.notes) == 1
+    assert samples.notes[0].startswith(f"images have no labels; {tmp_path}: {why}")
+
+
+def test_labels_that_are_sure_stay_where_none_are_needed(tmp_path: Path) -> None:
+    fill(tmp_path, "b/1.png", "a/1.png")
+    assert labels(tmp_path, labelled=False) == [0, 1]
+    assert labels(tmp_path, labelled=False, b=3, a=5) == [5, 3]
+    assert labels(tmp_path, labelled=False, c=3) == [0, 1]
 
 
 def test_what_is_no_class(tmp_path: Path) -> None:

@@ -14,9 +14,29 @@ from onnxmerge.errors import UsageError
 from onnxmerge.graph.values import TensorSpec
 from onnxmerge.samples import ImageOptions, load_samples
 from onnxmerge.samples.image_options import NO_FILE
-from onnxmerge.samples.preprocessor import FILE_NAME, read_preprocessor
+from onnxmerge.samples.preprocessor import FILE_NAME, KINDS, read_preprocessor
 
 FREE = TensorSpec("x", "float32", ("N", 3, None, None))
+CONVNEXT = {"image_processor_type": "ConvNextImageProcessor", "size": 224, "resample": 3}
+DEFAULTS: list[tuple[str, dict[str, object], object, object, str]] = [
+    ("Beit", {"do_center_crop": True}, (300, 300), (224, 224), "bicubic"),
+    ("Bit", {}, 300, (224, 224), "bicubic"),
+    ("CLIP", {}, 300, (224, 224), "bicubic"),
+    ("ConvNext", {"resample": 2}, 342, (300, 300), "bilinear"),
+    ("DeiT", {}, (300, 300), (224, 224), "bicubic"),
+    ("MobileNetV1", {}, 300, (224, 224), "bilinear"),
+    ("MobileNetV2", {}, 300, (224, 224), "bilinear"),
+    ("MobileViT", {"resample": 3}, 300, (256, 256), "bicubic"),
+    ("Pvt", {"resample": 3}, (300, 300), None, "bicubic"),
+    ("Segformer", {}, (300, 300), None, "bilinear"),
+    ("Siglip", {}, 300, None, "bicubic"),
+    ("ViT", {}, (300, 300), None, "bilinear"),
+    ("CLIP", {"crop_size": 200}, 300, (200, 200), "bicubic"),
+    ("CLIP", {"do_center_crop": False, "crop_size": 200}, 300, None, "bicubic"),
+    ("CLIP", {"resample": 0}, 300, (224, 224), "nearest"),
+    ("ConvNext", {"do_resize": False}, None, None, "bilinear"),
+]
+"""Kind and keys of a file with a size of 300, and what becomes of it: as transformers have it in 4.49.0 and 5.23.0."""
 NUMBERS = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.25, 0.5]}
 
 
@@ -65,16 +85,16 @@ def test_a_whole_file_does_what_it_says(tmp_path: Path) -> None:
         ({"size": {"height": 8, "width": 9}}, (8, 9), None),
         ({"size": {"shortest_edge": 8}}, 8, None),
         ({"size": 8, "image_processor_type": "ViTImageProcessor"}, (8, 8), None),
-        ({"size": 8, "feature_extractor_type": "CLIPFeatureExtractor"}, 8, None),
+        ({"size": 8, "feature_extractor_type": "CLIPFeatureExtractor", "do_center_crop": False}, 8, None),
         ({"size": 8, "default_to_square": False}, 8, None),
         ({"size": 8, "do_resize": False}, None, None),
         ({}, None, None),
         ({"size": 8, "crop_size": 6, "do_center_crop": True}, (8, 8), (6, 6)),
         ({"size": 8, "crop_size": 6, "do_center_crop": False}, (8, 8), None),
         ({"crop_size": {"height": 5, "width": 6}, "do_center_crop": True}, None, (5, 6)),
-        ({"size": {"shortest_edge": 224}, "image_processor_type": "ConvNextImageProcessor"}, 256, (224, 224)),
-        ({"size": 224, "crop_pct": 0.5, "image_processor_type": "ConvNextImageProcessor"}, 448, (224, 224)),
-        ({"size": 384, "crop_pct": 0.5, "image_processor_type": "ConvNextFeatureExtractor"}, (384, 384), None),
+        ({**CONVNEXT, "size": {"shortest_edge": 224}}, 256, (224, 224)),
+        ({**CONVNEXT, "crop_pct": 0.5}, 448, (224, 224)),
+        ({**CONVNEXT, "size": 384, "crop_pct": 0.5}, (384, 384), None),
     ],
 )
 def test_forms_of_size(tmp_path: Path, keys: dict[str, object], resize: object, crop: object) -> None:
@@ -88,14 +108,33 @@ def test_switches(tmp_path: Path) -> None:
     assert (plain.resample, plain.order) == ("bilinear", "RGB")
     raw = read_preprocessor(write(tmp_path, do_rescale=False, do_normalize=False, **NUMBERS))
     assert (raw.scale, raw.mean, raw.std) == (1.0, (0.0,), (1.0,))
-    mobile = read_preprocessor(write(tmp_path, feature_extractor_type="MobileViTFeatureExtractor", size=8))
+    mobile = read_preprocessor(write(tmp_path, feature_extractor_type="MobileViTFeatureExtractor", size=8, resample=2))
     assert (mobile.order, mobile.mean, mobile.resize) == ("BGR", (0.0,), 8)
     assert read_preprocessor(write(tmp_path, resample=0, **NUMBERS)).resample == "nearest"
+
+
+@pytest.mark.parametrize(("kind", "keys", "resize", "crop", "resample"), DEFAULTS)
+def test_what_a_kind_has_for_keys_that_are_not_there(
+    tmp_path: Path, kind: str, keys: dict[str, object], resize: object, crop: object, resample: str
+) -> None:
+    path = write(tmp_path, image_processor_type=f"{kind}ImageProcessor", size=300, **NUMBERS, **keys)
+    options = read_preprocessor(path)
+    assert (options.resize, options.crop, options.resample) == (resize, crop, resample)
+
+
+def test_every_kind_has_a_row() -> None:
+    assert {row[0] for row in DEFAULTS} | {""} == set(KINDS)
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"image_processor_type": "BeitImageProcessor", "size": 8}, "does not say do_center_crop"),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": 8}, "resample is null; expected one of 0 nearest"),
+        ({"image_processor_type": "MobileViTImageProcessor", "size": 8}, "resample is null"),
+        ({"image_processor_type": "PvtImageProcessor", "size": 8}, "resample is null"),
+        ({"image_processor_type": "ViTImageProcessor"}, "size is null"),
+        ({"do_center_crop": True}, "crop_size is null"),
         ({"do_pad": True}, "do_pad may change pixels"),
         ({"size_divisor": 32, "include_top": True}, "include_top, size_divisor may change pixels"),
         ({"image_processor_type": "LevitImageProcessor"}, "prepared by LevitImageProcessor, which is not known"),
@@ -112,7 +151,18 @@ def test_switches(tmp_path: Path) -> None:
         ({"image_mean": None}, "image_mean is null; expected numbers"),
         ({"image_std": [0.2, 0, 1]}, "expected positive numbers"),
         ({"image_std": [0.2, "a", 1]}, "image_std is"),
-        ({"rescale_factor": float("nan")}, "rescale_factor is NaN"),
+        ({"rescale_factor": float("nan")}, "rescale_factor is NaN; expected one positive number"),
+        ({"rescale_factor": 10**400}, "; expected one positive number"),
+        ({"rescale_factor": [0.1, 0.2, 0.3]}, "rescale_factor is [0.1, 0.2, 0.3]; expected one positive number"),
+        ({"rescale_factor": 0}, "rescale_factor is 0; expected one positive number"),
+        ({"image_mean": 10**400}, "; expected numbers, one a channel"),
+        ({"size": {"shortest_edge": 10**9}}, "of at most 16384 pixels"),
+        ({"size": 16385}, "of at most 16384 pixels"),
+        ({"crop_size": 16385, "do_center_crop": True}, "of at most 16384 pixels"),
+        ({**CONVNEXT, "crop_pct": 0}, "crop_pct is 0; expected one positive number"),
+        ({**CONVNEXT, "crop_pct": 1e-300}, "crop_pct is 1e-300; expected the share of a side"),
+        ({**CONVNEXT, "crop_pct": 1.5}, "crop_pct is 1.5; expected the share of a side"),
+        ({**CONVNEXT, "crop_pct": [0.9, 0.8]}, "crop_pct is [0.9, 0.8]; expected one positive number"),
     ],
 )
 def test_what_is_refused_by_name(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
