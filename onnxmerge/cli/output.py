@@ -12,7 +12,7 @@ from typing import TypeVar
 import click
 from rich.console import Console
 
-from onnxmerge.cli.given import STDOUT
+from onnxmerge.cli.files import STDOUT
 from onnxmerge.errors import UsageError
 from onnxmerge.report.account import Account, Inspection, SideBySide, Tradeoff
 from onnxmerge.report.data import to_json, write_text

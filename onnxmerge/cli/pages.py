@@ -1,4 +1,4 @@
-"""Pages beside the result: checked before the work starts, written after it, also where a gate refuses."""
+"""Pages beside the result: written after the work, also where a gate refuses."""
 
 from __future__ import annotations
 
@@ -11,29 +11,13 @@ from pathlib import Path
 import click
 
 from onnxmerge.cli.options import PROGRAM
-from onnxmerge.errors import GateError, UsageError
+from onnxmerge.errors import GateError
 from onnxmerge.report.account import Account
-from onnxmerge.report.page import check_page
 
-__all__ = ["ARGUMENTS", "check_pages", "reporting", "with_command"]
+__all__ = ["ARGUMENTS", "reporting", "with_command"]
 
 ARGUMENTS = "arguments"
 """Under what the whole command line is kept in the context."""
-
-
-def check_pages(path: Path | None, option: str, source: Path, target: Path | None, json_path: Path | None) -> None:
-    """A page takes the place of no other file of the same run, and can be made.
-
-    Raises:
-        UsageError: It is one of the others, or cannot be written.
-        RuntimeMissingError: What draws pages is not installed.
-    """
-    if path is None:
-        return
-    for other, what in ((source, "one of the models"), (target, "one of the models"), (json_path, "what --json names")):
-        if other is not None and other.resolve() == path.resolve():
-            raise UsageError(f"{option} {path} is {what}; give another name")
-    check_page(path, option)
 
 
 @contextlib.contextmanager
