@@ -31,6 +31,7 @@ from onnxmerge.cli.options import PROGRAM, VERBOSE
 from onnxmerge.cli.output import forget_output
 from onnxmerge.cli.pages import ARGUMENTS
 from onnxmerge.errors import OnnxMergeError, UsageError
+from onnxmerge.report.wording import printable
 from onnxmerge.suggestions import did_you_mean
 
 __all__ = ["main"]
@@ -105,7 +106,7 @@ def _explained(error: click.ClickException) -> str:
 
 
 def _one_line(words: str) -> str:
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in " ".join(words.split()))
+    return printable(" ".join(words.split()))
 
 
 def _fail(words: str, status: int, prefix: str = f"{PROGRAM}: error: ") -> int:
