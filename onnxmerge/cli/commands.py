@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from onnxmerge.cli.options import (
     of_output,
     of_verification,
 )
-from onnxmerge.cli.output import show, stages
-from onnxmerge.cli.pages import reporting, with_command
+from onnxmerge.cli.output import stages
+from onnxmerge.cli.results import reporting, show, with_command
 from onnxmerge.cli.sections import Command
 from onnxmerge.errors import UsageError
 from onnxmerge.plan.options import Options
@@ -114,7 +115,7 @@ def compress(
     check_files({"--json": json_path, "--report": report}, (source,), target, given)
     if report is not None:
         check_page(report, "--report")
-    with reporting(report), stages(quiet) as progress:
+    with reporting(json_path, report), stages(quiet) as progress:
         account = pipeline.compress_file(
             source,
             target,
@@ -126,9 +127,10 @@ def compress(
             external_data=given["external_data"],
             dry_run=given["dry_run"],
         )
-    if report is not None:
-        with_command(account).html(report)
-    show(account, show_account, json_path, verbose=verbose, quiet=quiet)
+    account = with_command(account)
+    written = None if account.target is None else Path(account.target)
+    page = (report, account.html)
+    show(account, show_account, json_path, page=page, written=written, verbose=verbose, quiet=quiet)
 
 
 @cli.command(cls=Command, short_help="List what could go, what is pinned, and why.")
@@ -163,9 +165,7 @@ def inspect(
     with stages(quiet) as progress:
         progress("inspect", None)
         inspection = pipeline.inspect(source, shapes=shapes_of(shapes))
-    if html is not None:
-        inspection.html(html)
-    show(inspection, show_inspection, json_path, verbose=verbose, quiet=quiet)
+    show(inspection, show_inspection, json_path, page=(html, inspection.html), verbose=verbose, quiet=quiet)
 
 
 @cli.command(cls=Command, short_help="Set two models side by side.")
@@ -277,6 +277,5 @@ def tradeoff(
             verification=verification,
             progress=progress,
         )
-    if plot is not None:
-        draw_tradeoff(result, plot)
-    show(result, show_tradeoff, json_path, verbose=verbose, quiet=quiet)
+    page = (plot, partial(draw_tradeoff, result))
+    show(result, show_tradeoff, json_path, page=page, verbose=verbose, quiet=quiet)

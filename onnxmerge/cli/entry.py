@@ -14,6 +14,7 @@ reading (``| head``) is no error.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -28,8 +29,8 @@ from onnxmerge import __version__
 from onnxmerge.cli.commands import cli
 from onnxmerge.cli.habits import advice
 from onnxmerge.cli.options import PROGRAM, VERBOSE
-from onnxmerge.cli.output import forget_output
-from onnxmerge.cli.pages import ARGUMENTS
+from onnxmerge.cli.output import forget_output, unprintable
+from onnxmerge.cli.results import ARGUMENTS
 from onnxmerge.errors import OnnxMergeError, UsageError
 from onnxmerge.report.wording import printable
 from onnxmerge.suggestions import did_you_mean
@@ -37,6 +38,8 @@ from onnxmerge.suggestions import did_you_mean
 __all__ = ["main"]
 
 INTERRUPTED = 130
+_FULL = frozenset({errno.ENOSPC, errno.EIO})
+"""What a stream fails with that takes nothing more."""
 COMPLETE = "_ONNXMERGE_COMPLETE"
 """Set by the shell: ``bash_source`` prints what a shell evaluates once, ``bash_complete`` the words that may follow."""
 
@@ -80,8 +83,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _internal(error, verbose=meta.get(VERBOSE, False))
         return _fail(_one_line(str(error)), error.exit_status)
     except Exception as error:  # whatever is not on purpose is a bug, and says so in one line
-        return _internal(error, verbose=meta.get(VERBOSE, False))
+        told = _of_the_system(error) if isinstance(error, OSError) else ""
+        return _fail(told, UsageError.exit_status) if told else _internal(error, verbose=meta.get(VERBOSE, False))
     return 0
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the system refuses wherever it is asked: printing on a full disk, a name that is too long; else ""."""
+    if error.filename is None and error.errno in _FULL:  # files are written elsewhere, and their errors name them
+        return _one_line(str(unprintable(error)))
+    return _one_line(f"{error.filename}: {error.strerror}") if error.errno == errno.ENAMETOOLONG else ""
 
 
 def _internal(error: Exception, *, verbose: bool) -> int:
