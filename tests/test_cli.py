@@ -18,6 +18,7 @@ from onnx import numpy_helper, parser
 
 from onnxmerge import __version__, pipeline
 from onnxmerge.cli import cli, main
+from onnxmerge.cli.values import ratios
 from onnxmerge.errors import GateError, ModelError, NothingToCutError, OnnxMergeError, RuntimeMissingError, UsageError
 from onnxmerge.plan.options import Options
 from onnxmerge.report.data import check_writable
@@ -326,6 +327,17 @@ def test_a_missing_file(run: Run, command: list[str], tmp_path: Path, monkeypatc
     status, _, err = run(*command, "nothing.onnx", *([] if command else ["out.onnx"]))
     assert status == 2
     assert error_line(err).startswith("onnxmerge: error: ")
+
+
+def test_more_ratios_than_are_drawn(run: Run, model: Path) -> None:
+    status, out, err = run("tradeoff", model, "--ratios", "0.1:0.9:0.0001")
+    assert (status, out) == (2, "")
+    assert "which are 8001 ratios; at most 1000" in error_line(err)
+    found = re.search(r"a STEP of ([\d.]+) or more", err)
+    assert found is not None
+    assert 990 < len(ratios(f"0.1:0.9:{found[1]}")) <= 1000
+    assert run("tradeoff", model, "--ratios", "0.1:0.9:1e-320")[0] == 2
+    assert len(ratios("0.001:0.999:0.001")) == 999
 
 
 def test_a_missing_target(run: Run, model: Path) -> None:
