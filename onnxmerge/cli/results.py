@@ -63,7 +63,7 @@ def show(
         steps.append(lambda: click.echo(to_json(result), nl=False))
     if not quiet:
         steps.append(lambda: printed(terminal(sys.stderr if on_stdout else sys.stdout), result, verbose=verbose))
-    failed = [words for step in steps if (words := _printing(step))]
+    failed: list[str] = [words for step in steps for words in _printing(step)]
     if json_path is not None and not on_stdout:
         failed += _writing(json_path, lambda path: write_text(path, to_json(result)))
     if page is not None and page[0] is not None:
@@ -72,18 +72,19 @@ def show(
         raise UsageError("; ".join([*([f"{written} was written"] if written is not None else []), *failed]))
 
 
-def _printing(step: Callable[[], object]) -> str:
-    """Why something could not be printed; "" where it was, or where whoever read it has gone."""
+def _printing(step: Callable[[], object]) -> list[str]:
+    """Why something could not be printed; nothing where it was, or where whoever read it has gone."""
     try:
         step()
     except BrokenPipeError:
         forget_output()
     except OSError as error:  # a full disk behind standard output
-        return str(unprintable(error))
-    return ""
+        return [str(unprintable(error))]
+    return []
 
 
 def _writing(path: Path, write: Drawn) -> list[str]:
+    """Why a file could not be written; nothing where it was."""
     try:
         write(path)
     except BrokenPipeError:
