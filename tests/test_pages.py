@@ -113,7 +113,8 @@ def test_the_call_names_every_option_of_samples(tmp_path: Path) -> None:
     ).report
     assert made.call == (
         f"onnxmerge.compress({str(MODEL)!r}, calibration={str(pictures)!r}, calib_size=7, "
-        f"images=onnxmerge.ImageOptions(mean=(0.5,), resize=(28, 28), preprocessor={str(file)!r}), ratio=0.5, method='prune', verify=False)"
+        f"images=onnxmerge.ImageOptions(mean=(0.5,), resize=(28, 28), preprocessor={str(file)!r}), "
+        "ratio=0.5, method='prune', verify=False)"
     )
     again = eval(made.call, {"onnxmerge": onnxmerge}).report
     assert (again.call, again.settings, again.groups) == (made.call, made.settings, made.groups)

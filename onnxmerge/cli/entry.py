@@ -20,6 +20,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -27,10 +28,11 @@ from click.shell_completion import shell_complete
 
 from onnxmerge import __version__
 from onnxmerge.cli.commands import cli
-from onnxmerge.cli.habits import advice
+from onnxmerge.cli.habits import loose_advice, option_advice
 from onnxmerge.cli.options import PROGRAM, VERBOSE
 from onnxmerge.cli.output import forget_output, unprintable
 from onnxmerge.cli.results import ARGUMENTS
+from onnxmerge.cli.sections import takes
 from onnxmerge.errors import OnnxMergeError, UsageError
 from onnxmerge.report.wording import printable
 from onnxmerge.suggestions import did_you_mean
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        return _fail(_one_line(advice(given) or _explained(error)), UsageError.exit_status)
+        return _fail(_one_line(_advised(error, given) or _explained(error)), UsageError.exit_status)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED, prefix=f"{PROGRAM}: ")
     except BrokenPipeError:
@@ -102,6 +104,20 @@ def _internal(error: Exception, *, verbose: bool) -> int:
     hint = "" if verbose else ", the trace that -v prints"
     asked = f"please report it with the command{hint}, the model if you can share it, and version {__version__}"
     return _fail(f"{_one_line(what)}; {asked}", OnnxMergeError.exit_status, prefix=f"{PROGRAM}: internal error: ")
+
+
+def _advised(error: click.ClickException, given: Sequence[str]) -> str:
+    """What those should have typed who come from another tool; "" where the error is none of theirs."""
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return ""
+    if isinstance(error, click.NoSuchOption):
+        return option_advice(error.option_name, takes(context.command))
+    # Words too many are the only error that click raises as a bare UsageError.
+    if type(error) is not click.UsageError:
+        return ""
+    target: Path | None = context.params.get("target")
+    return loose_advice(given, target)
 
 
 def _explained(error: click.ClickException) -> str:
