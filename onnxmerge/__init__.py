@@ -14,19 +14,30 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "compare", "compress", "inspect"]
+__all__ = ["ImageOptions", "__version__", "compare", "compress", "inspect"]
 
 if TYPE_CHECKING:
     from onnxmerge.pipeline import Compression
     from onnxmerge.report.account import Inspection, SideBySide
+    from onnxmerge.samples import ImageOptions
 
 Model = Any
 """A path, the bytes of a model, or an onnx.ModelProto."""
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any name
+    """`ImageOptions`, which is imported where it is asked for: `import onnxmerge` stays fast."""
+    if name == "ImageOptions":
+        from onnxmerge.samples import ImageOptions  # noqa: PLC0415
+
+        return ImageOptions
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def compress(
@@ -36,7 +47,9 @@ def compress(
     of: str = "macs",
     method: str = "auto",
     calibration: str | Path | Mapping[str, Any] | None = None,
+    calib_size: int = 512,
     data: str | Path | Mapping[str, Any] | None = None,
+    images: ImageOptions | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     verify: bool = True,
     provider: str = "auto",
@@ -55,7 +68,9 @@ def compress(
         of: What the ratio counts: macs, params, channels or latency.
         method: A preset: auto, prune, neuron-merging, reprune, reprune-2024, receding, fold or refit.
         calibration: Unlabelled samples: a path (.npz, .npy, a folder) or arrays by input name, samples first.
+        calib_size: At most so many of them, evenly spaced.
         data: Held-out samples for verification, likewise; `labels` among them give accuracy.
+        images: How pictures become inputs, an `onnxmerge.ImageOptions`, where samples are folders of images.
         shapes: Input shapes for measuring, where the model leaves them free.
         verify: Check the cut, compare outputs and measure latency.
         provider: auto, cpu or cuda.
@@ -77,6 +92,8 @@ def compress(
     from onnxmerge.plan.options import Options  # noqa: PLC0415
     from onnxmerge.verify import Verification  # noqa: PLC0415
 
+    if images is not None and images.preprocessor is not None:
+        images = replace(images, preprocessor=Path(images.preprocessor))  # a string will do
     unknown = sorted(options.keys() - Options.__dataclass_fields__.keys())
     if unknown:
         raise UsageError(f"unknown option {unknown[0]!r}; known are {', '.join(Options.__dataclass_fields__)}")
@@ -84,7 +101,9 @@ def compress(
         model,
         Options(ratio=ratio, of=of, method=method, **options),
         calibration=calibration,
+        calib_size=calib_size,
         data=data,
+        images=images,
         shapes=shapes or {},
         verification=Verification(verify, provider, min_cosine, max_drop, threads),  # type: ignore[arg-type]
     )

@@ -18,8 +18,10 @@ from onnx import numpy_helper, parser
 
 from onnxmerge import __version__, pipeline
 from onnxmerge.cli import cli, main
+from onnxmerge.cli.values import ratios
 from onnxmerge.errors import GateError, ModelError, NothingToCutError, OnnxMergeError, RuntimeMissingError, UsageError
 from onnxmerge.plan.options import Options
+from onnxmerge.report.data import check_writable
 from onnxmerge.samples import ImageOptions
 from onnxmerge.verify import Verification
 
@@ -329,6 +331,17 @@ def test_a_missing_file(run: Run, command: list[str], tmp_path: Path, monkeypatc
     assert error_line(err).startswith("onnxmerge: error: ")
 
 
+def test_more_ratios_than_are_drawn(run: Run, model: Path) -> None:
+    status, out, err = run("tradeoff", model, "--ratios", "0.1:0.9:0.0001")
+    assert (status, out) == (2, "")
+    assert "which are 8001 ratios; at most 1000" in error_line(err)
+    found = re.search(r"a STEP of ([\d.]+) or more", err)
+    assert found is not None
+    assert 990 < len(ratios(f"0.1:0.9:{found[1]}")) <= 1000
+    assert run("tradeoff", model, "--ratios", "0.1:0.9:1e-320")[0] == 2
+    assert len(ratios("0.001:0.999:0.001")) == 999
+
+
 def test_a_missing_target(run: Run, model: Path) -> None:
     status, _, err = run(model)
     assert status == 2
@@ -472,6 +485,33 @@ def test_a_full_disk_behind_standard_output(model: Path) -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
     assert done.returncode == 2
     assert "No space left" in error_line(done.stderr)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+@pytest.mark.parametrize("words", [["--help"], ["inspect", "--help"], ["--version"]])
+def test_a_full_disk_behind_what_click_prints(words: list[str]) -> None:
+    command = [sys.executable, "-m", "onnxmerge", *words]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert "cannot be printed: No space left" in error_line(done.stderr)
+
+
+def test_names_that_are_too_long(run: Run, model: Path, tmp_path: Path) -> None:
+    long = tmp_path / ("n" * 300)
+    for words in (
+        (model, "--dry-run", "--json", long),
+        (model, "--dry-run", "--report", f"{long}.html"),
+        (model, long),
+        (long, "--dry-run"),
+        ("inspect", long),
+        (model, "--dry-run", "--calib", f"{long}.npz"),
+    ):
+        status, out, err = run(*words)
+        assert (status, out) == (2, "")
+        assert "File name too long" in error_line(err)
+    with pytest.raises(UsageError, match="File name too long"):
+        check_writable(long)
 
 
 def raising(error: BaseException) -> Callable[..., None]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import inspect
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 import onnxmerge
 from onnxmerge import cli
 from onnxmerge.errors import GateError, UsageError
+from onnxmerge.pipeline.run import CALIB_SIZE
 from onnxmerge.report.account import Account
 from tests.pages import Reader
 
@@ -94,6 +98,91 @@ def test_in_python(tmp_path: Path) -> None:
     assert isinstance(account, Account)
     assert account.refused == str(refused.value)
     assert account.target is None
+
+
+def test_the_call_names_every_option_of_samples(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="the extra `images` is not installed")
+    pictures, file = tmp_path / "pictures", tmp_path / "p.json"
+    file.write_text('{"do_normalize": true, "image_mean": [0.25], "image_std": [2.0]}')
+    pictures.mkdir()
+    for number in range(12):
+        image.new("L", (32, 32), 20 * number).save(pictures / f"{number}.png")
+    images = onnxmerge.ImageOptions(mean=(0.5,), resize=(28, 28), preprocessor=file)
+    made = onnxmerge.compress(
+        MODEL, 0.5, method="prune", calibration=pictures, calib_size=7, images=images, verify=False
+    ).report
+    assert made.call == (
+        f"onnxmerge.compress({str(MODEL)!r}, calibration={str(pictures)!r}, calib_size=7, "
+        f"images=onnxmerge.ImageOptions(mean=(0.5,), resize=(28, 28), preprocessor={str(file)!r}), "
+        "ratio=0.5, method='prune', verify=False)"
+    )
+    again = eval(made.call, {"onnxmerge": onnxmerge}).report
+    assert (again.call, again.settings, again.groups) == (made.call, made.settings, made.groups)
+    assert (made.settings["calib_size"], made.settings["images"]) == (7, dataclasses.asdict(images))
+
+
+def test_a_size_of_samples_is_looked_at() -> None:
+    few = onnxmerge.compress(MODEL, 0.5, method="prune", calibration=CALIBRATION, calib_size=3, provider="cpu")
+    assert "3 of " in few.report.samples
+    usual = inspect.signature(onnxmerge.compress).parameters["calib_size"].default
+    assert usual == CALIB_SIZE
+
+
+def test_json_and_page_name_the_command(tmp_path: Path) -> None:
+    words = [str(MODEL), "--dry-run", "--method", "prune", "--calib", str(CALIBRATION), "--calib-size", "9", "-q"]
+    words += ["--json", str(tmp_path / "a.json"), "--report", str(tmp_path / "a.html")]
+    assert cli.main(words) == 0
+    account = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    assert account["call"] == f"onnxmerge {shlex.join(words)}"
+    assert account["call"] in "".join(Reader((tmp_path / "a.html").read_text(encoding="utf-8")).text)
+
+
+def test_what_a_gate_refuses_is_in_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stale, page, target = (tmp_path / name for name in ("a.json", "a.html", "out.onnx"))
+    stale.write_text('{"refused": ""}')
+    words = [str(MODEL), str(target), "--ratio", "0.9", "--method", "prune", "--data", str(DATA), "--max-drop", "1"]
+    words += ["--provider", "cpu"]
+    assert cli.main([*words, "--json", str(stale), "--report", str(page)]) == GateError.exit_status
+    account = json.loads(stale.read_text(encoding="utf-8"))
+    out, err = capsys.readouterr()
+    assert account["refused"] in err
+    assert len(account["refused"]) > len("--max-drop")
+    assert (account["target"], out) == (None, "")
+    assert f"{stale} and {page} show what was refused" in err
+    assert cli.main([*words, "--json", "-", "-q"]) == GateError.exit_status
+    assert json.loads(capsys.readouterr().out)["refused"] == account["refused"]
+
+
+@pytest.fixture
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fills up between the check of a page and its writing."""
+
+    def refuse(_: Account, target: Path) -> Path:
+        raise UsageError(f"{target} cannot be written: No space left on device")
+
+    monkeypatch.setattr(Account, "html", refuse)
+
+
+@pytest.mark.usefixtures("no_page")
+def test_a_page_that_fails_hides_no_refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(MODEL), str(tmp_path / "o.onnx"), "--ratio", "0.9", "--method", "prune", "--data", str(DATA)]
+    words += ["--max-drop", "1", "--provider", "cpu", "--report", str(tmp_path / "a.html"), "-q"]
+    assert cli.main([*words, "--json", str(tmp_path / "a.json")]) == GateError.exit_status
+    err = capsys.readouterr().err
+    assert "a.html cannot be written: No space left on device" in err
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["refused"] in err
+
+
+@pytest.mark.usefixtures("no_page")
+def test_a_page_that_fails_hides_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target, data = tmp_path / "o.onnx", tmp_path / "a.json"
+    words = [str(MODEL), str(target), "--method", "prune", "--no-verify", "--report", str(tmp_path / "a.html")]
+    assert cli.main([*words, "--json", str(data)]) == UsageError.exit_status
+    out, err = capsys.readouterr()
+    assert "of the MACs removed" in out
+    assert json.loads(data.read_text(encoding="utf-8"))["target"] == str(target)
+    assert target.exists()
+    assert f"{target} was written; {tmp_path / 'a.html'} cannot be written: No space left on device" in err
 
 
 def test_a_network_is_drawn(tmp_path: Path) -> None:

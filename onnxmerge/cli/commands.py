@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import click
 
 from onnxmerge import pipeline
 from onnxmerge.cli import values
-from onnxmerge.cli.given import check_command, check_json, images, sampled, shapes_of
+from onnxmerge.cli.files import check_files
+from onnxmerge.cli.given import check_command, images, sampled, shapes_of
 from onnxmerge.cli.group import cli
 from onnxmerge.cli.options import (
     CALIB,
@@ -27,11 +29,12 @@ from onnxmerge.cli.options import (
     of_output,
     of_verification,
 )
-from onnxmerge.cli.output import show, stages
-from onnxmerge.cli.pages import check_pages, reporting, with_command
+from onnxmerge.cli.output import stages
+from onnxmerge.cli.results import reporting, show, with_command
 from onnxmerge.cli.sections import Command
 from onnxmerge.errors import UsageError
 from onnxmerge.plan.options import Options
+from onnxmerge.report.page import check_page
 from onnxmerge.report.plot import check_plot, draw_tradeoff
 from onnxmerge.report.terminal import show_account, show_inspection, show_side_by_side, show_tradeoff
 from onnxmerge.verify import Verification
@@ -109,9 +112,10 @@ def compress(
     verification = Verification(
         given["verify"], given["provider"], given["min_cosine"], given["max_drop"], given["threads"]
     )
-    check_json(json_path, source, target)
-    check_pages(report, "--report", source, target, json_path)
-    with reporting(report), stages(quiet) as progress:
+    check_files({"--json": json_path, "--report": report}, (source,), target, given)
+    if report is not None:
+        check_page(report, "--report")
+    with reporting(json_path, report), stages(quiet) as progress:
         account = pipeline.compress_file(
             source,
             target,
@@ -123,9 +127,10 @@ def compress(
             external_data=given["external_data"],
             dry_run=given["dry_run"],
         )
-    if report is not None:
-        with_command(account).html(report)
-    show(account, show_account, json_path, verbose=verbose, quiet=quiet)
+    account = with_command(account)
+    written = None if account.target is None else Path(account.target)
+    page = (report, account.html)
+    show(account, show_account, json_path, page=page, written=written, verbose=verbose, quiet=quiet)
 
 
 @cli.command(cls=Command, short_help="List what could go, what is pinned, and why.")
@@ -154,14 +159,13 @@ def inspect(
       onnxmerge inspect model.onnx
       onnxmerge inspect model.onnx --shape images:8,1,28,28 --json groups.json
     """  # noqa: D301 - click reads the backspace
-    check_json(json_path, source)
-    check_pages(html, "--html", source, None, json_path)
+    check_files({"--json": json_path, "--html": html}, (source,))
+    if html is not None:
+        check_page(html, "--html")
     with stages(quiet) as progress:
         progress("inspect", None)
         inspection = pipeline.inspect(source, shapes=shapes_of(shapes))
-    if html is not None:
-        inspection.html(html)
-    show(inspection, show_inspection, json_path, verbose=verbose, quiet=quiet)
+    show(inspection, show_inspection, json_path, page=(html, inspection.html), verbose=verbose, quiet=quiet)
 
 
 @cli.command(cls=Command, short_help="Set two models side by side.")
@@ -197,7 +201,7 @@ def compare(
       onnxmerge compare model.onnx smaller.onnx --data held_out.npz
       onnxmerge compare model.onnx smaller.onnx --batch 1,8,32 --json -
     """  # noqa: D301 - click reads the backspace
-    check_json(json_path, first, second)
+    check_files({"--json": json_path}, (first, second), given=given)
     with stages(quiet) as progress:
         result = pipeline.compare(
             first,
@@ -261,7 +265,7 @@ def tradeoff(
     """  # noqa: D301 - click reads the backspace
     options = Options(**{field.name: given[field.name] for field in dataclasses.fields(Options) if field.name in given})
     verification = Verification(True, given["provider"], given["min_cosine"], given["max_drop"], given["threads"])
-    check_json(json_path, source)
+    check_files({"--json": json_path, "--plot": plot}, (source,), given=given)
     if plot is not None:
         check_plot(plot)
     with stages(quiet) as progress:
@@ -273,6 +277,5 @@ def tradeoff(
             verification=verification,
             progress=progress,
         )
-    if plot is not None:
-        draw_tradeoff(result, plot)
-    show(result, show_tradeoff, json_path, verbose=verbose, quiet=quiet)
+    page = (plot, partial(draw_tradeoff, result))
+    show(result, show_tradeoff, json_path, page=page, verbose=verbose, quiet=quiet)

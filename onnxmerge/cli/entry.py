@@ -14,11 +14,13 @@ reading (``| head``) is no error.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,16 +28,20 @@ from click.shell_completion import shell_complete
 
 from onnxmerge import __version__
 from onnxmerge.cli.commands import cli
-from onnxmerge.cli.habits import advice
+from onnxmerge.cli.habits import loose_advice, option_advice
 from onnxmerge.cli.options import PROGRAM, VERBOSE
-from onnxmerge.cli.output import forget_output
-from onnxmerge.cli.pages import ARGUMENTS
+from onnxmerge.cli.output import forget_output, unprintable
+from onnxmerge.cli.results import ARGUMENTS
+from onnxmerge.cli.sections import takes
 from onnxmerge.errors import OnnxMergeError, UsageError
+from onnxmerge.report.wording import printable
 from onnxmerge.suggestions import did_you_mean
 
 __all__ = ["main"]
 
 INTERRUPTED = 130
+_FULL = frozenset({errno.ENOSPC, errno.EIO})
+"""What a stream fails with that takes nothing more."""
 COMPLETE = "_ONNXMERGE_COMPLETE"
 """Set by the shell: ``bash_source`` prints what a shell evaluates once, ``bash_complete`` the words that may follow."""
 
@@ -69,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        return _fail(_one_line(advice(given) or _explained(error)), UsageError.exit_status)
+        return _fail(_one_line(_advised(error, given) or _explained(error)), UsageError.exit_status)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED, prefix=f"{PROGRAM}: ")
     except BrokenPipeError:
@@ -79,8 +85,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _internal(error, verbose=meta.get(VERBOSE, False))
         return _fail(_one_line(str(error)), error.exit_status)
     except Exception as error:  # whatever is not on purpose is a bug, and says so in one line
-        return _internal(error, verbose=meta.get(VERBOSE, False))
+        told = _of_the_system(error) if isinstance(error, OSError) else ""
+        return _fail(told, UsageError.exit_status) if told else _internal(error, verbose=meta.get(VERBOSE, False))
     return 0
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the system refuses wherever it is asked: printing on a full disk, a name that is too long; else ""."""
+    if error.filename is None and error.errno in _FULL:  # files are written elsewhere, and their errors name them
+        return _one_line(str(unprintable(error)))
+    return _one_line(f"{error.filename}: {error.strerror}") if error.errno == errno.ENAMETOOLONG else ""
 
 
 def _internal(error: Exception, *, verbose: bool) -> int:
@@ -90,6 +104,20 @@ def _internal(error: Exception, *, verbose: bool) -> int:
     hint = "" if verbose else ", the trace that -v prints"
     asked = f"please report it with the command{hint}, the model if you can share it, and version {__version__}"
     return _fail(f"{_one_line(what)}; {asked}", OnnxMergeError.exit_status, prefix=f"{PROGRAM}: internal error: ")
+
+
+def _advised(error: click.ClickException, given: Sequence[str]) -> str:
+    """What those should have typed who come from another tool; "" where the error is none of theirs."""
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return ""
+    if isinstance(error, click.NoSuchOption):
+        return option_advice(error.option_name, takes(context.command))
+    # Words too many are the only error that click raises as a bare UsageError.
+    if type(error) is not click.UsageError:
+        return ""
+    target: Path | None = context.params.get("target")
+    return loose_advice(given, target)
 
 
 def _explained(error: click.ClickException) -> str:
@@ -105,7 +133,7 @@ def _explained(error: click.ClickException) -> str:
 
 
 def _one_line(words: str) -> str:
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in " ".join(words.split()))
+    return printable(" ".join(words.split()))
 
 
 def _fail(words: str, status: int, prefix: str = f"{PROGRAM}: error: ") -> int:

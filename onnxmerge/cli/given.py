@@ -8,13 +8,10 @@ from typing import Any
 
 from onnxmerge.cli.options import PROGRAM
 from onnxmerge.errors import UsageError
-from onnxmerge.report.data import check_writable
 from onnxmerge.samples import ImageOptions
 from onnxmerge.suggestions import did_you_mean
 
-__all__ = ["STDOUT", "check_command", "check_json", "images", "sampled", "shapes_of"]
-
-STDOUT = "-"
+__all__ = ["check_command", "images", "sampled", "shapes_of"]
 
 
 def check_command(source: Path, commands: Collection[str]) -> None:
@@ -26,15 +23,6 @@ def check_command(source: Path, commands: Collection[str]) -> None:
     if word in commands:
         raise UsageError(f"options come after the command; try: {PROGRAM} {word} … OPTIONS")
     raise UsageError(f"no command and no file is named '{word}'{meant}")
-
-
-def check_json(path: Path | None, *models: Path | None) -> None:
-    """Refuses a file for ``--json`` that is one of the models, or that cannot be written."""
-    if path is None or str(path) == STDOUT:
-        return
-    if any(model is not None and model.resolve() == path.resolve() for model in models):
-        raise UsageError(f"--json {path} is one of the models; give another name")
-    check_writable(path)
 
 
 def shapes_of(given: Sequence[tuple[str, tuple[int, ...]]]) -> Mapping[str, tuple[int, ...]]:

@@ -10,8 +10,9 @@ from click_default_group import DefaultGroup
 
 from onnxmerge import __version__
 from onnxmerge.cli.given import check_command
-from onnxmerge.cli.habits import advice, command_advice
+from onnxmerge.cli.habits import command_advice
 from onnxmerge.cli.options import PROGRAM
+from onnxmerge.cli.sections import takes
 from onnxmerge.errors import UsageError
 
 __all__ = ["cli"]
@@ -49,8 +50,9 @@ class _Group(DefaultGroup):  # type: ignore[misc] # untyped
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Resolved:
         """Finds the command, and a mistyped one before its options are read as those of the default."""
-        if args and command_advice(args[0]) and not ctx.resilient_parsing:
-            raise UsageError(advice(args))
+        known = command_advice(args, takes(self.commands[self.default_cmd_name]))
+        if known and not ctx.resilient_parsing:
+            raise UsageError(known)
         if args and not args[0].startswith("-") and args[0] not in self.commands and not ctx.resilient_parsing:
             check_command(Path(args[0]), self.commands)
         resolved: Resolved = super().resolve_command(ctx, args)

@@ -1,27 +1,47 @@
 """What people type who come from onnxsim, onnxslim, polygraphy or olive: shapes in their syntax, and words of theirs.
 
 Shapes are taken in all their forms (`read_shape`). An option or a command of theirs is not taken over – two names for
-one thing make two places to look – but the error says what it is called here (`advice`). `docs/conventions.md` shows
-the whole table; a test holds the two together.
+one thing make two places to look – but the error says what it is called here. `docs/conventions.md` shows the whole
+table; a test holds the two together.
+
+1. An answer is given only where the command that was typed takes every option that it names, and OUT if it names that;
+   of several the first that fits. Where none does, the error stays what it was.
+2. A word that stands alone is looked at only where that is the error.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from onnxmerge.errors import UsageError
 
-__all__ = ["COMMANDS", "OPTIONS", "advice", "command_advice", "read_shape"]
+__all__ = ["COMMANDS", "OPTIONS", "OUT", "command_advice", "loose_advice", "named", "option_advice", "read_shape"]
+
+OUT = "OUT"
+"""What `named` finds, and a command takes, beside options: the file to write."""
 
 _SHAPE = "use --shape NAME:1,3,224,224, once for each input"
-_OUT = "the file to write is the second argument: onnxmerge IN.onnx OUT.onnx"
-_CHECK = "the result is always verified (--no-verify turns it off); --data or --calib give it real samples"
-_GATE = "--min-cosine C or --max-drop PP write nothing where the result is worse"
+_OUT = (
+    "the file to write is the second argument: onnxmerge IN.onnx OUT.onnx",
+    "no model is written; --html F draws the network, --json F writes what was found",
+    "no model is written; --plot F draws the curve, --json F writes its figures",
+    "no model is written; --json F writes the figures",
+)
+_ALWAYS = "the result is always verified (--no-verify turns it off); --data or --calib give it real samples"
+_CHECK = (
+    _ALWAYS,
+    "every cut is compared with the model as it is; --data or --calib give real samples",
+    "both models are run and compared; --data gives real samples",
+)
+_GATE = "--min-cosine C or --max-drop PP say how much worse a result may be"
 _WEIGHTS = "use --external-data; above 2 GB weights go beside the model anyway"
-_SAMPLES = "use --data FILE for samples to verify on, --calib FILE for samples to fit to: .npz, .npy or a folder"
+_SAMPLES = (
+    "use --data FILE for samples to verify on, --calib FILE for samples to fit to: .npz, .npy or a folder",
+    "use --data FILE for samples: .npz, .npy or a folder",
+)
 _PROVIDER = "use --provider cpu or --provider cuda"
 _OUTPUTS = "outputs stay as they are; polygraphy surgeon extract takes parts out of a model"
 _FOLDING = "constants are folded only where a cut needs it; run onnxsim or onnxslim before or after"
@@ -30,9 +50,9 @@ _SKIP = "use --skip GLOB to leave nodes alone by their names"
 _DATA_FOLDER = "external data are read from beside the model; put them there"
 _LOGGING = "use -v or -q"
 _INSPECT = "use the command: onnxmerge inspect IN.onnx"
-_MODEL = "the model is the first argument: onnxmerge IN.onnx OUT.onnx"
+_MODEL = ("the model is the first argument: onnxmerge IN.onnx OUT.onnx", "models are arguments, without an option")
 
-OPTIONS: Mapping[str, str] = MappingProxyType(
+OPTIONS: Mapping[str, str | tuple[str, ...]] = MappingProxyType(
     {
         "--input-shape": _SHAPE,
         "--input-shapes": _SHAPE,
@@ -101,17 +121,17 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
         "--run-config": "options are given on the command line; docs/olive.md has a pass for olive run --config",
     }
 )
-"""Option of another tool → what to do here. None of them is an option of ours."""
+"""Option of another tool → what to do here, most fitting first. None of them is an option of ours."""
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "-": "models are read from files and written to files; only --json - is standard output",
-        "check": f"give the two models to compare: onnxmerge compare A.onnx B.onnx; {_CHECK}",
-        "convert": _OUT,
-        "optimize": _OUT,
+        "check": f"give the two models to compare: onnxmerge compare A.onnx B.onnx; {_ALWAYS}",
+        "convert": _OUT[0],
+        "optimize": _OUT[0],
         "quantize": _TYPES,
         "run": "give the two models to compare: onnxmerge compare A.onnx B.onnx --data FILE",
-        "surgeon": _OUT,
+        "surgeon": _OUT[0],
     }
 )
 """First word of another tool → what to do here, where no file has that name."""
@@ -148,41 +168,69 @@ def _lengths(dims: str) -> tuple[int, ...]:
     return tuple(map(int, parts)) if all(part.isdecimal() and int(part) > 0 for part in parts) else ()
 
 
-def advice(arguments: Sequence[str]) -> str:
-    """What a refused command line should have said, where it holds words of another tool.
+def named(answer: str) -> frozenset[str]:
+    """The options of ours that an answer names, and `OUT` where it names the file to write.
+
+    Example:
+        >>> sorted(named("use -q; the file is the second argument: onnxmerge IN.onnx OUT.onnx"))
+        ['-q', 'OUT']
+    """
+    options = re.findall(r"(?<![\w-])--?[a-z][\w-]*", answer.replace("olive run --config", ""))
+    return frozenset([*options, *([OUT] if "OUT.onnx" in answer else [])])
+
+
+def option_advice(option: str, takes: Collection[str]) -> str:
+    """What to type for an option of another tool.
+
+    Args:
+        option: As typed, without a value.
+        takes: Options of the command that was typed, and `OUT` where it takes that.
+
+    Returns:
+        One line, or "" where the option is not known from elsewhere or nothing of this command stands for it.
+    """
+    answers = OPTIONS.get(option, ())
+    fitting = (each for each in ([answers] if isinstance(answers, str) else answers) if named(each) <= set(takes))
+    answer = next(fitting, "")
+    return f"{option} is an option of other tools; {answer}" if answer else ""
+
+
+def command_advice(arguments: Sequence[str], takes: Collection[str]) -> str:
+    """What a command line should have been that begins with a command of another tool, where no file is named so.
 
     Args:
         arguments: As typed, without the program's name.
+        takes: As for `option_advice`, of the default command.
 
     Returns:
-        One line, or "" where nothing of it is known from elsewhere.
+        One line, or "".
     """
-    for word in arguments:
-        option = word.partition("=")[0]
-        if option in OPTIONS:
-            return f"{option} is an option of other tools; {OPTIONS[option]}"
-    if arguments and (known := command_advice(arguments[0])):
-        return known
-    return next(filter(None, (_loose(arguments, place) for place in range(1, len(arguments)))), "")
-
-
-def command_advice(word: str) -> str:
-    """What a first word should have been, where it is a command of another tool and no file; else ""."""
+    word = arguments[0] if arguments else ""
     if word not in COMMANDS or Path(word).exists():
         return ""
-    return f"{word} is no command here; {COMMANDS[word]}"
+    options = (option_advice(each.partition("=")[0], takes) for each in arguments)
+    return next(filter(None, options), f"{word} is no command here; {COMMANDS[word]}")
 
 
-def _loose(arguments: Sequence[str], place: int) -> str:
-    """What is wrong with a word that stands alone where we expect none."""
+def loose_advice(arguments: Sequence[str], target: Path | None) -> str:
+    """What is wrong with a word that stands alone where none is expected; "" where it is not known from elsewhere.
+
+    Args:
+        arguments: As typed, without the program's name.
+        target: OUT, None where the command takes none.
+    """
+    return next(filter(None, (_loose(arguments, place, target) for place in range(1, len(arguments)))), "")
+
+
+def _loose(arguments: Sequence[str], place: int, target: Path | None) -> str:
     word, before = arguments[place], arguments[place - 1]
     if before.startswith("-"):
         return ""
     name, _, dims = word.rpartition(":")
     if name and _lengths(dims):
         return f"{word} stands alone; --shape takes one input, so repeat it: --shape {word}"
-    if place > 1 and word.isdecimal():
-        return f"the number {word} stands alone; {_CHECK}"
+    if target is not None and Path(before) == target and word.isdecimal():
+        return f"the number {word} stands alone; {_ALWAYS}"
     if before == "inspect" and word == "model":
         return _INSPECT
     return ""

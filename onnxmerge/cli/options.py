@@ -11,6 +11,7 @@ from onnxmerge import __version__
 from onnxmerge.cli import values
 from onnxmerge.cli.habits import read_shape
 from onnxmerge.cli.sections import Choice, Option, all_of, in_section
+from onnxmerge.pipeline.run import CALIB_SIZE
 from onnxmerge.plan.options import (
     ALLOCATIONS,
     BUDGETS,
@@ -198,7 +199,7 @@ CALIB = all_of(
     of_samples(
         "--calib-size",
         type=click.IntRange(min=1),
-        default=512,
+        default=CALIB_SIZE,
         show_default=True,
         metavar="N",
         help="At most N of them.",

@@ -1,61 +1,42 @@
-"""Where results and progress go: tables to standard output, or to standard error where JSON goes to standard output."""
+"""Standard output and standard error: consoles, progress, and what to do where they take nothing more."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
+from typing import TextIO
 
-import click
 from rich.console import Console
 
-from onnxmerge.cli.given import STDOUT
 from onnxmerge.errors import UsageError
-from onnxmerge.report.account import Account, Inspection, SideBySide, Tradeoff
-from onnxmerge.report.data import to_json, write_text
 from onnxmerge.report.progress import StageDisplay
 
-__all__ = ["forget_output", "show", "stages"]
+__all__ = ["forget_output", "stages", "terminal", "unprintable"]
 
 
 class _Console(Console):
-    """A console that leaves a broken pipe to ``main``."""
+    """A console that leaves a broken pipe to its caller."""
 
     def on_broken_pipe(self) -> None:
         """Raises instead of ending the program with the exit status of a failed gate."""
         raise BrokenPipeError
 
 
+def terminal(stream: TextIO) -> Console:
+    """Where tables are printed."""
+    return _Console(file=stream, highlight=False)
+
+
 def stages(quiet: bool) -> StageDisplay:
     """Where the pipeline tells its stages: standard error, where that is a terminal."""
-    return StageDisplay(_Console(file=sys.stderr, highlight=False), enabled=not quiet)
+    return StageDisplay(terminal(sys.stderr), enabled=not quiet)
 
 
-Result = TypeVar("Result", Account, Inspection, SideBySide, Tradeoff)
-
-
-def show(result: Result, printed: Callable[..., None], json_path: Path | None, *, verbose: bool, quiet: bool) -> None:
-    """Writes a result as JSON where that was asked for, and prints it.
-
-    Raises:
-        UsageError: The disk behind the file or behind standard output refuses.
-    """
-    on_stdout = json_path is not None and str(json_path) == STDOUT
-    if json_path is not None and not on_stdout:
-        write_text(json_path, to_json(result))
-    try:
-        if on_stdout:
-            click.echo(to_json(result), nl=False)
-        if not quiet:
-            printed(_Console(file=sys.stderr if on_stdout else sys.stdout, highlight=False), result, verbose=verbose)
-    except BrokenPipeError:
-        raise
-    except OSError as error:  # a full disk behind standard output
-        forget_output()
-        raise UsageError(f"the result cannot be printed: {error.strerror or error}") from error
+def unprintable(error: OSError) -> UsageError:
+    """What to say where standard output takes nothing more, which nothing is written to from here on."""
+    forget_output()
+    return UsageError(f"the result cannot be printed: {error.strerror or error}")
 
 
 def forget_output() -> None:

@@ -9,7 +9,7 @@ import click
 
 from onnxmerge.suggestions import did_you_mean
 
-__all__ = ["Choice", "Command", "Decorator", "Option", "all_of", "in_section"]
+__all__ = ["Choice", "Command", "Decorator", "Option", "all_of", "in_section", "takes"]
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Decorator = Callable[[Decorated], Decorated]
@@ -50,6 +50,13 @@ class Command(click.Command):
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+def takes(command: click.Command) -> frozenset[str]:
+    """Every name of an option of a command, and its arguments as its usage calls them: IN, OUT."""
+    options = {name for each in command.params for name in (*each.opts, *each.secondary_opts) if name.startswith("-")}
+    arguments = {(each.metavar or "").strip("[]") for each in command.params if isinstance(each, click.Argument)}
+    return frozenset(options | arguments)
 
 
 def in_section(title: str) -> Callable[..., Decorator[Any]]:

@@ -10,7 +10,7 @@ from onnxmerge.samples.image_options import LONGEST_SIDE
 
 __all__ = ["counts", "multiple", "numbers", "ratio", "ratios", "size"]
 
-_MOST_RATIOS = 1000
+_MOST_RATIOS, _ENDLESS = 1000, 1e15
 
 
 def numbers(value: str) -> tuple[float, ...]:
@@ -53,8 +53,14 @@ def ratios(value: str) -> tuple[float, ...]:
         if ":" in value and 2 <= len(parts) <= 3:
             low, high, step = (*parts, 0.1)[:3]
             if step > 0 and 0 < low <= high < 1:
-                count = math.floor((high - low) / step + 1e-9) + 1
-                return tuple(round(low + step * place, 9) for place in range(min(count, _MOST_RATIOS)))
+                count = math.floor(min((high - low) / step, _ENDLESS) + 1e-9) + 1
+                if count > _MOST_RATIOS:
+                    least = math.ceil((high - low) / (_MOST_RATIOS - 1) * 1e6) / 1e6
+                    raise UsageError(
+                        f"--ratios is {value!r}, which are {count} ratios; at most {_MOST_RATIOS} are drawn: "
+                        f"take a STEP of {least:g} or more"
+                    )
+                return tuple(round(low + step * place, 9) for place in range(count))
         elif ":" not in value and all(0 < each < 1 for each in parts):
             return tuple(parts)
     raise UsageError(f"--ratios is {value!r}; expected 0.1:0.8, 0.1:0.8:0.05 or 0.3,0.5, above 0 and below 1")

@@ -9,7 +9,7 @@ from onnxmerge.graph.lazy import Lazy
 from onnxmerge.graph.load import external_files, load
 from onnxmerge.graph.model import Model, Node
 from onnxmerge.graph.saturated import before_saturation
-from onnxmerge.graph.save import Staged, check_target, staged
+from onnxmerge.graph.save import Staged, check_target, is_data_of, staged
 from onnxmerge.graph.shapes import Shapes, StaticShapes, infer_shapes, input_dims, probe_shapes
 from onnxmerge.graph.values import Dim, TensorSpec
 
@@ -33,6 +33,7 @@ __all__ = [
     "extract",
     "infer_shapes",
     "input_dims",
+    "is_data_of",
     "load",
     "probe_shapes",
     "shift_name",

@@ -34,7 +34,7 @@ from onnxmerge.graph.load import external_files
 from onnxmerge.graph.model import Model, keep_words, onnx_bits
 from onnxmerge.graph.validity import check_model
 
-__all__ = ["Staged", "check_target", "staged"]
+__all__ = ["Staged", "check_target", "is_data_of", "staged"]
 
 _PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
 _ALIGNMENT = 4096
@@ -82,8 +82,7 @@ class Staged:
 
 def _remove_unread(target: Path, files: tuple[Path, ...], keep: tuple[Path, ...]) -> None:
     """Remove data files of a replaced model that are called after it and that no model of its folder reads now."""
-    ours = re.compile(re.escape(target.name) + r"(\.\d+)?\.data")
-    unread = [file for file in files if ours.fullmatch(file.name) and file.is_file()]
+    unread = [file for file in files if _is_called_after(target, file.name) and file.is_file()]
     if not unread:
         return
     models = (target, *sorted(target.parent.glob("*.onnx")))
@@ -91,6 +90,15 @@ def _remove_unread(target: Path, files: tuple[Path, ...], keep: tuple[Path, ...]
     for file in unread:
         if file.resolve() not in read:
             file.unlink(missing_ok=True)
+
+
+def is_data_of(path: Path, target: Path) -> bool:
+    """Whether a path is where weights of a model at the target go, or may go."""
+    return _is_called_after(target, path.name) and path.resolve().parent == target.resolve().parent
+
+
+def _is_called_after(target: Path, name: str) -> bool:
+    return re.fullmatch(re.escape(target.name) + r"(\.\d+)?\.data", name) is not None
 
 
 def check_target(target: Path, source: Path | None, overwrite: bool) -> None:

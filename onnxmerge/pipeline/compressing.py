@@ -11,7 +11,7 @@ from onnxmerge.graph import Model, check_target, external_files, staged, to_prot
 from onnxmerge.pipeline.accounts import account
 from onnxmerge.pipeline.loading import check_answerable, load_both
 from onnxmerge.pipeline.provenance import digests, origin
-from onnxmerge.pipeline.run import MEMORY_LIMIT, NO_SHAPES, SampleSource, Shapes, Source, advising, start
+from onnxmerge.pipeline.run import CALIB_SIZE, MEMORY_LIMIT, NO_SHAPES, SampleSource, Shapes, Source, advising, start
 from onnxmerge.pipeline.search import find_cut, verify
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
@@ -62,7 +62,7 @@ def compress(
     options: Options,
     *,
     calibration: SampleSource | None = None,
-    calib_size: int = 512,
+    calib_size: int = CALIB_SIZE,
     data: SampleSource | None = None,
     images: ImageOptions | None = None,
     shapes: Shapes = NO_SHAPES,
@@ -123,7 +123,7 @@ def compress_file(
     options: Options,
     *,
     calibration: SampleSource | None = None,
-    calib_size: int = 512,
+    calib_size: int = CALIB_SIZE,
     data: SampleSource | None = None,
     images: ImageOptions | None = None,
     shapes: Shapes = NO_SHAPES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxmerge import __version__
 from onnxmerge.graph import external_files
-from onnxmerge.pipeline.run import Run, SampleSource, Source
+from onnxmerge.pipeline.run import CALIB_SIZE, Run, SampleSource, Source
 from onnxmerge.plan.options import Options
 from onnxmerge.runtime.kernels import device_name, usable_cores
 from onnxmerge.runtime.session import runtime_version
@@ -53,7 +53,7 @@ def origin(
     """Where what comes of a run comes from; to be asked before the result may replace the source."""
     return Origin(
         _settings(run, calibration, calib_size, data, images, verification),
-        _python_call(run, calibration, data, verification),
+        _python_call(run, calibration, calib_size, data, images, verification),
         digests(run.source),
     )
 
@@ -127,12 +127,19 @@ def _words(samples: SampleSource | None) -> str | None:
 
 
 def _python_call(
-    run: Run, calibration: SampleSource | None, data: SampleSource | None, verification: Verification
+    run: Run,
+    calibration: SampleSource | None,
+    calib_size: int,
+    data: SampleSource | None,
+    images: ImageOptions | None,
+    verification: Verification,
 ) -> str:
     """The call of the public API; arrays and models in memory by names that say what they stand for."""
     given: dict[str, Any] = {
         "calibration": None if calibration is None else _name(calibration, "samples"),
+        "calib_size": None if calib_size == CALIB_SIZE else calib_size,
         "data": None if data is None else _name(data, "held_out"),
+        "images": None if images is None else _images_call(images),
     }
     if run.shapes:
         given["shapes"] = {name: tuple(dims) for name, dims in run.shapes.items()}
@@ -147,6 +154,12 @@ def _python_call(
         if value is not None:
             words.append(f"{name}={value if isinstance(value, _Text) else repr(value)}")
     return f"onnxmerge.compress({', '.join(words)})"
+
+
+def _images_call(images: ImageOptions) -> _Text:
+    said = {each.name: getattr(images, each.name) for each in fields(images) if getattr(images, each.name) is not None}
+    words = (f"{name}={_name(value, '') if isinstance(value, Path) else repr(value)}" for name, value in said.items())
+    return _Text(f"onnxmerge.ImageOptions({', '.join(words)})")
 
 
 class _Text(str):

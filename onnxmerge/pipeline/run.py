@@ -17,6 +17,7 @@ from onnxmerge.samples.feeds import Samples
 from onnxmerge.verify import Progress
 
 __all__ = [
+    "CALIB_SIZE",
     "MEMORY_LIMIT",
     "NO_SHAPES",
     "SYNTHETIC",
@@ -41,6 +42,8 @@ NO_SHAPES: Shapes = MappingProxyType({})
 SYNTHETIC = 16
 """Synthetic inputs for a verification without samples; they show that outputs moved, not what it costs."""
 MEMORY_LIMIT = 1 << 31
+CALIB_SIZE = 512
+"""Calibration samples that are looked at unless told otherwise."""
 
 
 _SHOWN = 3

@@ -13,6 +13,7 @@ from onnxmerge.pipeline.accounts import sizes
 from onnxmerge.pipeline.cutting import Prepared, cut_at, prepare
 from onnxmerge.pipeline.loading import check_answerable, load_both
 from onnxmerge.pipeline.run import (
+    CALIB_SIZE,
     MEMORY_LIMIT,
     NO_SHAPES,
     SYNTHETIC,
@@ -42,7 +43,7 @@ def tradeoff(
     ratios: Sequence[float],
     *,
     calibration: SampleSource | None = None,
-    calib_size: int = 512,
+    calib_size: int = CALIB_SIZE,
     data: SampleSource | None = None,
     images: ImageOptions | None = None,
     shapes: Shapes = NO_SHAPES,

@@ -13,6 +13,7 @@ import numpy as np
 from onnxmerge.report import units
 from onnxmerge.report.account import Account, GroupEntry, PinnedEntry
 from onnxmerge.report.svg import INKS, drawing, to_svg
+from onnxmerge.report.wording import how
 from onnxmerge.runtime.latency import Comparison
 
 __all__ = ["depth_chart", "harm_chart", "latency_chart"]
@@ -65,13 +66,6 @@ def _depth_words(entry: GroupEntry | PinnedEntry, nodes: int) -> str:
     if entry.harm is not None:
         lines.append(f"predicted harm: {units.small(entry.harm)}")
     return "\n".join([*lines, *([entry.note] if entry.note else [])])
-
-
-def how(entry: GroupEntry) -> str:
-    """Words for what was done to a group."""
-    if entry.kept == entry.size:
-        return "left alone"
-    return " + ".join(each for each in (entry.select, entry.compensate) if each and each != "none") or "–"
 
 
 def harm_chart(groups: Sequence[GroupEntry]) -> str:

@@ -50,8 +50,15 @@ def check_writable(target: Path) -> None:
     """Refuses a target that ``write_text`` would fail on, before anyone waits for what it will hold.
 
     Raises:
-        UsageError: The target is a folder, or its folder is missing or not writable.
+        UsageError: The target is a folder, its folder is missing or not writable, or no file can have that name.
     """
+    try:
+        _check_place(target)
+    except OSError as error:  # such as a name that is too long
+        raise UsageError(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+def _check_place(target: Path) -> None:
     folder = target.parent
     if target.is_dir():
         raise UsageError(f"{target} is a folder; give the name of a file, such as {target / 'report.json'}")

@@ -9,8 +9,9 @@ from onnxmerge.report import units
 from onnxmerge.report.account import Inspection, NodeEntry
 from onnxmerge.report.data import write_text
 from onnxmerge.report.lanes import Row, rows_of
-from onnxmerge.report.page import by_reason, check_page, render
+from onnxmerge.report.page import check_page, render
 from onnxmerge.report.verdict import inspection_verdict
+from onnxmerge.report.wording import reasons_of
 
 __all__ = ["write_network"]
 
@@ -51,7 +52,7 @@ def write_network(inspection: Inspection, target: Path) -> Path:
         most=max((block.share for block in blocks), default=0.0) or 1.0,
         groups=list(zip(inspection.groups, members, strict=True)),
         hue=hue,
-        reasons=by_reason(inspection.pinned),
+        reasons=reasons_of(inspection.pinned),
     )
     write_text(target, page)
     return target

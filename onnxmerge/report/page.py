@@ -11,20 +11,20 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from onnxmerge.errors import RuntimeMissingError, UsageError
 from onnxmerge.report import units
-from onnxmerge.report.account import Account, PinnedEntry
-from onnxmerge.report.charts import depth_chart, harm_chart, how, latency_chart
+from onnxmerge.report.account import Account
+from onnxmerge.report.charts import depth_chart, harm_chart, latency_chart
 from onnxmerge.report.data import check_writable, write_text
 from onnxmerge.report.verdict import account_verdict, outcome
+from onnxmerge.report.wording import how, printable, reasons_of
 from onnxmerge.runtime.differences import Confusion, Disagreement
 from onnxmerge.samples.thumbnails import Picture
 
-__all__ = ["by_reason", "check_page", "render", "write_report"]
+__all__ = ["check_page", "render", "write_report"]
 
 _MOST_CLASSES, _MOST_MOVES = 20, 25
 """Classes up to which confusion is a table of all pairs, and pairs that are listed beyond."""
@@ -91,9 +91,7 @@ def _templates(option: str = "a page") -> Any:  # noqa: ANN401 - an extra that n
 
 def _plain(value: object) -> object:
     """Words without control characters; markup, which we wrote ourselves, as it is."""
-    if type(value) is not str:
-        return value
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in value)
+    return printable(value) if type(value) is str else value
 
 
 def _value(value: object) -> str:
@@ -125,7 +123,7 @@ def _shown(account: Account) -> dict[str, object]:
         "without_pictures": missing,
         "groups": [(group, how(group)) for group in account.groups],
         "noted": any(group.note for group in account.groups),
-        "reasons": by_reason(account.pinned),
+        "reasons": reasons_of(account.pinned),
         "pinned_share": _pinned_share(account),
     }
 
@@ -203,15 +201,6 @@ def _png(picture: Picture) -> str:
     stream = io.BytesIO()
     image.save(stream, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def by_reason(pinned: tuple[PinnedEntry, ...]) -> Mapping[str, list[PinnedEntry]]:
-    """Pins by reason, without the node that each reason begins with."""
-    found: dict[str, list[PinnedEntry]] = {}
-    for entry in pinned:
-        for reason in dict.fromkeys(each.rpartition(": ")[2] for each in entry.reasons or ("not said why",)):
-            found.setdefault(reason, []).append(entry)
-    return found
 
 
 def _pinned_share(account: Account) -> tuple[int, int]:

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from typing import Any
 from xml.etree import ElementTree
 
+from onnxmerge.report.wording import printable
+
 __all__ = ["INKS", "drawing", "to_svg"]
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
@@ -104,7 +106,7 @@ def to_svg(figure: Any, name: str, title: str, marks: Mapping[str, str]) -> str:
 
 def _mark(element: ElementTree.Element, key: str, words: str, *, first: bool) -> None:
     element.attrib.pop("id")
-    plain = "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in words)
+    plain = printable(words, keep="\n")
     label = plain.replace("\n", "; ")
     element.attrib.update(
         {"class": "mark", "role": "img", "aria-label": label, "data-key": key, "tabindex": "0" if first else "-1"}

@@ -6,7 +6,8 @@
    are not floating of the part of entries that differ; 2 where the two are not finite in the same places. Samples whose
    top class moved come first, then by distance; of equals the earlier.
 
-Where axis 0 of inputs and outputs does not count the same samples (detections), a whole feed is one sample.
+Where axis 0 of inputs and outputs does not count the same samples (detections), a whole feed is one sample. Labels
+count samples, so they are used only where as many rows were seen as there are labels.
 
 Batches are taken one by one and not kept; of the inputs only those of the worst few, as small pictures.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ml_dtypes
@@ -126,15 +127,17 @@ class DifferenceMeter:
         self._seen += rows
 
     def result(self) -> Differences:
-        """What was seen so far."""
+        """What was seen; asked for behind the last batch, where it shows whether rows are the samples of labels."""
+        labelled = self.labels is not None and self._seen == len(self.labels)
         confusion = None
         if self._scores is not None:
             right = None
-            if self._right:
+            if self._right and labelled:
                 right = tuple(self._right[key] for key in ((True, True), (True, False), (False, True), (False, False)))
             moves = tuple((old, new, count) for (old, new), count in sorted(self._moves.items()))
             confusion = Confusion(*self._scores, moves, right)  # type: ignore[arg-type]
-        return Differences(confusion, tuple(self._worst), self._whole)
+        worst = self._worst if labelled else [replace(entry, label=None) for entry in self._worst]
+        return Differences(confusion, tuple(worst), self._whole)
 
     def _decisions(self, one: Feed, two: Feed, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
         """Top classes of a batch's samples; counted on the way."""
@@ -146,6 +149,8 @@ class DifferenceMeter:
         self._moves.update(zip(old.tolist(), new.tolist(), strict=True))
         if self.labels is not None:
             wanted = self.labels[self._seen : self._seen + rows]
+            if len(wanted) < rows:
+                return old, new  # rows are not the samples of the labels, and `result` leaves those out
             self._right.update(zip((old == wanted).tolist(), (new == wanted).tolist(), strict=True))
         return old, new
 

@@ -6,13 +6,13 @@ import re
 import shlex
 from pathlib import Path
 
-import click
 import onnx
 import pytest
 from onnx import parser
 
 from onnxmerge.cli import cli, main
-from onnxmerge.cli.habits import COMMANDS, OPTIONS, advice, command_advice, read_shape
+from onnxmerge.cli.habits import COMMANDS, OPTIONS, command_advice, loose_advice, named, option_advice, read_shape
+from onnxmerge.cli.sections import takes
 from onnxmerge.errors import UsageError
 
 TABLE = Path(__file__).parents[2] / "docs" / "conventions.md"
@@ -67,15 +67,61 @@ def test_a_row_of_the_table(
     assert answer in err
 
 
-def test_every_answer_of_ours_names_options_that_exist() -> None:
-    ours = {name for command in cli.commands.values() for parameter in command.params for name in parameter.opts}
-    ours |= {name for command in cli.commands.values() for p in command.params for name in p.secondary_opts}
-    assert not ours & OPTIONS.keys()
-    for answer in (*OPTIONS.values(), *COMMANDS.values()):
-        named = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", answer.replace("olive run --config", "")))
-        assert named <= ours, answer
-    assert isinstance(cli, click.Group)
+ARGUMENTS = {"compress": ["IN", "OUT"], "inspect": ["IN"], "compare": ["IN", "IN"], "tradeoff": ["IN"]}
+
+
+def test_no_word_of_another_tool_is_one_of_ours() -> None:
+    assert ARGUMENTS.keys() == cli.commands.keys()
     assert not COMMANDS.keys() & cli.commands.keys()
+    assert not any(takes(command) & OPTIONS.keys() for command in cli.commands.values())
+    ours = frozenset().union(*(takes(command) for command in cli.commands.values()))
+    for answers in (*OPTIONS.values(), *COMMANDS.values()):
+        for answer in [answers] if isinstance(answers, str) else answers:
+            assert named(answer) <= ours, answer
+
+
+@pytest.mark.parametrize("command", ARGUMENTS)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_answer_names_what_the_command_takes(
+    model: Path, capsys: pytest.CaptureFixture[str], command: str, option: str
+) -> None:
+    words = [str(model) if word == "IN" else str(model.with_name("out.onnx")) for word in ARGUMENTS[command]]
+    assert main([command, *words, option, "1"]) == 2
+    said = capsys.readouterr().err.removesuffix("\n")
+    answer = said.partition(f"{option} is an option of other tools; ")[2]
+    if answer:
+        assert named(answer) <= takes(cli.commands[command])
+    else:
+        assert said.startswith(f"onnxmerge: error: no option is named '{option}'")
+    if command == "compress":
+        assert answer
+
+
+@pytest.mark.parametrize(
+    ("typed", "part"),
+    [
+        ("inspect IN -o net.html", "--html F"),
+        ("tradeoff IN -o curve.png", "--plot F"),
+        ("compare IN IN -o a.json", "--json F"),
+        ("inspect IN --check", "no option is named '--check'"),
+        ("inspect IN --skip-optimization", "no option is named '--skip-optimization'"),
+        ("inspect IN --save-external-data", "no option is named '--save-external-data'"),
+        ("compare IN IN --atol 1", "no option is named '--atol'"),
+        ("compare IN IN --check-n 3", "both models are run and compared; --data"),
+        ("tradeoff IN --model-check", "every cut is compared"),
+        ("compare IN IN --batch 1 8", "unexpected extra argument (8)"),
+        ("IN OUT --calib-size 4 8", "unexpected extra argument (8)"),
+        ("IN OUT 12 --bogus", "no option is named '--bogus'"),
+        ("IN OUT 12", "the number 12 stands alone; the result is always verified"),
+        ("IN OUT --ratio 0.5 x:1,3 --of mac", "none of macs"),
+        ("IN OUT --silent --bogus", "use -q"),
+        ("inspect IN --silent", "use -q"),
+    ],
+)
+def test_the_true_error_stays(model: Path, capsys: pytest.CaptureFixture[str], typed: str, part: str) -> None:
+    named = {"IN": str(model), "OUT": str(model.with_name("out.onnx"))}
+    assert main([named.get(word, word) for word in shlex.split(typed)]) == 2
+    assert part in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -109,13 +155,17 @@ def test_a_shape_without_a_name_is_shown_with_one() -> None:
 
 
 def test_what_is_known_from_nowhere_gets_no_advice() -> None:
-    assert advice(["in.onnx", "out.onnx", "--bogus", "7"]) == ""
-    assert advice(["in.onnx", "--ratio", "1"]) == ""
-    assert advice([]) == ""
+    ours = takes(cli.commands["compress"])
+    assert option_advice("--bogus", ours) == ""
+    assert loose_advice(["in.onnx", "out.onnx", "--bogus", "7"], Path("out.onnx")) == ""
+    assert loose_advice(["in.onnx", "--ratio", "1"], None) == ""
+    assert loose_advice([], None) == ""
+    assert command_advice([], ours) == ""
 
 
 def test_a_file_may_be_called_like_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "compare" in command_advice("run")
+    ours = takes(cli.commands["compress"])
+    assert "compare" in command_advice(["run", "a.onnx"], ours)
     Path("run").touch()
-    assert command_advice("run") == ""
+    assert command_advice(["run", "a.onnx"], ours) == ""

@@ -76,6 +76,38 @@ def test_where_axis_0_counts_other_things_a_feed_is_a_sample() -> None:
     assert [(entry.sample, entry.distance, len(entry.pictures)) for entry in found.worst] == [(1, 1.0, 1)]
 
 
+def test_labels_of_samples_are_not_those_of_whole_feeds() -> None:
+    """Two feeds of four samples each, whose outputs have a row for all of them together."""
+    meter = DifferenceMeter(np.arange(8) % 4)
+    for moved in (3, 2):
+        meter.add({"x": np.zeros((4, 3))}, {"y": scores(1)}, {"y": scores(moved)})
+    found = meter.result()
+    assert [(entry.sample, entry.before, entry.after, entry.label) for entry in found.worst] == [
+        (0, 1, 3, None), (1, 1, 2, None),
+    ]  # fmt: skip
+    assert found.confusion == Confusion("y", 4, ((1, 2, 1), (1, 3, 1)))
+
+
+def test_labels_of_feeds_of_one_sample_are_kept() -> None:
+    meter = DifferenceMeter(np.array([2, 3]))
+    for _ in range(2):
+        meter.add({"x": np.zeros((1, 3))}, {"boxes": np.ones((5, 4))}, {"boxes": np.zeros((5, 4))})
+    found = meter.result()
+    assert found.whole_feeds
+    assert [entry.label for entry in found.worst] == [2, 3]
+
+
+def test_rows_that_are_more_than_the_samples_have_no_labels() -> None:
+    """Time first: axis 0 of everything counts steps of one sample."""
+    meter = DifferenceMeter(np.array([1, 2]))
+    for _ in range(2):
+        meter.add({"x": np.zeros((3, 5))}, {"y": scores(1, 1, 1)}, {"y": scores(1, 2, 1)})
+    found = meter.result()
+    assert [entry.label for entry in found.worst] == [None, None]
+    assert found.confusion is not None
+    assert found.confusion.right is None
+
+
 def test_values_that_are_not_finite_are_as_far_as_can_be() -> None:
     one, two = np.ones((3, 1, 2)), np.ones((3, 1, 2))
     one[0, 0, 0] = two[0, 0, 0] = np.nan

@@ -13,6 +13,7 @@ from onnxmerge.report import units
 from onnxmerge.report.account import GroupEntry, PinnedEntry
 from onnxmerge.report.terminal.lines import line, most, plain, print_table, rest, table_of
 from onnxmerge.report.terminal.names import Name, shortened
+from onnxmerge.report.wording import how, reasons_of
 
 __all__ = ["groups_of", "pinned_of"]
 
@@ -32,49 +33,25 @@ def groups_of(console: Console, groups: Sequence[GroupEntry], *, verbose: bool) 
     for group in shown:
         note = [str(notes.index(group.note) + 1) if group.note else ""] if notes else []
         name = Name(group.name, full=verbose)
-        table.add_row(name, f"{group.kept} / {group.size}", units.share(group.macs_share), _how(group), *note)
+        table.add_row(name, f"{group.kept} / {group.size}", units.share(group.macs_share), how(group), *note)
     print_table(console, table)
     for number, note_text in enumerate(notes, 1):
         line(console, f"{number}: {note_text}")
     rest(console, len(groups) - len(shown), "group")
 
 
-def _how(group: GroupEntry) -> str:
-    """How a group was cut. One that could not be touched has a note; any other was worth more whole than cut."""
-    if group.kept == group.size:
-        return "left alone" if group.note else "kept whole"
-    return " + ".join(each for each in (group.select, group.compensate) if each and each != "none") or "–"
-
-
 def pinned_of(console: Console, pinned: Sequence[PinnedEntry], *, verbose: bool) -> None:
-    """Prints pins by reason.
-
-    A reason reads "node: why"; without ``verbose`` all nodes with the same why share a row, and all outputs do.
-    """
+    """Prints pins by reason; without ``verbose`` nodes with the same one share a row."""
     if not pinned:
         return
-    by_reason: dict[str, list[PinnedEntry]] = {}
-    fixes: dict[str, str] = {}
-    for entry in pinned:
-        reasons = entry.reasons or ("not said why",)
-        told = entry.fixes or ("",) * len(reasons)
-        for each, fix in zip(reasons, told, strict=True):
-            reason = each if verbose else _kind(each)
-            fixes.setdefault(reason, fix)
-            if entry not in by_reason.setdefault(reason, []):
-                by_reason[reason].append(entry)
-    shown = list(by_reason.items())[: None if verbose else REASONS]
+    reasons = reasons_of(pinned, full=verbose)
+    shown = reasons[: None if verbose else REASONS]
     table = table_of("Pinned because", ">Channels", "Of")
-    for reason, entries in shown:
-        names = [entry.name if verbose else shortened(entry.name, LONGEST) for entry in entries]
+    for reason in shown:
+        names = [entry.name if verbose else shortened(entry.name, LONGEST) for entry in reason.entries]
         shown_names = len(names) if verbose else NAMES
         more = f" and {len(names) - shown_names} more" if len(names) > shown_names else ""
-        channels = f"{sum(entry.size for entry in entries)} / {sum(entry.total for entry in entries)}"
-        why = f"{reason}: {fixes[reason]}" if fixes[reason] else reason
-        table.add_row(plain(why), channels, plain(", ".join(names[:shown_names]) + more))
+        channels = f"{sum(entry.size for entry in reason.entries)} / {sum(entry.total for entry in reason.entries)}"
+        table.add_row(plain(reason.words), channels, plain(", ".join(names[:shown_names]) + more))
     print_table(console, table)
-    rest(console, len(by_reason) - len(shown), "reason")
-
-
-def _kind(reason: str) -> str:
-    return "graph output" if reason.startswith("graph output ") else reason.rpartition(": ")[2]
+    rest(console, len(reasons) - len(shown), "reason")

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from onnxmerge.report.wording import printable
+
 __all__ = [
     "ROWS", "if_known", "line", "most", "notes_of", "plain", "print_table", "rest", "sentence", "several", "shapes_of",
     "table_of",
@@ -36,7 +38,7 @@ def line(console: Console, words: str) -> None:
 
 def plain(words: str) -> Text:
     """Text of the model as it is: no markup, no control characters."""
-    return Text("".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in words), overflow="fold")
+    return Text(printable(words), overflow="fold")
 
 
 def table_of(*heads: str) -> Table:

@@ -1,0 +1,86 @@
+"""No file that a run writes takes the place of another file of the same run.
+
+What a file of ours (JSON, page, plot, OUT) must not be, in this order:
+1. a model, or a file with weights of one; whether OUT may replace IN is for ``check_target`` to say;
+2. a file beside OUT that takes its weights, ``OUT.data`` and so on, or may;
+3. samples, or the file that says how pictures become inputs, named or found; nor may it lie among the samples under a
+   name that is read as one;
+4. another file that is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from onnxmerge.errors import UsageError
+from onnxmerge.graph import external_files, is_data_of
+from onnxmerge.report.data import check_writable
+from onnxmerge.samples.pictures import SUFFIXES
+from onnxmerge.samples.preprocessor import FILE_NAME
+
+__all__ = ["STDOUT", "check_files"]
+
+STDOUT = "-"
+_OUT = "OUT"
+_READ = ("calib", "data", "preprocessor")
+_SAMPLES = SUFFIXES | {".npz", ".npy", ".pb"}
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def check_files(
+    written: Mapping[str, Path | None],
+    models: Sequence[Path],
+    target: Path | None = None,
+    given: Mapping[str, Any] = _NOTHING,
+) -> None:
+    """Refuses files to write that are one of the others.
+
+    Args:
+        written: What to write besides the model, by option.
+        models: What is read.
+        target: OUT.
+        given: What else was given, by the names of the options; looked at are samples and the preprocessor's file.
+
+    Raises:
+        UsageError: A file is one of the others; or JSON, which needs no check of its own kind, cannot be written.
+    """
+    files = {option: path for option, path in written.items() if path is not None and str(path) != STDOUT}
+    read = {f"--{option}": given[option] for option in _READ if given.get(option) is not None}
+    taken = [(model, "is one of the models") for model in (*models, target) if model is not None]
+    if any(path.exists() for path in files.values()):  # to find weights the whole model is read
+        taken += [(file, f"holds weights of {model}") for model, _ in taken for file in external_files(model)]
+    for option, path in files.items():
+        _refuse(option, path, taken)
+        if target is not None and is_data_of(path, target):
+            raise UsageError(f"{option} {path} is where weights of {target} may go; give another name")
+    named = [(path, f"is what {option} names") for option, path in read.items()]
+    named += [(model.parent / FILE_NAME, "says how pictures become inputs") for model in models if given]
+    for option, path in {**({_OUT: target} if target is not None else {}), **files}.items():
+        _refuse(option, path, named)
+        for samples, folder in read.items():
+            if _lies_among(path, folder):
+                raise UsageError(f"{option} {path} would be one of the samples of {samples}; give another place")
+        if option != _OUT:
+            named.append((path, f"is what {option} names"))
+    if "--json" in files:
+        check_writable(files["--json"])
+
+
+def _refuse(option: str, path: Path, taken: Sequence[tuple[Path, str]]) -> None:
+    for other, what in taken:
+        if _same(path, other):
+            raise UsageError(f"{option} {path} {what}; give another name")
+
+
+def _same(path: Path, other: Path) -> bool:
+    """Whether two paths are one file: by name, or where both are there by any link."""
+    return path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other))
+
+
+def _lies_among(path: Path, folder: Path) -> bool:
+    """Whether a file in a folder of samples would be read with them."""
+    inside = folder.is_dir() and folder.resolve() in path.resolve().parents
+    return inside and (path.suffix.lower() in _SAMPLES or path.name == FILE_NAME)

@@ -1,0 +1,74 @@
+"""Words that every view says the same way: what was done to a group, why channels stay, and text that can be shown.
+
+A pin's reason reads "node: why". In short, all nodes with the same why share a row, and all graph outputs do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from onnxmerge.report.account import GroupEntry, PinnedEntry
+
+__all__ = ["Reason", "how", "printable", "reasons_of"]
+
+_NOT_SAID = "not said why"
+
+
+@dataclass
+class Reason:
+    """Why channels stay.
+
+    Attributes:
+        why: In words.
+        fix: What can be done about it, "" where nothing can or the words say it.
+        entries: What is pinned for it, each once.
+    """
+
+    why: str
+    fix: str
+    entries: list[PinnedEntry] = field(default_factory=list)
+
+    @property
+    def words(self) -> str:
+        """Why, and what can be done about it."""
+        return f"{self.why}: {self.fix}" if self.fix else self.why
+
+
+def how(group: GroupEntry) -> str:
+    """How a group was cut. One that could not be touched has a note; any other was worth more whole than cut."""
+    if group.kept == group.size:
+        return "left alone" if group.note else "kept whole"
+    return " + ".join(each for each in (group.select, group.compensate) if each and each != "none") or "–"
+
+
+def reasons_of(pinned: Sequence[PinnedEntry], *, full: bool = False) -> list[Reason]:
+    """Pins by reason, in the order in which reasons first appear.
+
+    Args:
+        pinned: What is pinned.
+        full: Whether reasons of several nodes stay apart.
+    """
+    found: dict[str, Reason] = {}
+    for entry in pinned:
+        reasons = entry.reasons or (_NOT_SAID,)
+        for each, fix in zip(reasons, entry.fixes or ("",) * len(reasons), strict=True):
+            why = each if full else _kind(each)
+            reason = found.setdefault(why, Reason(why, fix))
+            if not reason.entries or reason.entries[-1] is not entry:
+                reason.entries.append(entry)
+    return list(found.values())
+
+
+def printable(words: str, keep: str = "") -> str:
+    r"""Words without control characters, but for those to keep.
+
+    Example:
+        >>> printable("a\x07b\n", keep="\n")
+        'a�b\n'
+    """
+    return "".join(each if each.isprintable() or each in keep else "\N{REPLACEMENT CHARACTER}" for each in words)
+
+
+def _kind(reason: str) -> str:
+    return "graph output" if reason.startswith("graph output ") else reason.rpartition(": ")[2]

@@ -1,0 +1,71 @@
+"""Terminal and page say the same of a group and of a pin."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from onnxmerge.report.account import Account, PinnedEntry
+from onnxmerge.report.terminal import show_account
+from onnxmerge.report.wording import how, printable, reasons_of
+from tests.pages import Reader
+
+PINNED = (
+    PinnedEntry("fc", 10, 10, ("graph output logits",), ("export both as one",)),
+    PinnedEntry("aux", 4, 4, ("graph output aux", "aux: Reshape mixes it"), ("export both as one", "pass --shape")),
+    PinnedEntry("norm1", 8, 16, ("norm1: LRN mixes channels",)),
+    PinnedEntry("norm2", 4, 16, ("norm2: LRN mixes channels", "norm3: LRN mixes channels")),
+    PinnedEntry("odd", 1, 2, ()),
+)
+ROWS = [
+    ("graph output: export both as one", "14", "14"),
+    ("Reshape mixes it: pass --shape", "4", "4"),
+    ("LRN mixes channels", "12", "32"),
+    ("not said why", "1", "2"),
+]
+
+
+def test_pins_by_reason() -> None:
+    short = reasons_of(PINNED)
+    assert [reason.words for reason in short] == [words for words, _, _ in ROWS]
+    assert [[entry.name for entry in reason.entries] for reason in short] == [
+        ["fc", "aux"], ["aux"], ["norm1", "norm2"], ["odd"],
+    ]  # fmt: skip
+    assert [reason.why for reason in reasons_of(PINNED, full=True)] == [
+        "graph output logits", "graph output aux", "aux: Reshape mixes it", "norm1: LRN mixes channels",
+        "norm2: LRN mixes channels", "norm3: LRN mixes channels", "not said why",
+    ]  # fmt: skip
+
+
+def test_the_page_and_the_terminal_say_the_same(account: Account, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2", reason="the extra `report` is not installed")
+    pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
+    groups = (*account.groups, replace(account.groups[1], name="conv3", note=""))
+    told = replace(account, groups=groups, pinned=PINNED)
+    read = Reader(told.html(tmp_path / "page.html").read_text(encoding="utf-8"))
+    stream = io.StringIO()
+    show_account(Console(file=stream, width=120, highlight=False), told)
+    printed = [" ".join(line.split()) for line in stream.getvalue().splitlines()]
+    assert read.column("groups", 7) == ["l2 + merge", "left alone", "kept whole"]
+    assert [tuple(row[:3]) for row in read.cells["pins"][1:]] == ROWS
+    for name, said in zip(("conv1", "conv2", "conv3"), read.column("groups", 7), strict=True):
+        assert any(line.startswith(name) and said in line for line in printed)
+    for words, pinned, of in ROWS:
+        assert any(line.startswith(f"{words} {pinned} / {of}") for line in printed), words
+
+
+def test_how(account: Account) -> None:
+    whole = replace(account.groups[1], note="")
+    assert [how(group) for group in (*account.groups, whole)] == ["l2 + merge", "left alone", "kept whole"]
+    assert how(replace(account.groups[0], select="none", compensate="")) == "–"
+
+
+@pytest.mark.parametrize(
+    ("words", "keep", "shown"), [("a\x1bb\n", "", "a�b�"), ("a\x00\n", "\n", "a�\n"), ("é", "", "é")]
+)
+def test_printable(words: str, keep: str, shown: str) -> None:
+    assert printable(words, keep) == shown
