@@ -27,6 +27,8 @@ __all__ = ["land"]
 
 _NEAR, _TRIES = 0.02, 10
 """How near to the asked fraction of the time a plan has to come, and how many are timed."""
+_APART = 0.15
+"""How far a prediction may be from the clock before the account doubts the clock; a guess."""
 _INSIDE = 0.1
 """Parts of a bracket at either end that the next aim keeps clear of, so that it cannot creep along one side."""
 _STEP, _GROWTH = 2e-3, 1.6
@@ -67,6 +69,7 @@ def land(
     run.notes.append(
         f"of the time, {best.plan.reached:.3f} was predicted to go and {best.went:.3f} went when the plan was timed"
         + (f"; {timed} plans were timed" if timed > 1 else "")
+        + ("; that is far apart: was the machine busy?" if abs(best.plan.reached - best.went) > _APART else "")
     )
     return replace(best.plan, asked=asked, reached=best.went, predicted=best.plan.reached)
 
