@@ -1,6 +1,6 @@
 """Receding scales against plain training and against L1 on the scales: docs/receding.md's figures.
 
-    python benchmarks/receding.py FASHION_MNIST OUT [--tune | --cut] [--epochs N] [--only NAME]
+    python benchmarks/receding.py FASHION_MNIST OUT [--tune | --cut] [--only NAME]
 
 FASHION_MNIST is the folder of Debian's package dataset-fashion-mnist, OUT keeps weights and ONNX files; what is there
 is not trained again. The network and the batches are those of sample_models/train.py (`vgg_bn`, 224 channels).
@@ -50,7 +50,9 @@ class Setting:
         shift: b of the receding penalty.
         factor: Learning rate of the scales, in units of the rest's.
         start: Scales to begin with.
-        spread: Deviation of normal numbers added to the first γ; under l1 anything but 0 means scales uniform in 0..1.
+        spread: Deviation of normal numbers added to the first γ. Under l1 the first scales are the same sigmoids.
+        uniform: First scales uniform in 0..1, as network slimming's torch had them; for l1.
+        epochs: Length of the training.
     """
 
     way: str
@@ -59,17 +61,23 @@ class Setting:
     factor: float = 1.0
     start: float = 0.5
     spread: float = 0.0
+    uniform: bool = False
+    epochs: int = 4
 
     @property
     def name(self) -> str:
         name = f"{self.way}_{self.strength:g}_b{self.shift:g}_x{self.factor:g}" if self.strength else self.way
-        return name + (f"_s{self.start:g}_{self.spread:g}" if self.spread else "")
+        name += f"_s{self.start:g}_{self.spread:g}" if self.spread else ""
+        name += "_uniform" if self.uniform else ""
+        return name + (f"_e{self.epochs}" if self.epochs != 4 else "")
 
 
 PLAIN = Setting("plain")
 L1 = Setting("l1", 1e-2)
 RECEDING = Setting("receding", 3e-2, 3, 10, start=0.1, spread=2)
-CHOSEN = (PLAIN, L1, RECEDING)
+L1_STRONG = (Setting("l1", 3e-2), Setting("l1", 5e-2))  # the best with offsets gone, and with offsets kept
+RECEDING_STRONG = Setting("receding", 1e-1, 3, 10, start=0.03, spread=2)
+CHOSEN = (PLAIN, L1, RECEDING, *L1_STRONG, RECEDING_STRONG)
 TRIED = (
     PLAIN,
     Setting("l1", 1e-3),
@@ -77,11 +85,17 @@ TRIED = (
     Setting("l1", 5e-3),
     L1,
     Setting("l1", 2e-2),
-    Setting("l1", 3e-3, spread=0.29),
+    Setting("l1", 3e-3, uniform=True),
+    Setting("l1", 3e-4, epochs=8),
+    Setting("receding", 3e-3, 0, 10, epochs=8),
     Setting("receding", 3e-2, 3, 10),
     Setting("receding", 1e-2, 2, 10),
     Setting("receding", 3e-2, 3, 10, start=0.5, spread=2),
     RECEDING,
+    *L1_STRONG,
+    RECEDING_STRONG,
+    Setting("receding", 5e-2, 3, 10, start=0.01, spread=3),
+    Setting("receding", 3e-2, 3, 10, start=0.03, spread=2, epochs=8),
 )
 
 
@@ -109,27 +123,35 @@ def penalty_of(setting: Setting, model: nn.Module) -> Tensor | float:
     return 0.0
 
 
-def train(setting: Setting, seed: int, data: sample.Dataset, epochs: int) -> nn.Module:
+def with_first_scales(setting: Setting, model: nn.Module) -> nn.Module:
+    """A new network ready for its way of training: bounded for receding, ordinary BatchNorms otherwise."""
+    if setting.way == "plain":
+        return model
+    model = training.bounded(model, start=setting.start, spread=setting.spread).model
+    if setting.way == "receding":
+        return model
+    model = training.plain(model)
+    if setting.uniform:
+        for norm in norms(model):
+            nn.init.uniform_(norm.weight)
+    return model
+
+
+def train(setting: Setting, seed: int, data: sample.Dataset) -> nn.Module:
     """sample_models/train.py's recipe with a penalty; returns the network in eval mode, its norms ordinary ones."""
     recipe = next(recipe for recipe in sample.RECIPES if recipe.name == "vgg_bn")
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = sample.build(recipe, data)
-    if setting.way == "receding":
-        model = training.bounded(model, start=setting.start, spread=setting.spread).model
-    elif setting.way == "l1":
-        for norm in norms(model):
-            # One half, as network slimming has it, or all of 0..1, as its torch had it: a deviation of 0.29.
-            nn.init.uniform_(norm.weight) if setting.spread else nn.init.constant_(norm.weight, setting.start)
+    model = with_first_scales(setting, sample.build(recipe, data))
     model = sample.with_layout(model, torch.channels_last).train()
     images = torch.from_numpy(np.array(data.train_images[:-HELD_OUT]))
     labels = torch.from_numpy(data.train_labels[:-HELD_OUT])
     groups = groups_of(setting, model, recipe.learning_rate, recipe.weight_decay)
     optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True)
-    steps = epochs * (len(images) // sample.BATCH_SIZE)
+    steps = setting.epochs * (len(images) // sample.BATCH_SIZE)
     rates = [group["lr"] for group in groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, steps, pct_start=0.25, cycle_momentum=False)
-    for epoch in range(epochs):
+    for epoch in range(setting.epochs):
         start, losses = time.monotonic(), []
         for pictures, targets in sample.batches(images, labels, recipe.shift, generator):
             with torch.autocast("cpu", torch.bfloat16):
@@ -141,12 +163,12 @@ def train(setting: Setting, seed: int, data: sample.Dataset, epochs: int) -> nn.
             schedule.step()
             losses.append(float(loss.detach()))
         took = time.monotonic() - start
-        at = f"{setting.name} seed {seed}: epoch {epoch + 1}/{epochs}"
+        at = f"{setting.name} seed {seed}: epoch {epoch + 1}/{setting.epochs}"
         print(f"{at}, loss {np.mean(losses):.4f}, {took:.0f} s", flush=True)
     return sample.with_layout(training.plain(model).eval(), torch.contiguous_format)
 
 
-def trained(setting: Setting, seed: int, data: sample.Dataset, epochs: int, out: Path) -> nn.Module:
+def trained(setting: Setting, seed: int, data: sample.Dataset, out: Path) -> nn.Module:
     """The network of a setting and seed, from OUT if it is there; its ONNX file lies beside its weights."""
     path = out / f"{setting.name}_seed{seed}.pt"
     recipe = next(recipe for recipe in sample.RECIPES if recipe.name == "vgg_bn")
@@ -154,7 +176,7 @@ def trained(setting: Setting, seed: int, data: sample.Dataset, epochs: int, out:
         model = sample.build(recipe, data)
         model.load_state_dict(torch.load(path, weights_only=True))
         return model.eval()
-    model = train(setting, seed, data, epochs)
+    model = train(setting, seed, data)
     to_onnx(model, path.with_suffix(".onnx"), data)
     torch.save(model.state_dict(), path)
     return model
@@ -234,7 +256,6 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--cut", action="store_true")
-    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--only", default="", help="settings whose name contains this")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -247,7 +268,7 @@ def main() -> None:
         if arguments.only not in setting.name:
             continue
         for seed in SEEDS[:1] if arguments.tune else SEEDS:
-            model = trained(setting, seed, data, arguments.epochs, arguments.out)
+            model = trained(setting, seed, data, arguments.out)
             if arguments.cut:
                 cut_by_onnxmerge(arguments.out / f"{setting.name}_seed{seed}.onnx", images, labels)
                 continue
