@@ -29,6 +29,8 @@ _NEAR, _TRIES = 0.02, 10
 """How near to the asked fraction of the time a plan has to come, and how many are timed."""
 _APART = 0.15
 """How far a prediction may be from the clock before the account doubts the clock; a guess."""
+_STEADY = 1.1
+"""Largest over smallest ratio of times, of fresh sessions of the same networks, beyond which the account says so."""
 _INSIDE = 0.1
 """Parts of a bracket at either end that the next aim keeps clear of, so that it cannot creep along one side."""
 _STEP, _GROWTH = 2e-3, 1.6
@@ -47,7 +49,7 @@ def land(
         run.notes.append("above 2 GB plans are not timed; the time that goes is predicted")
         with run.stage("planning"):
             return planner.plan(asked)
-    timed = 0
+    timed, unsteady = 0, 1.0
     while timed < _TRIES and not any(abs(each.went - asked) <= _NEAR for each in clock.tried):
         with run.stage("planning"):
             aim, plan = _next(planner, clock.tried, asked)
@@ -57,10 +59,12 @@ def land(
         if plan.groups:
             timed += 1
             with run.stage("timing plans"):
-                went = 1.0 - took(run, context, analysis, walk, plan.kept(), clock)
-                if abs(went - asked) <= _NEAR:
+                share, spread = took(run, context, analysis, walk, plan.kept(), clock)
+                if abs(1.0 - share - asked) <= _NEAR:
                     # Among several plans the one that noise moved to the right place looks best, so it is timed again.
-                    went = (went + 1.0 - took(run, context, analysis, walk, plan.kept(), clock)) / 2
+                    again, apart = took(run, context, analysis, walk, plan.kept(), clock)
+                    share, spread = (share + again) / 2, max(spread, apart)
+            went, unsteady = 1.0 - share, max(unsteady, spread)
         clock.tried.append(Tried(aim, went, plan))
     faster = [each for each in clock.tried if each.went > 0]
     if not faster:
@@ -71,6 +75,11 @@ def land(
         + (f"; {timed} plans were timed" if timed > 1 else "")
         + ("; that is far apart: was the machine busy?" if abs(best.plan.reached - best.went) > _APART else "")
     )
+    if unsteady > _STEADY:
+        run.notes.append(
+            f"the clock is not steady: sessions of the same two networks differed by up to {unsteady - 1.0:.0%} in the "
+            "ratio of their times" + ("" if clock.threads == 1 else "; with --threads 1 it mostly is")
+        )
     return replace(best.plan, asked=asked, reached=best.went, predicted=best.plan.reached)
 
 

@@ -123,12 +123,15 @@ def _some(counts: Mapping[int, int]) -> dict[int, Indices]:
 
 def took(
     run: Run, context: Context, analysis: Analysis, walk: Walk | None, kept: Mapping[int, Indices], clock: Clock
-) -> float:
-    """Time of a cut network in units of the dense network's, weights left as they are."""
+) -> tuple[float, float]:
+    """Time of a cut network in units of the dense network's, weights left as they are.
+
+    Returns:
+        The median over fresh sessions, and their largest over their smallest: how steady the clock is.
+    """
     smaller = _cut(run, context, analysis, walk, kept)
-    return float(
-        np.median([_share(runnable(run.source), smaller, clock, _SECONDS, clock.threads) for _ in range(_SESSIONS)])
-    )
+    shares = [_share(runnable(run.source), smaller, clock, _SECONDS, clock.threads) for _ in range(_SESSIONS)]
+    return float(np.median(shares)), max(shares) / min(shares)
 
 
 def _cut(run: Run, context: Context, analysis: Analysis, walk: Walk | None, kept: Mapping[int, Indices]) -> bytes:

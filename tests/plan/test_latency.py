@@ -348,6 +348,24 @@ def test_a_plan_that_was_timed_near_enough_is_taken_again(clock: None, monkeypat
     assert counts[0] == counts[1]
 
 
+@pytest.mark.parametrize("threads", [None, 1])
+def test_an_unsteady_clock_is_told(threads: int | None, clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def wavering(share: float) -> float:
+        seen.append(share)
+        return share * (1.0 if len(seen) % 2 else 1.3)
+
+    options, how = Options(ratio=0.4, of="latency", method="prune"), Verification(enabled=False, threads=threads)
+    monkeypatch.setattr(timing, "compare_latency", _took(wavering))
+    (told,) = [note for note in compress(_chain(), options, verification=how).report.notes if "not steady" in note]
+    assert "up to 30% in the ratio" in told
+    assert ("--threads 1" in told) == (threads is None)
+    monkeypatch.setattr(timing, "compare_latency", _took(lambda share: share))
+    notes = compress(_chain(), options, verification=how).report.notes
+    assert not any("not steady" in note for note in notes)
+
+
 def test_what_cannot_be_timed_says_so(clock: None) -> None:
     options = Options(ratio=0.3, of="latency", method="prune", round_to=256)
     with pytest.raises(NothingToCutError, match="no channel goes; try --of macs, or a smaller --round-to"):
