@@ -64,7 +64,9 @@ class _Dendrograms(Protocol):
 
 def _clusters(producer: ProducerRows, merges: int) -> Labels:
     """(c, n) clusters of the kernels of each input channel of one producer, all cut at the same height."""
-    forests = [_Lines(part[:, :, 0]) if part.shape[2] == 1 else _Trees(part) for part in _parts(producer)]
+    forests: list[_Dendrograms] = [
+        _Lines(part[:, :, 0]) if part.shape[2] == 1 else _Trees(part) for part in _parts(producer)
+    ]
     height = max((forest.height(merges) for forest in forests), default=0.0)
     none = np.empty((0, len(producer.weight)), dtype=np.int32)
     return np.concatenate([none, *(forest.labels(height) for forest in forests)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,12 +100,12 @@ def start_clock(
             table.save()
     clock = Clock(provider, threads, feed, model)
     if run.model.bytes_of_weights() <= MEMORY_LIMIT:
+        with run.stage("timing groups"), Session.open(source, provider, threads=alone) as session:
 
-        def seconds(counts: Mapping[int, int]) -> float:
-            smaller = _cut(run, context, analysis, None, _some(counts))
-            return model.seconds * _share(source, smaller, clock, _GLANCE, alone)
+            def seconds(counts: Mapping[int, int]) -> float:
+                smaller = _cut(run, context, analysis, None, _some(counts))
+                return model.seconds * _share(session, smaller, clock, _GLANCE, alone)
 
-        with run.stage("timing groups"):
             model.learn(
                 dict(enumerate(analysis.groups)),
                 seconds,
@@ -129,8 +128,10 @@ def took(
     Returns:
         The median over fresh sessions, and their largest over their smallest: how steady the clock is.
     """
-    smaller = _cut(run, context, analysis, walk, kept)
-    shares = [_share(runnable(run.source), smaller, clock, _SECONDS, clock.threads) for _ in range(_SESSIONS)]
+    smaller, shares = _cut(run, context, analysis, walk, kept), []
+    for _ in range(_SESSIONS):
+        with Session.open(runnable(run.source), clock.provider, threads=clock.threads) as dense:
+            shares.append(_share(dense, smaller, clock, _SECONDS, clock.threads))
     return float(np.median(shares)), max(shares) / min(shares)
 
 
@@ -139,12 +140,9 @@ def _cut(run: Run, context: Context, analysis: Analysis, walk: Walk | None, kept
     return bytes(to_proto(model).SerializeToString())
 
 
-def _share(dense: bytes | Path, smaller: bytes, clock: Clock, seconds: float, threads: int | None) -> float:
-    with (
-        Session.open(dense, clock.provider, threads=threads) as first,
-        Session.open(smaller, clock.provider, threads=threads) as second,
-    ):
-        return 1.0 / compare_latency(first, second, [clock.feed], runs=_RUNS, seconds=seconds).speedup
+def _share(dense: Session, smaller: bytes, clock: Clock, seconds: float, threads: int | None) -> float:
+    with Session.open(smaller, clock.provider, threads=threads) as other:
+        return 1.0 / compare_latency(dense, other, [clock.feed], runs=_RUNS, seconds=seconds).speedup
 
 
 def _stand_ins(analysis: Analysis, walk: Walk | None, kept: Mapping[int, NDArray[Any]]) -> dict[Axis, NDArray[Any]]:

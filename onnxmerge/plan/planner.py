@@ -248,11 +248,11 @@ class Planner:
 
     def _ranked_cost(self) -> Cost:
         """Cost of counts, with the channels of least score gone."""
+        if self._options.of in ("latency", "channels"):
+            return self._cost_of()
         sizes, orders = self._sizes, {position: least_first(score) for position, score in self._scores.items()}
 
         def cost_of(counts: Mapping[int, int]) -> float:
-            if self._options.of in ("latency", "channels"):
-                return self._cost_of()(counts)
             kept = {position: orders[position][sizes[position] - count :] for position, count in counts.items()}
             return _counted(self._cost, self._options.of, kept_elements(self._analysis.groups, kept))
 
