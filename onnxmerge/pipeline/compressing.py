@@ -11,7 +11,17 @@ from onnxmerge.graph import Model, check_target, external_files, staged, to_prot
 from onnxmerge.pipeline.accounts import account
 from onnxmerge.pipeline.loading import check_answerable, load_both
 from onnxmerge.pipeline.provenance import digests, origin
-from onnxmerge.pipeline.run import CALIB_SIZE, MEMORY_LIMIT, NO_SHAPES, SampleSource, Shapes, Source, advising, start
+from onnxmerge.pipeline.run import (
+    CALIB_SIZE,
+    MEMORY_LIMIT,
+    NO_SHAPES,
+    Given,
+    SampleSource,
+    Shapes,
+    Source,
+    advising,
+    start,
+)
 from onnxmerge.pipeline.search import find_cut, verify
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
@@ -86,9 +96,10 @@ def compress(
         OnnxMergeError: Some subclass; see `onnxmerge.errors`.
     """
     run = start(source, options, shapes, progress)
-    fitting, held = load_both(run, calibration, calib_size, data, images)
+    given = Given(calibration, calib_size, data, images)
+    fitting, held = load_both(run, given)
     check_answerable(run.model, verification)
-    begun = origin(run, calibration, calib_size, data, images, verification)
+    begun = origin(run, given, verification)
     with advising(run, held):
         result = find_cut(run, fitting, held, verification)
         proto = to_proto(result.model)
@@ -161,9 +172,10 @@ def compress_file(
     if dry_run and verification.gated:
         raise UsageError("a dry run verifies nothing; leave --min-cosine and --max-drop out")
     run = start(path, options, shapes, progress)
-    fitting, held = load_both(run, calibration, calib_size, data, images)
+    given = Given(calibration, calib_size, data, images)
+    fitting, held = load_both(run, given)
     check_answerable(run.model, verification)
-    begun = origin(run, calibration, calib_size, data, images, verification)
+    begun = origin(run, given, verification)
     with advising(run, held):
         result = find_cut(run, fitting, held, verification)
     if dry_run or target is None:

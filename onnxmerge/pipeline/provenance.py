@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxmerge import __version__
 from onnxmerge.graph import external_files
-from onnxmerge.pipeline.run import CALIB_SIZE, Run, SampleSource, Source
+from onnxmerge.pipeline.run import CALIB_SIZE, Given, Run, SampleSource, Source
 from onnxmerge.plan.options import Options
 from onnxmerge.runtime.kernels import device_name, usable_cores
 from onnxmerge.runtime.session import runtime_version
@@ -42,20 +42,9 @@ class Origin:
     hashes: Mapping[str, str] = field(repr=False)
 
 
-def origin(
-    run: Run,
-    calibration: SampleSource | None,
-    calib_size: int,
-    data: SampleSource | None,
-    images: ImageOptions | None,
-    verification: Verification,
-) -> Origin:
+def origin(run: Run, given: Given, verification: Verification) -> Origin:
     """Where what comes of a run comes from; to be asked before the result may replace the source."""
-    return Origin(
-        _settings(run, calibration, calib_size, data, images, verification),
-        _python_call(run, calibration, calib_size, data, images, verification),
-        digests(run.source),
-    )
+    return Origin(_settings(run, given, verification), _python_call(run, given, verification), digests(run.source))
 
 
 def digests(source: Source) -> dict[str, str]:
@@ -95,20 +84,13 @@ def environment(measured: Measured | None) -> dict[str, str]:
     return found
 
 
-def _settings(
-    run: Run,
-    calibration: SampleSource | None,
-    calib_size: int,
-    data: SampleSource | None,
-    images: ImageOptions | None,
-    verification: Verification,
-) -> dict[str, object]:
+def _settings(run: Run, given: Given, verification: Verification) -> dict[str, object]:
     """What was asked for besides the options of the plan, under the names of the command line."""
     return {
-        "calib": _words(calibration),
-        "calib_size": calib_size,
-        "data": _words(data),
-        "images": None if images is None else asdict(images),
+        "calib": _words(given.calibration),
+        "calib_size": given.calib_size,
+        "data": _words(given.data),
+        "images": None if given.images is None else asdict(given.images),
         "shape": {name: list(dims) for name, dims in run.shapes.items()},
         "verify": verification.enabled,
         "provider": verification.provider,
@@ -126,31 +108,24 @@ def _words(samples: SampleSource | None) -> str | None:
     return "arrays" if isinstance(samples, Mapping) else str(samples)
 
 
-def _python_call(
-    run: Run,
-    calibration: SampleSource | None,
-    calib_size: int,
-    data: SampleSource | None,
-    images: ImageOptions | None,
-    verification: Verification,
-) -> str:
+def _python_call(run: Run, given: Given, verification: Verification) -> str:
     """The call of the public API; arrays and models in memory by names that say what they stand for."""
-    given: dict[str, Any] = {
-        "calibration": None if calibration is None else _name(calibration, "samples"),
-        "calib_size": None if calib_size == CALIB_SIZE else calib_size,
-        "data": None if data is None else _name(data, "held_out"),
-        "images": None if images is None else _images_call(images),
+    said: dict[str, Any] = {
+        "calibration": None if given.calibration is None else _name(given.calibration, "samples"),
+        "calib_size": None if given.calib_size == CALIB_SIZE else given.calib_size,
+        "data": None if given.data is None else _name(given.data, "held_out"),
+        "images": None if given.images is None else _images_call(given.images),
     }
     if run.shapes:
-        given["shapes"] = {name: tuple(dims) for name, dims in run.shapes.items()}
+        said["shapes"] = {name: tuple(dims) for name, dims in run.shapes.items()}
     for chosen, usual in (
         (asdict(run.options), asdict(Options())),
         (asdict(verification), asdict(Verification())),
     ):
         changed = {name: value for name, value in chosen.items() if value != usual[name]}
-        given.update({"verify" if name == "enabled" else name: value for name, value in changed.items()})
+        said.update({"verify" if name == "enabled" else name: value for name, value in changed.items()})
     words = [_name(run.source, "model")]
-    for name, value in given.items():
+    for name, value in said.items():
         if value is not None:
             words.append(f"{name}={value if isinstance(value, _Text) else repr(value)}")
     return f"onnxmerge.compress({', '.join(words)})"

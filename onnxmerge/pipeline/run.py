@@ -14,6 +14,7 @@ from onnxmerge.errors import FeedError
 from onnxmerge.graph import Model, external_files, load
 from onnxmerge.plan.options import Options
 from onnxmerge.samples.feeds import Samples
+from onnxmerge.samples.images import ImageOptions
 from onnxmerge.verify import Progress
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "MEMORY_LIMIT",
     "NO_SHAPES",
     "SYNTHETIC",
+    "Given",
     "Run",
     "SampleSource",
     "Shapes",
@@ -48,6 +50,23 @@ CALIB_SIZE = 512
 
 _SHOWN = 3
 """Inputs that advice names; the first usually tell what the others need."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is looked at besides the model.
+
+    Attributes:
+        calibration: Unlabelled samples to fit on.
+        calib_size: At most so many of them.
+        data: Held-out samples for verification.
+        images: How pictures become inputs.
+    """
+
+    calibration: SampleSource | None
+    calib_size: int
+    data: SampleSource | None
+    images: ImageOptions | None
 
 
 @dataclass
