@@ -4,7 +4,8 @@ The one part that needs torch (``pip install "onnxmerge[train]"``), and a leaf: 
 It changes a network and gives a penalty; the training loop stays yours.
 
 1. `bounded` puts a bounded scale, ``y = sigmoid(γ)·x̂``, into the place of every BatchNorm.
-2. `parameter_groups` gives the scales their own learning rate; `penalty` is added to the loss.
+2. `parameter_groups` gives the scales their own learning rate; `penalty` is added to the loss, with a shift from
+   `shift_at`; `anchor`, after each step, keeps a layer from receding as a whole.
 3. `export` (or `plain` and your own exporter) writes sigmoid(γ) as the scale of an ordinary BatchNormalization.
 4. ``onnxmerge in.onnx out.onnx --method receding`` cuts by those scales.
 
@@ -16,13 +17,15 @@ Example:
 
         from onnxmerge import training
 
-        model = training.bounded(model, start=0.5).model
+        model = training.bounded(model, start=0.5, spread=0.5).model
         optimizer = torch.optim.SGD(training.parameter_groups(model, lr=0.1, weight_decay=5e-4), momentum=0.9)
-        for pictures, labels in loader:
-            loss = cross_entropy(model(pictures), labels) + training.penalty(model, strength=1e-3, shift=3)
+        for step, (pictures, labels) in enumerate(loader):
+            shift = training.shift_at(step / len(loader))
+            loss = cross_entropy(model(pictures), labels) + training.penalty(model, strength=0.02, shift=shift)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            training.anchor(model, channels=10)
         training.export(model, pictures[:1], "in.onnx")
 """
 
@@ -42,7 +45,7 @@ except ModuleNotFoundError as error:
 from onnxmerge.training.bounded import BoundedBatchNorm1d, BoundedBatchNorm2d, BoundedBatchNorm3d, bounded_norms
 from onnxmerge.training.convert import Conversion, Converted, Skipped, bounded, plain
 from onnxmerge.training.export import export
-from onnxmerge.training.recipe import parameter_groups, penalty, scales
+from onnxmerge.training.recipe import anchor, parameter_groups, penalty, scales, shift_at
 
 __all__ = [
     "BoundedBatchNorm1d",
@@ -51,6 +54,7 @@ __all__ = [
     "Conversion",
     "Converted",
     "Skipped",
+    "anchor",
     "bounded",
     "bounded_norms",
     "export",
@@ -58,4 +62,5 @@ __all__ = [
     "penalty",
     "plain",
     "scales",
+    "shift_at",
 ]

@@ -1,4 +1,4 @@
-"""What a training loop needs: the penalty that makes scales recede, and parameter groups for its optimizer.
+"""What a training loop needs: the penalty that makes scales recede, an anchor, and groups for its optimizer.
 
 With ``s = sigmoid(γ + b)`` over every channel of the network, the penalty is ``λ Σ s(1 − log s)``. Its slope in γ is
 ``−λ s(1 − s) log s``: it vanishes at both ends, so scales near one are left alone and those that have gone stay
@@ -7,21 +7,31 @@ away, and it is greatest in between. A shift b > 0 moves that place down, to sca
 The paper: b = 3, λ = 1e-3 for VGG; b = 0, λ = 1e-4 for ResNet-56 (both over hundreds of epochs). What travels is about
 λ times learning rate times steps, so a shorter training wants a greater λ or a smaller b.
 
+What the paper leaves out, and what decides a short training: where a normalisation follows, the loss does not see the
+common scale of a layer. The penalty does, and takes the whole layer down, to where its slope is the steeper the larger
+a scale is, which makes the layer's scales alike instead of parting them. `anchor` takes that freedom away: measured
+from a layer's largest scales, those that are somewhat smaller recede the faster, and the two kinds part by themselves.
+`shift_at` first lets channels compete (b = 1), then leaves alone whatever is large and pushes out the rest (b = 4).
+
 References:
     Suteu, Guo: Receding Neuron Importances for Structured Pruning, arXiv 2204.06404.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from onnxmerge.errors import UsageError
-from onnxmerge.training.bounded import bounded_norms
+from onnxmerge.training.bounded import bounded_norms, inverse_sigmoid
+from onnxmerge.training.convert import MOST
 
-__all__ = ["parameter_groups", "penalty", "scales"]
+__all__ = ["anchor", "parameter_groups", "penalty", "scales", "shift_at"]
+
+_NOTHING_BOUNDED = "the model has no bounded BatchNorm; put them in with onnxmerge.training.bounded(model)"
 
 
 def penalty(model: nn.Module, strength: float, shift: float = 0.0) -> Tensor:
@@ -47,8 +57,62 @@ def penalty(model: nn.Module, strength: float, shift: float = 0.0) -> Tensor:
         # logsigmoid stays finite where the sigmoid itself is rounded to zero.
         terms.append((torch.sigmoid(shifted) * (1 - nn.functional.logsigmoid(shifted))).sum())
     if not terms:
-        raise UsageError("the model has no bounded BatchNorm; put them in with onnxmerge.training.bounded(model)")
+        raise UsageError(_NOTHING_BOUNDED)
     return strength * torch.stack([term.to(terms[0]) for term in terms]).sum()
+
+
+def shift_at(progress: float, first: float = 1.0, last: float = 4.0, between: Sequence[float] = (0.4, 0.6)) -> float:
+    """The shift b in the course of a training: `first`, then rising evenly, then `last`.
+
+    Args:
+        progress: Fraction of the training that is done, 0 ≤ progress ≤ 1.
+        first: b at first; with 1 a scale of one half feels a quarter of the greatest push.
+        last: b in the end; with 4 a scale of one half feels next to none, one of a hundredth nearly the greatest.
+        between: Fractions of the training where the rise begins and ends.
+
+    Raises:
+        UsageError: `between` is no rising pair of fractions.
+
+    Example:
+        >>> [shift_at(progress) for progress in (0.0, 0.5, 1.0)]
+        [1.0, 2.5, 4.0]
+    """
+    begins, ends = between
+    if not 0 <= begins < ends <= 1:
+        raise UsageError(f"between is {tuple(between)}; it is where a rise begins and ends, two rising fractions")
+    return first + (last - first) * min(1.0, max(0.0, (progress - begins) / (ends - begins)))
+
+
+def anchor(model: nn.Module, channels: int = 10, scale: float = 0.5) -> None:
+    """Keep layers from receding as a whole; to be called after every step of the optimizer.
+
+    Where a layer's `channels`-th largest scale has sunk below `scale`, all scales of the layer are multiplied by the
+    one factor that brings it back, none beyond 0.99. If all that reads the layer is linear and then normalised by
+    batch statistics, the network computes the same as before. Elsewhere, before a sum or a classifier, it keeps a
+    branch from vanishing. `channels` is about how many each layer keeps in the end, if the penalty is strong.
+
+    Args:
+        model: A network with bounded BatchNorms; changed in place.
+        channels: How many of each layer are held, at least 1; all where the layer has fewer.
+        scale: Where they are held, 0 < scale < 1.
+
+    Raises:
+        UsageError: An argument lies outside, or the model has no bounded BatchNorm.
+    """
+    if channels < 1:
+        raise UsageError(f"channels is {channels}; each layer keeps at least 1")
+    if not 0 < scale <= MOST:
+        raise UsageError(f"scale is {scale:g}; a scale that is held lies above 0 and is at most {MOST:g}")
+    norms = [norm for _, norm in bounded_norms(model)]
+    if not norms:
+        raise UsageError(_NOTHING_BOUNDED)
+    with torch.no_grad():
+        for norm in norms:
+            # float64: near one the inverse of a sigmoid loses digits.
+            applied = torch.sigmoid(norm.gamma.double())
+            held = applied.topk(min(channels, norm.num_features)).values[-1]
+            if held < scale:
+                norm.gamma.copy_(inverse_sigmoid((applied * (scale / held)).clamp(max=MOST)))
 
 
 def parameter_groups(

@@ -135,3 +135,79 @@ def test_training_is_deterministic() -> None:
     first, again, other = (trained(seed, 0.02).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["0.gamma"], other["0.gamma"])
+
+
+def chain(dtype: Any = None) -> nn.Module:
+    """Two convolutions, each normalised: the second undoes any common scale of the first."""
+    torch.manual_seed(2)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False), training.BoundedBatchNorm2d(4, eps=1e-14), nn.ReLU(),
+        nn.Conv2d(4, 3, 3, bias=False), training.BoundedBatchNorm2d(3, eps=1e-14),
+    ).to(dtype or torch.float64)  # fmt: skip
+    with torch.no_grad():
+        model[1].gamma.copy_(torch.tensor([-2.0, -3.0, -6.0, -20.0]))
+    return model
+
+
+def test_an_anchored_layer_computes_the_same_and_keeps_its_proportions() -> None:
+    model = chain()
+    x = torch.randn(8, 1, 9, 9, dtype=torch.float64)
+    before, scales = model(x), training.scales(model)["1"]
+    training.anchor(model, channels=2)
+    after = training.scales(model)["1"]
+    held = 0.5 / float(scales[1])
+    assert float(after[1]) == pytest.approx(0.5, rel=1e-12)
+    assert after[[2, 3]].tolist() == pytest.approx((held * scales[[2, 3]]).tolist(), rel=1e-12)
+    assert float(after[0]) == pytest.approx(0.99)  # 1.26 of one half would be beyond every bound
+    training.anchor(again := chain(), channels=1)
+    torch.testing.assert_close(again(x), before, rtol=1e-9, atol=1e-9)
+    assert training.scales(again)["1"].tolist() == pytest.approx((0.5 / float(scales[0]) * scales).tolist(), rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_that_have_not_sunk_are_left_alone(dtype: Any) -> None:
+    model = network(dtype)
+    before = [norm.gamma.clone() for _, norm in training.bounded_norms(model)]
+    training.anchor(model, channels=1)
+    assert all(
+        torch.equal(norm.gamma, old) for (_, norm), old in zip(training.bounded_norms(model), before, strict=True)
+    )
+    training.anchor(model, channels=100)  # more than there are: the smallest is held
+    assert float(training.scales(model)["1"].min()) == pytest.approx(0.5, rel=1e-2)
+
+
+def test_anchored_scales_part_and_others_sink_together() -> None:
+    def receded(channels: int | None) -> Any:
+        torch.manual_seed(0)
+        model = training.bounded(nn.Sequential(nn.BatchNorm1d(16)), start=0.5, spread=0.5).model
+        optimizer = torch.optim.SGD(training.parameter_groups(model, lr=0.1), momentum=0.9)
+        for step in range(400):
+            optimizer.zero_grad()
+            training.penalty(model, 0.05, training.shift_at(step / 400)).backward()
+            optimizer.step()
+            if channels:
+                training.anchor(model, channels)
+        return training.scales(model)["0"].sort(descending=True).values
+
+    assert float(receded(None).max()) < 0.01
+    held = receded(3)
+    assert float(held[2]) > 0.45
+    assert float(held[4:].max()) < 0.01
+
+
+def test_the_shift_rises_between_two_moments() -> None:
+    at = [training.shift_at(progress, 0.0, 3.0, (0.25, 0.75)) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert at == [0.0, 0.0, 1.5, 3.0, 3.0]
+
+
+def test_misuse_of_the_anchor_and_the_shift_is_said() -> None:
+    with pytest.raises(UsageError, match="no bounded BatchNorm"):
+        training.anchor(nn.Sequential(nn.BatchNorm1d(3)))
+    with pytest.raises(UsageError, match="at least 1"):
+        training.anchor(network(), channels=0)
+    for scale in (0.0, 1.0, float("nan")):
+        with pytest.raises(UsageError, match="above 0"):
+            training.anchor(network(), scale=scale)
+    for between in ((0.6, 0.4), (-0.1, 0.5), (0.5, 1.1)):
+        with pytest.raises(UsageError, match="rising fractions"):
+            training.shift_at(0.5, between=between)
