@@ -91,7 +91,7 @@ def below_valley(
         )
     sizes = {group: len(score) for group, score in listed.items()}
     above = {group: int(np.count_nonzero(score >= found.at)) for group, score in listed.items()}
-    counts = {group: max(count, floor_of(sizes[group])) for group, count in above.items()}
+    counts = {group: max(count, floor_of(listed[group])) for group, count in above.items()}
     counts = {group: count for group, count in round_counts(counts, sizes, allowed).items() if count < sizes[group]}
     if not counts:
         raise NothingToCutError(

@@ -117,6 +117,13 @@ def test_a_global_path_takes_the_least_important_first_down_to_a_floor() -> None
     assert dict(path) == {0: 2, 1: 2}
 
 
+def test_a_floor_does_not_hold_what_has_receded() -> None:
+    some = np.array([1e-4] * 19 + [0.9])
+    assert global_path({0: 20}, {0: some})[-1] == (0, 1)
+    assert global_path({0: 20}, {0: np.maximum(some, 0.01)})[-1] == (0, 2)  # a hundredth has not: two stay
+    assert global_path({0: 20}, {0: np.zeros(20)})[-1] == (0, 2)
+
+
 def test_equal_scores_go_in_the_order_of_groups() -> None:
     sizes = {0: 2, 1: 2}
     scores = {1: np.ones(2), 0: np.ones(2)}
