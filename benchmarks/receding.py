@@ -78,7 +78,15 @@ class Setting:
         return name + (f"_e{self.epochs}" if self.epochs != 4 else "")
 
 
-SETTINGS_GO_HERE
+PLAIN = Setting("plain")
+BEFORE = {"factor": 10.0, "start": 0.1, "spread": 2.0}
+"""How scales were told apart before there was an anchor: at random, in the beginning."""
+ANCHORED = {"shift": 1.0, "rise": 4.0, "factor": 10.0, "spread": 0.5}
+CHOSEN = {
+    "wide": (PLAIN, Setting("l1", 1e-2), Setting("receding", 2e-2, anchored=12, **ANCHORED)),
+    "small": (PLAIN, Setting("l1", 5e-2), Setting("receding", 2e-2, anchored=3, **ANCHORED)),
+}
+TRIED = CHOSEN
 
 
 def wide_vgg() -> sample.Layers:

@@ -10,7 +10,7 @@ The paper: b = 3, λ = 1e-3 for VGG; b = 0, λ = 1e-4 for ResNet-56 (both over h
 What the paper leaves out, and what decides a short training: where a normalisation follows, the loss does not see the
 common scale of a layer. The penalty does, and takes the whole layer down, to where its slope is the steeper the larger
 a scale is, which makes the layer's scales alike instead of parting them. `anchor` takes that freedom away: measured
-from a layer's largest scales, those that are somewhat smaller recede the faster, and the two kinds part by themselves.
+from one of a layer's larger scales, those that are smaller recede the faster, and the two kinds part by themselves.
 `shift_at` first lets channels compete (b = 1), then leaves alone whatever is large and pushes out the rest (b = 4).
 
 References:
@@ -84,17 +84,18 @@ def shift_at(progress: float, first: float = 1.0, last: float = 4.0, between: Se
 
 
 def anchor(model: nn.Module, channels: int = 10, scale: float = 0.5) -> None:
-    """Keep layers from receding as a whole; to be called after every step of the optimizer.
+    """Hold every layer's `channels`-th largest scale in one place; to be called after every step of the optimizer.
 
-    Where a layer's `channels`-th largest scale has sunk below `scale`, all scales of the layer are multiplied by the
-    one factor that brings it back, none beyond 0.99. If all that reads the layer is linear and then normalised by
-    batch statistics, the network computes the same as before. Elsewhere, before a sum or a classifier, it keeps a
-    branch from vanishing. `channels` is about how many each layer keeps in the end, if the penalty is strong.
+    All scales of a layer are multiplied by one factor, so that proportions stay, but none goes beyond 0.99. If all that
+    reads the layer is linear and then normalised by batch statistics, the network computes the same as before;
+    elsewhere, before a sum or a classifier, what reads it learns to. So a layer neither recedes nor stays as a whole,
+    and `channels` is about how many each keeps in the end, wide or narrow.
 
     Args:
         model: A network with bounded BatchNorms; changed in place.
-        channels: How many of each layer are held, at least 1; all where the layer has fewer.
-        scale: Where they are held, 0 < scale < 1.
+        channels: Which scale of each layer is held, counted from the largest, at least 1; the smallest where the layer
+            has fewer.
+        scale: Where it is held, 0 < scale ≤ 0.99.
 
     Raises:
         UsageError: An argument lies outside, or the model has no bounded BatchNorm.
@@ -108,11 +109,10 @@ def anchor(model: nn.Module, channels: int = 10, scale: float = 0.5) -> None:
         raise UsageError(_NOTHING_BOUNDED)
     with torch.no_grad():
         for norm in norms:
-            # float64: near one the inverse of a sigmoid loses digits.
-            applied = torch.sigmoid(norm.gamma.double())
+            # float64: near one the inverse of a sigmoid loses digits. A scale of nothing has no inverse.
+            applied = torch.sigmoid(norm.gamma.double()).clamp(min=torch.finfo(torch.float64).tiny)
             held = applied.topk(min(channels, norm.num_features)).values[-1]
-            if held < scale:
-                norm.gamma.copy_(inverse_sigmoid((applied * (scale / held)).clamp(max=MOST)))
+            norm.gamma.copy_(inverse_sigmoid((applied * (scale / held)).clamp(max=MOST)))
 
 
 def parameter_groups(

@@ -165,15 +165,28 @@ def test_an_anchored_layer_computes_the_same_and_keeps_its_proportions() -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_layers_that_have_not_sunk_are_left_alone(dtype: Any) -> None:
+def test_every_layer_is_held_from_above_as_well(dtype: Any) -> None:
     model = network(dtype)
-    before = [norm.gamma.clone() for _, norm in training.bounded_norms(model)]
-    training.anchor(model, channels=1)
-    assert all(
-        torch.equal(norm.gamma, old) for (_, norm), old in zip(training.bounded_norms(model), before, strict=True)
-    )
+    training.anchor(model, channels=1)  # the second layer's largest is beyond 0.99
+    before = [1 / (1 + math.exp(-gamma)) for gamma in GAMMAS[4:]]
+    assert training.scales(model)["5"].tolist() == pytest.approx([0.5 / before[2] * s for s in before], rel=2e-2)
     training.anchor(model, channels=100)  # more than there are: the smallest is held
-    assert float(training.scales(model)["1"].min()) == pytest.approx(0.5, rel=1e-2)
+    assert [float(s.min()) for s in training.scales(model).values()] == pytest.approx([0.5, 0.5], rel=1e-2)
+
+
+def test_anchoring_again_changes_nothing() -> None:
+    training.anchor(once := network(), channels=2)
+    before = training.scales(once)
+    training.anchor(once, channels=2)
+    assert all(torch.allclose(scale, before[name], rtol=1e-12) for name, scale in training.scales(once).items())
+
+
+def test_scales_of_nothing_stay_finite() -> None:
+    model = nn.Sequential(training.BoundedBatchNorm1d(3))
+    with torch.no_grad():
+        model[0].gamma.copy_(torch.tensor([-1e4, -2e4, -3e4]))
+    training.anchor(model, channels=2)
+    assert bool(torch.isfinite(model[0].gamma).all())
 
 
 def test_anchored_scales_part_and_others_sink_together() -> None:
