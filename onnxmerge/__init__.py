@@ -92,8 +92,6 @@ def compress(
     from onnxmerge.plan.options import Options  # noqa: PLC0415
     from onnxmerge.verify import Verification  # noqa: PLC0415
 
-    if images is not None and images.preprocessor is not None:
-        images = replace(images, preprocessor=Path(images.preprocessor))  # a string will do
     unknown = sorted(options.keys() - Options.__dataclass_fields__.keys())
     if unknown:
         raise UsageError(f"unknown option {unknown[0]!r}; known are {', '.join(Options.__dataclass_fields__)}")
@@ -103,7 +101,7 @@ def compress(
         calibration=calibration,
         calib_size=calib_size,
         data=data,
-        images=images,
+        images=_with_path(images),
         shapes=shapes or {},
         verification=Verification(verify, provider, min_cosine, max_drop, threads),  # type: ignore[arg-type]
     )
@@ -129,6 +127,7 @@ def compare(
     second: Model,
     *,
     data: str | Path | Mapping[str, Any] | None = None,
+    images: ImageOptions | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     provider: str = "auto",
     threads: int | None = None,
@@ -139,6 +138,7 @@ def compare(
         first: The reference.
         second: A model with the same inputs and outputs.
         data: Samples, as for `compress`; synthetic inputs where there are none.
+        images: How pictures become inputs, as for `compress`.
         shapes: Input shapes, where the model leaves them free.
         provider: auto, cpu or cuda.
         threads: Threads for timing on the CPU; None for ONNX Runtime's own choice.
@@ -148,4 +148,13 @@ def compare(
     """
     from onnxmerge import pipeline  # noqa: PLC0415 - `import onnxmerge` stays fast
 
-    return pipeline.compare(first, second, data=data, shapes=shapes or {}, provider=provider, threads=threads)
+    return pipeline.compare(
+        first, second, data=data, images=_with_path(images), shapes=shapes or {}, provider=provider, threads=threads
+    )
+
+
+def _with_path(images: ImageOptions | None) -> ImageOptions | None:
+    """The same, its preprocessor a path where it was a string."""
+    if images is None or images.preprocessor is None:
+        return images
+    return replace(images, preprocessor=Path(images.preprocessor))

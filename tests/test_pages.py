@@ -121,6 +121,21 @@ def test_the_call_names_every_option_of_samples(tmp_path: Path) -> None:
     assert (made.settings["calib_size"], made.settings["images"]) == (7, dataclasses.asdict(images))
 
 
+def test_two_models_are_compared_on_pictures(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="the extra `images` is not installed")
+    file = tmp_path / "p.json"
+    file.write_text('{"do_normalize": true, "image_mean": [0.25], "image_std": [2.0]}')
+    for number in range(4):
+        image.new("L", (32, 32), 60 * number).save(tmp_path / f"{number}.png")
+    images = onnxmerge.ImageOptions(resize=(28, 28), preprocessor=str(file))  # type: ignore[arg-type]
+    seen = onnxmerge.compare(MODEL, MODEL, data=tmp_path, images=images, provider="cpu")
+    assert seen.fidelity is not None
+    assert seen.fidelity.cosine == pytest.approx(1.0)
+    assert "4" in seen.samples
+    with pytest.raises(UsageError, match="mean"):
+        onnxmerge.compare(MODEL, MODEL, data=CALIBRATION, images=onnxmerge.ImageOptions(mean=(0.5,)), provider="cpu")
+
+
 def test_a_size_of_samples_is_looked_at() -> None:
     few = onnxmerge.compress(MODEL, 0.5, method="prune", calibration=CALIBRATION, calib_size=3, provider="cpu")
     assert "3 of " in few.report.samples
