@@ -50,6 +50,7 @@ class Setting:
         shift: b of the receding penalty at first.
         rise: What the shift rises to, when `training.shift_at` has it rise; None: it stays.
         anchored: Which scale of each layer is held, counted from the largest; 0: none, as in the paper.
+        offset: Whether bounded BatchNorms have an offset that recedes with their scale; the paper's have none.
         factor: Learning rate of the scales, in units of the rest's.
         start: Scales to begin with.
         spread: Deviation of normal numbers added to the first γ. Under l1 the first scales are the same sigmoids.
@@ -62,6 +63,7 @@ class Setting:
     shift: float = 0.0
     rise: float | None = None
     anchored: int = 0
+    offset: bool = False
     factor: float = 1.0
     start: float = 0.5
     spread: float = 0.0
@@ -74,12 +76,13 @@ class Setting:
         name += f"_s{self.start:g}_{self.spread:g}" if self.spread else ""
         name += f"_to{self.rise:g}" if self.rise is not None else ""
         name += f"_held{self.anchored}" if self.anchored else ""
+        name += "_offset" if self.offset else ""
         name += "_uniform" if self.uniform else ""
         return name + (f"_e{self.epochs}" if self.epochs != 4 else "")
 
 
 PLAIN = Setting("plain")
-ANCHORED = {"shift": 1.0, "rise": 4.0, "factor": 10.0, "spread": 0.5}
+ANCHORED = {"shift": 1.0, "rise": 4.0, "factor": 10.0, "spread": 0.5, "offset": True}
 CHOSEN = {
     "wide": (PLAIN, Setting("l1", 1e-2), Setting("receding", 2e-2, anchored=12, **ANCHORED)),
     "small": (PLAIN, Setting("l1", 5e-2), Setting("receding", 2e-2, anchored=3, **ANCHORED)),
@@ -137,7 +140,7 @@ def with_first_scales(setting: Setting, model: nn.Module) -> nn.Module:
     """A new network ready for its way of training: bounded for receding, ordinary BatchNorms otherwise."""
     if setting.way == "plain":
         return model
-    model = training.bounded(model, start=setting.start, spread=setting.spread).model
+    model = training.bounded(model, start=setting.start, spread=setting.spread, offset=setting.offset).model
     if setting.way == "receding":
         return model
     model = training.plain(model)

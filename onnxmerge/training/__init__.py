@@ -3,7 +3,7 @@
 The one part that needs torch (``pip install "onnxmerge[train]"``), and a leaf: nothing else of onnxmerge imports it.
 It changes a network and gives a penalty; the training loop stays yours.
 
-1. `bounded` puts a bounded scale, ``y = sigmoid(γ)·x̂``, into the place of every BatchNorm.
+1. `bounded` puts a bounded scale, ``y = sigmoid(γ)·x̂`` or ``sigmoid(γ)·(x̂ + δ)``, into the place of every BatchNorm.
 2. `parameter_groups` gives the scales their own learning rate; `penalty` is added to the loss, with a shift from
    `shift_at`; `anchor`, after each step, keeps a layer from receding as a whole.
 3. `export` (or `plain` and your own exporter) writes sigmoid(γ) as the scale of an ordinary BatchNormalization.
@@ -17,7 +17,7 @@ Example:
 
         from onnxmerge import training
 
-        model = training.bounded(model, start=0.5, spread=0.5).model
+        model = training.bounded(model, start=0.5, spread=0.5, offset=True).model
         optimizer = torch.optim.SGD(training.parameter_groups(model, lr=0.1, weight_decay=5e-4), momentum=0.9)
         for step, (pictures, labels) in enumerate(loader):
             shift = training.shift_at(step / len(loader))

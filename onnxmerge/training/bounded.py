@@ -1,13 +1,15 @@
-"""BatchNorm with a bounded scale and no offset: ``y = sigmoid(γ)·x̂``, x̂ the normalised input.
+"""BatchNorm with a bounded scale: ``y = sigmoid(γ)·x̂``, or with an offset ``y = sigmoid(γ)·(x̂ + δ)``.
 
 1. 0 < sigmoid(γ) < 1, so no channel can make up for a small scale elsewhere by a large one here, and scales of all
    layers can be compared.
-2. Without an offset β a channel whose scale has gone to zero is zero, and not a constant: it can be cut.
+   x̂ is the normalised input.
+2. A channel whose scale has gone to zero is zero, and not a constant: it can be cut. The paper has no offset at all,
+   which costs narrow networks; here an offset may stand inside, where it recedes with the scale.
 3. Everything else is torch's: running statistics, train and eval, ``momentum=None``, ``track_running_stats=False``.
 
-`weight` reads sigmoid(γ), the scale that is applied; the trained parameter, and what a state dict holds, is `gamma`.
-So a state dict of an ordinary BatchNorm is not taken for one of these. Statistics are those of one process:
-`torch.nn.SyncBatchNorm.convert_sync_batchnorm` would drop γ, so do not apply it.
+`weight` reads sigmoid(γ) and `bias` sigmoid(γ)·δ, which are applied; the trained parameters, and what a state dict
+holds, are `gamma` and `delta`. So a state dict of an ordinary BatchNorm is not taken for one of these. Statistics are
+those of one process: `torch.nn.SyncBatchNorm.convert_sync_batchnorm` would drop γ, so do not apply it.
 
 References:
     Suteu, Guo: Receding Neuron Importances for Structured Pruning, arXiv 2204.06404, equation of the bounded scale.
@@ -46,6 +48,7 @@ class Bounded(nn.modules.batchnorm._BatchNorm):
         momentum: Of the running statistics; None averages over all batches.
         track_running_stats: Whether eval uses running statistics.
         start: The scale to begin with, 0 < start < 1. One half, where a sigmoid moves fastest.
+        offset: Whether there is a δ, at first zero.
         device: Of parameters and buffers.
         dtype: Of parameters and buffers.
 
@@ -54,6 +57,7 @@ class Bounded(nn.modules.batchnorm._BatchNorm):
     """
 
     gamma: nn.Parameter
+    delta: nn.Parameter | None
 
     def __init__(
         self,
@@ -63,6 +67,7 @@ class Bounded(nn.modules.batchnorm._BatchNorm):
         track_running_stats: bool = True,
         *,
         start: float = 0.5,
+        offset: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -72,6 +77,8 @@ class Bounded(nn.modules.batchnorm._BatchNorm):
         super().__init__(num_features, eps, momentum, False, track_running_stats, device=device, dtype=dtype)
         self.start = start
         self.gamma = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
+        delta = nn.Parameter(torch.zeros(num_features, device=device, dtype=dtype)) if offset else None
+        self.register_parameter("delta", delta)
         self.reset_parameters()
 
     @property
@@ -79,10 +86,17 @@ class Bounded(nn.modules.batchnorm._BatchNorm):
         """(channels,) the scale that is applied, sigmoid(γ); gradients flow to γ."""
         return torch.sigmoid(self.gamma)
 
+    @property
+    def bias(self) -> Tensor | None:  # type: ignore[override]
+        """(channels,) the offset that is applied, sigmoid(γ)·δ; None without a δ."""
+        return None if self.delta is None else self.weight * self.delta
+
     def reset_parameters(self) -> None:
-        """Scales to `start`, statistics to those of no batch."""
+        """Scales to `start`, offsets to zero, statistics to those of no batch."""
         super().reset_parameters()
-        if "gamma" in self._parameters:  # torch calls this once before there is a γ
+        if "delta" in self._parameters:  # torch calls this once before there are a γ and a δ
+            if self.delta is not None:
+                nn.init.zeros_(self.delta)
             nn.init.constant_(self.gamma, float(inverse_sigmoid(torch.tensor(self.start, dtype=torch.float64))))
 
     def extra_repr(self) -> str:

@@ -5,14 +5,15 @@
 1. *Scale.* Kept where it lies within `LEAST` .. `MOST`; clipped to these elsewhere, negative scales included, since a
    sigmoid has no sign. Channels that were clipped are counted. torch's default of 1 is clipped too, to where a
    sigmoid hardly moves: for a network that is not trained yet, pass `start`.
-2. *Offset.* There is no β to put it in. It goes into the running mean, ``μ' = μ − β·√(σ² + ε)/s``, so that in eval mode
-   the layer computes ``s·x̂ + β`` as before. Training sees batch statistics, that is no offset, and the running
-   mean moves on to what it would have been. A layer without running statistics loses its β at once.
-3. So, without `spread`, a layer whose scales all lie within the range keeps its eval outputs, to rounding; no layer
-   keeps its training outputs, unless β is zero.
+2. *Offset.* With `offset` it becomes ``δ = β/s``. Without, there is nothing to put it in but the running mean,
+   ``μ' = μ − β·√(σ² + ε)/s``, so that in eval mode the layer computes ``s·x̂ + β`` as before. Training sees batch
+   statistics, that is no offset, and the running mean moves on to what it would have been. A layer without running
+   statistics loses its β at once.
+3. So, without `spread`, a layer whose scales all lie within the range keeps its eval outputs, to rounding; its training
+   outputs it keeps with `offset`, or if β is zero.
 
 Skipped, with the reason: BatchNorms without scale, shared ones, ones with tied parameters or hooks, SyncBatchNorm and
-classes derived from torch's. `plain` is the way back and exact: sigmoid(γ) as weight, zeros as bias.
+classes derived from torch's. `plain` is the way back and exact: sigmoid(γ) as weight, sigmoid(γ)·δ or zeros as bias.
 """
 
 from __future__ import annotations
@@ -81,7 +82,14 @@ class Conversion:
     skipped: tuple[Skipped, ...]
 
 
-def bounded(model: nn.Module, *, start: float | None = None, spread: float = 0.0, inplace: bool = False) -> Conversion:
+def bounded(
+    model: nn.Module,
+    *,
+    start: float | None = None,
+    spread: float = 0.0,
+    offset: bool = False,
+    inplace: bool = False,
+) -> Conversion:
     """Put bounded BatchNorms into the places of a model's own.
 
     Args:
@@ -91,6 +99,7 @@ def bounded(model: nn.Module, *, start: float | None = None, spread: float = 0.0
             have to grow apart before some recede; in a training of few epochs there is no time for it. The numbers are
             the normal distribution's quantiles in random order (torch's global generator), so that no layer has low
             ones only: next to another BatchNorm a layer may recede as a whole, and a ranking of all would cut it.
+        offset: Give every layer an offset δ that recedes with its scale, ``y = s·(x̂ + δ)``; the paper has none.
         inplace: Change the model itself instead of a copy. Make the optimizer afterwards: parameters are new ones.
 
     Returns:
@@ -115,7 +124,7 @@ def bounded(model: nn.Module, *, start: float | None = None, spread: float = 0.0
         if reason:
             skipped.append(Skipped(name, reason))
         else:
-            new[id(module)], account = _to_bounded(name, module, start, spread)
+            new[id(module)], account = _to_bounded(name, module, start, spread, offset)
             converted.append(account)
     if not converted and not any(bounded_norms(model)):
         why = f": {skipped[0].name or 'the model'}: {skipped[0].reason}" if skipped else ""
@@ -124,7 +133,7 @@ def bounded(model: nn.Module, *, start: float | None = None, spread: float = 0.0
 
 
 def plain(model: nn.Module, *, inplace: bool = False) -> nn.Module:
-    """A model with ordinary BatchNorms in the places of bounded ones: same outputs, weight sigmoid(γ), bias zero.
+    """A model with ordinary BatchNorms in the places of bounded ones, of the same outputs.
 
     Args:
         model: Any network; where nothing is bounded nothing changes.
@@ -149,7 +158,9 @@ def _refusal(module: _BatchNorm, places: Counter[int], ties: Counter[int]) -> st
     return None
 
 
-def _to_bounded(name: str, old: _BatchNorm, start: float | None, spread: float) -> tuple[nn.Module, Converted]:
+def _to_bounded(
+    name: str, old: _BatchNorm, start: float | None, spread: float, offset: bool
+) -> tuple[nn.Module, Converted]:
     weight, bias = old.weight.detach(), old._parameters.get("bias")
     new = dict(_PAIRS)[type(old)](
         old.num_features,
@@ -159,6 +170,7 @@ def _to_bounded(name: str, old: _BatchNorm, start: float | None, spread: float) 
         device=weight.device,
         dtype=weight.dtype,
         start=0.5 if start is None else start,
+        offset=offset,
     )
     clipped = 0
     with torch.no_grad():
@@ -173,10 +185,13 @@ def _to_bounded(name: str, old: _BatchNorm, start: float | None, spread: float) 
             levels = torch.special.ndtri((torch.arange(count, dtype=torch.float64) + 0.5) / count)
             new.gamma.add_((spread * levels[torch.randperm(count)]).to(new.gamma))
         mean, variance = new._buffers["running_mean"], new._buffers["running_var"]
-        if bias is not None and mean is not None and variance is not None:
+        if bias is not None and new.delta is not None:
+            new.delta.copy_(bias.double() / new.weight.double())
+        elif bias is not None and mean is not None and variance is not None:
             per_offset = (variance.double() + new.eps).sqrt() / new.weight.double()
             mean.copy_(mean.double() - bias.double() * per_offset)
-    new.gamma.requires_grad_(old.weight.requires_grad)
+    for parameter in new.parameters(recurse=False):
+        parameter.requires_grad_(old.weight.requires_grad)
     offsets = 0 if bias is None else int((bias != 0).sum())
     return new, Converted(name, old.num_features, clipped, offsets)
 
@@ -196,6 +211,8 @@ def _to_plain(old: Bounded) -> nn.Module:
         _copy_state(old, new)
         new.weight.copy_(old.weight)
         new.bias.zero_()
+        if old.bias is not None:
+            new.bias.copy_(old.bias)
     return new
 
 

@@ -121,3 +121,26 @@ def test_an_ordinary_state_is_not_taken_for_a_bounded_one() -> None:
 def test_a_wrong_rank_is_refused_as_by_torch() -> None:
     with pytest.raises(ValueError, match="4D"):
         training.BoundedBatchNorm2d(3)(torch.randn(4, 3))
+
+
+@pytest.mark.parametrize(("kind", "ordinary", "shape"), RANKS)
+def test_with_an_offset_it_recedes_with_the_scale(kind: Any, ordinary: Any, shape: tuple[int, ...]) -> None:
+    new, old = kind(3, offset=True), ordinary(3)
+    with torch.no_grad():
+        new.gamma.copy_(torch.tensor([-30.0, 0.3, 4.0]))
+        new.delta.copy_(torch.tensor([5.0, -1.0, 2.0]))
+        old.weight.copy_(torch.sigmoid(new.gamma))
+        old.bias.copy_(torch.sigmoid(new.gamma) * new.delta)
+    x = batches(shape)[0]
+    torch.testing.assert_close(new(x), old(x))
+    assert float(new(x)[:, 0].detach().abs().max()) < 1e-11
+    for norm in (new, old):
+        norm(x).pow(3).sum().backward()
+    scale = old.weight.detach()
+    torch.testing.assert_close(new.delta.grad, old.bias.grad * scale)
+    torch.testing.assert_close(
+        new.gamma.grad, (old.weight.grad + new.delta.detach() * old.bias.grad) * scale * (1 - scale)
+    )
+    assert list(new.state_dict())[:2] == ["gamma", "delta"]
+    new.reset_parameters()
+    assert new.delta.tolist() == [0, 0, 0]

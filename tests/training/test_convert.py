@@ -78,6 +78,16 @@ def test_training_forgets_offsets_and_keeps_scales() -> None:
     torch.testing.assert_close(new(x), norm(x) - norm[0].bias)
 
 
+def test_with_offsets_training_outputs_stay_as_well() -> None:
+    model = network().train()
+    new = training.bounded(model, offset=True).model
+    with torch.no_grad():
+        torch.testing.assert_close(new(X), model(X))
+        torch.testing.assert_close(new.eval()(X), model.eval()(X))
+        torch.testing.assert_close(training.plain(new)(X), model(X))
+    assert training.bounded(nn.BatchNorm2d(3), offset=True).model.delta.tolist() == [0, 0, 0]
+
+
 def test_clipped_scales_are_counted() -> None:
     model = nn.Sequential(nn.BatchNorm2d(6))
     with torch.no_grad():

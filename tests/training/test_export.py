@@ -28,17 +28,19 @@ GONE = ((1, 3, 4), (0, 5))
 X = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 
 
-def network() -> nn.Module:
+def network(offset: bool = False) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
         nn.Conv2d(6, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3),
     )  # fmt: skip
-    model = training.bounded(model, start=0.6).model
+    model = training.bounded(model, start=0.6, offset=offset).model
     with torch.no_grad():
         for place, gone in zip((1, 4), GONE, strict=True):
             model[place].gamma.add_(0.1 * torch.arange(6))
             model[place].gamma[list(gone)] = -18.0
+            if offset:
+                model[place].delta.normal_()
     model(X)  # statistics
     return model
 
@@ -51,9 +53,10 @@ def scale_of(model: graph.Model) -> list[Any]:
     return [model.weights[node.inputs[1]] for node in model.nodes if node.op == "BatchNormalization"]
 
 
+@pytest.mark.parametrize("offset", [False, True])
 @pytest.mark.parametrize("dynamo", [False, True])
-def test_scales_are_constants_of_ordinary_nodes(tmp_path: Path, dynamo: bool) -> None:
-    model = network()
+def test_scales_are_constants_of_ordinary_nodes(tmp_path: Path, dynamo: bool, offset: bool) -> None:
+    model = network(offset)
     training.export(model, X, tmp_path / "net.onnx", dynamo=dynamo, input_names=["x"], output_names=["y"])
     assert model.training  # left as it was
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
@@ -64,14 +67,15 @@ def test_scales_are_constants_of_ordinary_nodes(tmp_path: Path, dynamo: bool) ->
     for found, scale in zip(scale_of(loaded), training.scales(model).values(), strict=True):
         np.testing.assert_allclose(found, scale.numpy(), rtol=1e-6)
     for node in loaded.nodes:
-        assert node.op != "BatchNormalization" or not loaded.weights[node.inputs[2]].any()
+        assert node.op != "BatchNormalization" or bool(loaded.weights[node.inputs[2]].any()) == offset
     with Session.open(tmp_path / "net.onnx", "cpu") as session, torch.no_grad():
         np.testing.assert_allclose(session.run({"x": X.numpy()})["y"], model.eval()(X).numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("offset", [False, True])
 @pytest.mark.parametrize("dynamo", [False, True])
-def test_receded_channels_are_those_that_go(tmp_path: Path, dynamo: bool) -> None:
-    model = network()
+def test_receded_channels_are_those_that_go(tmp_path: Path, dynamo: bool, offset: bool) -> None:
+    model = network(offset)
     training.export(model, X, tmp_path / "net.onnx", dynamo=dynamo, input_names=["x"], output_names=["y"])
     result = compress(
         tmp_path / "net.onnx", Options(ratio=5 / 12, of="channels", method="receding"),
@@ -90,15 +94,16 @@ def scales(model: nn.Module) -> list[Any]:
     return list(training.scales(model).values())
 
 
-def test_exported_without_our_help_the_sigmoid_is_evaluated_when_read(tmp_path: Path) -> None:
-    model = network().eval()
+@pytest.mark.parametrize("offset", [False, True])
+def test_exported_without_our_help_the_sigmoid_is_evaluated_when_read(tmp_path: Path, offset: bool) -> None:
+    model = network(offset).eval()
     torch.onnx.export(
         model, (X,), str(tmp_path / "net.onnx"), dynamo=False, training=torch.onnx.TrainingMode.PRESERVE,
         do_constant_folding=False,
     )  # fmt: skip
     assert "Sigmoid" in [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node]
     loaded = graph.load(tmp_path / "net.onnx")
-    assert "Sigmoid" not in ops(loaded)
+    assert not {"Sigmoid", "Mul"} & set(ops(loaded))
     for found, scale in zip(scale_of(loaded), scales(model), strict=True):
         np.testing.assert_allclose(found, scale.numpy(), rtol=1e-6)
 
