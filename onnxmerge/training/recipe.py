@@ -61,7 +61,7 @@ def penalty(model: nn.Module, strength: float, shift: float = 0.0) -> Tensor:
     return strength * torch.stack([term.to(terms[0]) for term in terms]).sum()
 
 
-def shift_at(progress: float, first: float = 1.0, last: float = 4.0, between: Sequence[float] = (0.3, 0.5)) -> float:
+def shift_at(progress: float, first: float = 1.0, last: float = 4.0, between: Sequence[float] = (0.2, 0.4)) -> float:
     """The shift b in the course of a training: `first`, then rising evenly, then `last`.
 
     Args:
@@ -74,7 +74,7 @@ def shift_at(progress: float, first: float = 1.0, last: float = 4.0, between: Se
         UsageError: `between` is no rising pair of fractions.
 
     Example:
-        >>> [shift_at(progress) for progress in (0.0, 0.4, 1.0)]
+        >>> [shift_at(progress) for progress in (0.0, 0.3, 1.0)]
         [1.0, 2.5, 4.0]
     """
     begins, ends = between
