@@ -21,11 +21,11 @@ Example:
         optimizer = torch.optim.SGD(training.parameter_groups(model, lr=0.1, weight_decay=5e-4), momentum=0.9)
         for step, (pictures, labels) in enumerate(loader):
             shift = training.shift_at(step / len(loader))
-            loss = cross_entropy(model(pictures), labels) + training.penalty(model, strength=0.01, shift=shift)
+            loss = cross_entropy(model(pictures), labels) + training.penalty(model, strength=0.03, shift=shift)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            training.anchor(model, channels=8)
+            training.anchor(model, channels=13)
         training.export(model, pictures[:1], "in.onnx")
 """
 

@@ -74,7 +74,7 @@ def shift_at(progress: float, first: float = 1.0, last: float = 4.0, between: Se
         UsageError: `between` is no rising pair of fractions.
 
     Example:
-        >>> [shift_at(progress) for progress in (0.0, 0.3, 1.0)]
+        >>> [shift_at(progress, between=(0.25, 0.75)) for progress in (0.0, 0.5, 1.0)]
         [1.0, 2.5, 4.0]
     """
     begins, ends = between
@@ -83,7 +83,7 @@ def shift_at(progress: float, first: float = 1.0, last: float = 4.0, between: Se
     return first + (last - first) * min(1.0, max(0.0, (progress - begins) / (ends - begins)))
 
 
-def anchor(model: nn.Module, channels: int = 10, scale: float = 0.5) -> None:
+def anchor(model: nn.Module, channels: int, scale: float = 0.5) -> None:
     """Hold every layer's `channels`-th largest scale in one place; to be called after every step of the optimizer.
 
     All scales of a layer are multiplied by one factor, so that proportions stay, but none goes beyond 0.99. If all that

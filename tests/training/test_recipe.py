@@ -215,12 +215,12 @@ def test_the_shift_rises_between_two_moments() -> None:
 
 def test_misuse_of_the_anchor_and_the_shift_is_said() -> None:
     with pytest.raises(UsageError, match="no bounded BatchNorm"):
-        training.anchor(nn.Sequential(nn.BatchNorm1d(3)))
+        training.anchor(nn.Sequential(nn.BatchNorm1d(3)), 1)
     with pytest.raises(UsageError, match="at least 1"):
         training.anchor(network(), channels=0)
     for scale in (0.0, 1.0, float("nan")):
         with pytest.raises(UsageError, match="above 0"):
-            training.anchor(network(), scale=scale)
+            training.anchor(network(), 1, scale=scale)
     for between in ((0.6, 0.4), (-0.1, 0.5), (0.5, 1.1)):
         with pytest.raises(UsageError, match="rising fractions"):
             training.shift_at(0.5, between=between)
