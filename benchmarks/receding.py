@@ -33,6 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sample_models"))
 import train as sample
 
 from onnxmerge import compress, training
+from onnxmerge.errors import NothingToCutError
+from onnxmerge.plan.modes import Importances
+from onnxmerge.report.account import Account
 
 SAMPLES = Path(sample.__file__).with_name("fashion_mnist_calibration.npz")
 HELD_OUT = 6000
@@ -246,7 +249,14 @@ def histogram(model: nn.Module, bins: int = 10) -> str:
 
 
 def cut_by_onnxmerge(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """Accuracy after `--method receding --of channels`, alone and with `--compensate refit` on 512 training images."""
+    """Accuracy after `--method receding`: at the valley, and `--of channels`, alone and with a refit on 512 images."""
+    held = {"images": images, "labels": labels}
+    try:
+        account = compress(path, "auto", method="receding", data=held, provider="cpu").report
+    except NothingToCutError as refused:
+        print(f"{path.stem}: --ratio auto: {refused}", flush=True)
+    else:
+        print(f"{path.stem}: --ratio auto: {lost(account)}, {two_modes(account.importances)}", flush=True)
     for compensate in (None, "refit"):
         for ratio in RATIOS:
             account = compress(
@@ -256,12 +266,19 @@ def cut_by_onnxmerge(path: Path, images: np.ndarray, labels: np.ndarray) -> None
                 method="receding",
                 compensate=compensate,
                 calibration=SAMPLES if compensate else None,
-                data={"images": images, "labels": labels},
+                data=held,
                 provider="cpu",
             ).report
-            less = 1 - account.after.macs / account.before.macs
-            after = f"{account.accuracy_before:.2f} -> {account.accuracy_after:.2f}, MACs -{less:.0%}"
-            print(f"{path.name:24}--ratio {ratio} {compensate or ''}: {after}", flush=True)
+            print(f"{path.stem}: --ratio {ratio} {compensate or 'alone'}: {lost(account)}", flush=True)
+
+
+def lost(account: Account) -> str:
+    less = 1 - account.after.macs / account.before.macs
+    return f"{account.accuracy_before:.2f} -> {account.accuracy_after:.2f}, MACs -{less:.1%}"
+
+
+def two_modes(seen: Importances) -> str:
+    return f"{seen.below} of {seen.channels} below {seen.valley:.2g}, chance {seen.chance:.1g}, depth {seen.depth:.2g}"
 
 
 def main() -> None:
