@@ -135,9 +135,7 @@ def _cards(account: Account) -> list[dict[str, object]]:
     if account.accuracy_before is not None and account.accuracy_after is not None:
         accuracies = account.accuracy_before, account.accuracy_after
         one, two = (units.percent(each / 100) for each in accuracies)
-        cards.append(
-            _card("Top-1 accuracy", one, two, units.points(accuracies[1] - accuracies[0]), accuracies[1] / 100)
-        )
+        cards.append(_card("Top-1 accuracy", one, two, units.points(accuracies[0], accuracies[1]), accuracies[1] / 100))
     elif account.fidelity is not None:
         agreements = [each.top1_agreement for each in account.fidelity.outputs if each.top1_agreement is not None]
         if agreements:

@@ -59,14 +59,17 @@ def share(fraction: float) -> str:
     return "< 0.1 %" if 0 < fraction < 0.0005 else f"{fraction * 100:.1f} %"
 
 
-def points(difference: float) -> str:
-    """A difference of two percentages, in percentage points.
+def points(before: float, after: float) -> str:
+    """The difference of two percentages in percentage points, of what `percent` shows of them: the three add up.
 
     Example:
-        >>> points(-1.5), points(0.0)
-        ('-1.5 pp', '0.0 pp')
+        >>> points(91.9, 90.4), points(94.4, 92.549), percent(0.92549)
+        ('-1.5 pp', '-1.9 pp', '92.5 %')
     """
-    return f"{_signed(difference)} pp" if math.isfinite(difference) else "–"
+    if not (math.isfinite(before) and math.isfinite(after)):
+        return "–"
+    shown = [float(percent(value / 100).removesuffix(" %")) for value in (before, after)]
+    return f"{_signed(shown[1] - shown[0])} pp"
 
 
 def change(before: float, after: float) -> str:

@@ -39,7 +39,7 @@ def measures(
         table.add_row("File", units.bytes_of(before.file_bytes), units.bytes_of(after.file_bytes), relative)
     if accuracies[0] is not None and accuracies[1] is not None:
         shown = [units.percent(each / 100) for each in accuracies if each is not None]
-        table.add_row("Top-1 accuracy", *shown, units.points(accuracies[1] - accuracies[0]))
+        table.add_row("Top-1 accuracy", *shown, units.points(accuracies[0], accuracies[1]))
     if latency is not None:
         dense, compressed = latency.dense, latency.compressed
         medians, tails = (dense.median_ms, compressed.median_ms), (dense.p95_ms, compressed.p95_ms)
