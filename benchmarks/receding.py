@@ -97,7 +97,34 @@ CHOSEN = {
     ),
     "small": (PLAIN, Setting("l1", 5e-2), Setting("receding", 3e-2, anchored=3, **ANCHORED)),
 }
-TRIED = CHOSEN
+TRIED = {
+    "wide": (
+        *CHOSEN["wide"],
+        Setting("l1", 5e-3),
+        Setting("l1", 7e-3),
+        Setting("l1", 2e-2),
+        Setting("l1", 1e-2, spread=0.5),
+        Setting("receding", 3e-3, 0, factor=10),
+        Setting("receding", 1e-2, 1, factor=10),
+        Setting("receding", 1e-2, 3, factor=10, spread=1),
+        Setting("receding", 3e-2, 3, factor=10, start=0.1, spread=2),
+        Setting("receding", 2e-2, anchored=12, **ANCHORED),
+    ),
+    "small": (
+        *CHOSEN["small"],
+        *(Setting("l1", strength) for strength in (1e-3, 3e-3, 5e-3, 1e-2, 2e-2, 3e-2)),
+        Setting("l1", 3e-3, uniform=True),
+        Setting("l1", 3e-4, epochs=8),
+        Setting("receding", 3e-3, 0, factor=10, epochs=8),
+        Setting("receding", 3e-2, 3, factor=10),
+        Setting("receding", 1e-2, 2, factor=10),
+        Setting("receding", 3e-2, 3, factor=10, spread=2),
+        Setting("receding", 3e-2, 3, factor=10, start=0.1, spread=2),
+        Setting("receding", 1e-1, 3, factor=10, start=0.03, spread=2),
+        Setting("receding", 5e-2, 3, factor=10, start=0.01, spread=3),
+        Setting("receding", 3e-2, 3, factor=10, start=0.03, spread=2, epochs=8),
+    ),
+}
 
 
 def wide_vgg() -> sample.Layers:
