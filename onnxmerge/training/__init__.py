@@ -19,8 +19,8 @@ Example:
 
         model = training.bounded(model, start=0.5, spread=0.5, offset=True).model
         optimizer = torch.optim.SGD(training.parameter_groups(model, lr=0.1, weight_decay=5e-4), momentum=0.9)
-        for step, (pictures, labels) in enumerate(loader):
-            shift = training.shift_at(step / len(loader))
+        for step, (pictures, labels) in enumerate(batches_of_all_epochs):
+            shift = training.shift_at(step / all_steps)
             loss = cross_entropy(model(pictures), labels) + training.penalty(model, strength=0.03, shift=shift)
             optimizer.zero_grad()
             loss.backward()

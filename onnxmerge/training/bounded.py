@@ -1,8 +1,9 @@
 """BatchNorm with a bounded scale: ``y = sigmoid(γ)·x̂``, or with an offset ``y = sigmoid(γ)·(x̂ + δ)``.
 
+x̂ is the normalised input, γ and δ have a number for each channel.
+
 1. 0 < sigmoid(γ) < 1, so no channel can make up for a small scale elsewhere by a large one here, and scales of all
    layers can be compared.
-   x̂ is the normalised input.
 2. A channel whose scale has gone to zero is zero, and not a constant: it can be cut. The paper has no offset at all,
    which costs narrow networks; here an offset may stand inside, where it recedes with the scale.
 3. Everything else is torch's: running statistics, train and eval, ``momentum=None``, ``track_running_stats=False``.
@@ -25,6 +26,8 @@ from torch import Tensor, nn
 from onnxmerge.errors import UsageError
 
 __all__ = [
+    "LEAST",
+    "MOST",
     "Bounded",
     "BoundedBatchNorm1d",
     "BoundedBatchNorm2d",
@@ -32,6 +35,10 @@ __all__ = [
     "bounded_norms",
     "inverse_sigmoid",
 ]
+
+LEAST, MOST = 0.01, 0.99
+"""Scales that γ is set to, by conversion or by an anchor. A guess: there the sigmoid still passes on a hundredth of a
+gradient."""
 
 
 def inverse_sigmoid(scale: Tensor) -> Tensor:

@@ -28,6 +28,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from onnxmerge.errors import UsageError
 from onnxmerge.training.bounded import (
+    LEAST,
+    MOST,
     Bounded,
     BoundedBatchNorm1d,
     BoundedBatchNorm2d,
@@ -36,10 +38,7 @@ from onnxmerge.training.bounded import (
     inverse_sigmoid,
 )
 
-__all__ = ["LEAST", "MOST", "Conversion", "Converted", "Skipped", "bounded", "plain"]
-
-LEAST, MOST = 0.01, 0.99
-"""Scales that γ is taken from. A guess: the sigmoid still passes on a hundredth of a gradient there."""
+__all__ = ["Conversion", "Converted", "Skipped", "bounded", "plain"]
 
 _PAIRS: tuple[tuple[type[_BatchNorm], type[Bounded]], ...] = (
     (nn.BatchNorm1d, BoundedBatchNorm1d),
@@ -118,6 +117,8 @@ def bounded(
     new: dict[int, nn.Module] = {}
     converted, skipped = [], []
     for name, module in model.named_modules():
+        if isinstance(module, Bounded) and offset and module.delta is None:
+            skipped.append(Skipped(name, "it is bounded already, without an offset"))
         if not isinstance(module, _BatchNorm) or isinstance(module, Bounded):
             continue
         reason = _refusal(module, places, ties)
@@ -190,8 +191,9 @@ def _to_bounded(
         elif bias is not None and mean is not None and variance is not None:
             per_offset = (variance.double() + new.eps).sqrt() / new.weight.double()
             mean.copy_(mean.double() - bias.double() * per_offset)
-    for parameter in new.parameters(recurse=False):
-        parameter.requires_grad_(old.weight.requires_grad)
+    new.gamma.requires_grad_(old.weight.requires_grad)
+    if new.delta is not None and bias is not None:
+        new.delta.requires_grad_(bias.requires_grad)
     offsets = 0 if bias is None else int((bias != 0).sum())
     return new, Converted(name, old.num_features, clipped, offsets)
 

@@ -19,15 +19,14 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from onnxmerge.errors import UsageError
-from onnxmerge.training.bounded import bounded_norms, inverse_sigmoid
-from onnxmerge.training.convert import MOST
+from onnxmerge.training.bounded import MOST, bounded_norms
 
 __all__ = ["anchor", "parameter_groups", "penalty", "scales", "shift_at"]
 
@@ -61,58 +60,70 @@ def penalty(model: nn.Module, strength: float, shift: float = 0.0) -> Tensor:
     return strength * torch.stack([term.to(terms[0]) for term in terms]).sum()
 
 
-def shift_at(progress: float, first: float = 1.0, last: float = 4.0, between: Sequence[float] = (0.2, 0.4)) -> float:
+def shift_at(
+    progress: float, first: float = 1.0, last: float = 4.0, between: tuple[float, float] = (0.2, 0.4)
+) -> float:
     """The shift b in the course of a training: `first`, then rising evenly, then `last`.
 
     Args:
-        progress: Fraction of the training that is done, 0 ≤ progress ≤ 1.
+        progress: Fraction of the whole training that is done: steps by all steps, not by those of an epoch.
         first: b at first; with 1 a scale of one half feels a quarter of the greatest push.
         last: b in the end; with 4 a scale of one half feels next to none, one of a hundredth nearly the greatest.
         between: Fractions of the training where the rise begins and ends.
 
     Raises:
-        UsageError: `between` is no rising pair of fractions.
+        UsageError: `progress` is no fraction, or `between` no rising pair of fractions.
 
     Example:
         >>> [shift_at(progress, between=(0.25, 0.75)) for progress in (0.0, 0.5, 1.0)]
         [1.0, 2.5, 4.0]
     """
-    begins, ends = between
-    if not 0 <= begins < ends <= 1:
+    if not 0 <= progress <= 1:
+        raise UsageError(
+            f"progress is {progress:g}; it is the fraction of the training that is done, steps by all steps"
+        )
+    if len(between) != 2 or not 0 <= between[0] < between[1] <= 1:
         raise UsageError(f"between is {tuple(between)}; it is where a rise begins and ends, two rising fractions")
+    begins, ends = between
     return first + (last - first) * min(1.0, max(0.0, (progress - begins) / (ends - begins)))
 
 
 def anchor(model: nn.Module, channels: int, scale: float = 0.5) -> None:
     """Hold every layer's `channels`-th largest scale in one place; to be called after every step of the optimizer.
 
-    All scales of a layer are multiplied by one factor, so that proportions stay, but none goes beyond 0.99. If all that
-    reads the layer is linear and then normalised by batch statistics, the network computes the same as before;
-    elsewhere, before a sum or a classifier, what reads it learns to. So a layer neither recedes nor stays as a whole,
-    and `channels` is about how many each keeps in the end, wide or narrow.
+    All scales of a layer are multiplied by one factor, none beyond 0.99. So a layer wider than `channels` neither
+    recedes nor stays as a whole, and `channels` is about how many it keeps in the end; a narrower one keeps all.
+
+    What follows is the same function of the training batch as before, if it is homogeneous and then normalised by batch
+    statistics (convolution without bias, ReLU, pooling, BatchNorm), as far as its ε is nothing beside the variance and
+    nothing was clipped. Elsewhere, before a sum, a classifier or another activation, it changes by the factor, which is
+    near one from step to step; so call it from the first step on, not on scales that have parted without it.
 
     Args:
-        model: A network with bounded BatchNorms; changed in place.
-        channels: Which scale of each layer is held, counted from the largest, at least 1; the smallest where the layer
-            has fewer.
+        model: A network with bounded BatchNorms; changed in place, but for scales that need no gradient.
+        channels: Which scale of each layer is held, counted from the largest, at least 1.
         scale: Where it is held, 0 < scale ≤ 0.99.
 
     Raises:
-        UsageError: An argument lies outside, or the model has no bounded BatchNorm.
+        UsageError: An argument lies outside, the model has no bounded BatchNorm, or no layer has more channels.
     """
-    if channels < 1:
-        raise UsageError(f"channels is {channels}; each layer keeps at least 1")
+    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+        raise UsageError(f"channels is {channels}; it is a whole number, and each layer keeps at least 1")
     if not 0 < scale <= MOST:
         raise UsageError(f"scale is {scale:g}; a scale that is held lies above 0 and is at most {MOST:g}")
     norms = [norm for _, norm in bounded_norms(model)]
     if not norms:
         raise UsageError(_NOTHING_BOUNDED)
+    widest = max(norm.num_features for norm in norms)
+    if channels >= widest:
+        raise UsageError(f"channels is {channels}, and the widest layer has {widest}: nothing would recede")
     with torch.no_grad():
-        for norm in norms:
-            # float64: near one the inverse of a sigmoid loses digits. A scale of nothing has no inverse.
-            applied = torch.sigmoid(norm.gamma.double()).clamp(min=torch.finfo(torch.float64).tiny)
-            held = applied.topk(min(channels, norm.num_features)).values[-1]
-            norm.gamma.copy_(inverse_sigmoid((applied * (scale / held)).clamp(max=MOST)))
+        for gamma in (norm.gamma for norm in norms if norm.gamma.requires_grad):
+            # In logarithms: a scale may be too small for a number, its proportion to the others is not.
+            log = nn.functional.logsigmoid(gamma if gamma.dtype == torch.float64 else gamma.float())
+            held = log.topk(min(channels, len(log))).values[-1]
+            log = (log + (math.log(scale) - held)).clamp(max=math.log(MOST))
+            gamma.copy_(log - torch.log(-torch.expm1(log)))
 
 
 def parameter_groups(
@@ -121,8 +132,9 @@ def parameter_groups(
     """Two groups for any torch optimizer: the γ of bounded scales last, all other parameters first.
 
     Weight decay would pull γ to 0, that is scales to one half, so they get none; and since a sigmoid passes on at most
-    a quarter of a gradient, they learn ten times as fast (the paper's factor). Parameters that need no gradient are
-    left out. A scheduler that sets rates of its own, as OneCycleLR does, wants ``[group["lr"] for group in groups]``.
+    a quarter of a gradient, they learn ten times as fast (the paper's factor). Offsets δ are among the others.
+    Parameters that need no gradient are left out. A scheduler that sets rates of its own, as OneCycleLR does, wants
+    ``[group["lr"] for group in groups]``.
 
     Args:
         model: A network, with bounded BatchNorms or without; without any the second group is empty.

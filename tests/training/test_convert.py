@@ -88,6 +88,21 @@ def test_with_offsets_training_outputs_stay_as_well() -> None:
     assert training.bounded(nn.BatchNorm2d(3), offset=True).model.delta.tolist() == [0, 0, 0]
 
 
+def test_what_was_frozen_stays_frozen() -> None:
+    for frozen in ("weight", "bias"):
+        norm = nn.BatchNorm2d(3)
+        getattr(norm, frozen).requires_grad_(False)
+        new = training.bounded(norm, offset=True).model
+        assert (new.gamma.requires_grad, new.delta.requires_grad) == (frozen == "bias", frozen == "weight")
+
+
+def test_bounded_already_without_offset_is_said() -> None:
+    model = training.bounded(nn.Sequential(nn.BatchNorm2d(3))).model
+    (skipped,) = training.bounded(model, offset=True).skipped
+    assert (skipped.name, "without an offset" in skipped.reason) == ("0", True)
+    assert training.bounded(training.bounded(nn.BatchNorm2d(3), offset=True).model, offset=True).skipped == ()
+
+
 def test_clipped_scales_are_counted() -> None:
     model = nn.Sequential(nn.BatchNorm2d(6))
     with torch.no_grad():

@@ -27,8 +27,8 @@ def test_the_example_trains_exports_and_is_cut(tmp_path: Path, capsys: pytest.Ca
     exec(compile(code, str(DOCS), "exec"), names)
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.BatchNorm2d(6, affine=False), nn.Flatten(),
-        nn.Linear(96, 2),
+        nn.Conv2d(1, 20, 3), nn.BatchNorm2d(20), nn.ReLU(), nn.BatchNorm2d(20, affine=False), nn.Flatten(),
+        nn.Linear(320, 2),
     )  # fmt: skip
     pictures = torch.randn(24, 1, 6, 6)
     loader = [(pictures[at : at + 8], (pictures[at : at + 8].mean((1, 2, 3)) > 0).long()) for at in (0, 8, 16)]
@@ -38,4 +38,4 @@ def test_the_example_trains_exports_and_is_cut(tmp_path: Path, capsys: pytest.Ca
         tmp_path / "in.onnx", Options(ratio=0.5, of="channels", method="receding"),
         verification=Verification(enabled=False),
     )  # fmt: skip
-    assert [(entry.size, entry.kept) for entry in result.report.groups] == [(6, 3)]
+    assert [(entry.size, entry.kept) for entry in result.report.groups] == [(20, 10)]
