@@ -10,6 +10,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import onnxmerge
@@ -126,14 +127,20 @@ def test_two_models_are_compared_on_pictures(tmp_path: Path) -> None:
     file = tmp_path / "p.json"
     file.write_text('{"do_normalize": true, "image_mean": [0.25], "image_std": [2.0]}')
     for number in range(4):
-        image.new("L", (32, 32), 60 * number).save(tmp_path / f"{number}.png")
-    images = onnxmerge.ImageOptions(resize=(28, 28), preprocessor=str(file))  # type: ignore[arg-type]
-    seen = onnxmerge.compare(MODEL, MODEL, data=tmp_path, images=images, provider="cpu")
-    assert seen.fidelity is not None
-    assert seen.fidelity.cosine == pytest.approx(1.0)
-    assert "4" in seen.samples
-    with pytest.raises(UsageError, match="mean"):
-        onnxmerge.compare(MODEL, MODEL, data=CALIBRATION, images=onnxmerge.ImageOptions(mean=(0.5,)), provider="cpu")
+        image.new("L", (28, 28), 60 * number).save(tmp_path / f"{number}.png")
+    smaller = onnxmerge.compress(MODEL, 0.5, method="prune", verify=False).model
+    pixels = np.stack([np.full((1, 28, 28), 60 * number / 255) for number in range(4)])
+    by_hand = {"images": ((pixels - 0.25) / 2.0).astype(np.float32)}
+    images = onnxmerge.ImageOptions(preprocessor=str(file))  # type: ignore[arg-type]
+    seen, plain, expected = (
+        onnxmerge.compare(MODEL, smaller, data=data, images=options, provider="cpu").fidelity
+        for data, options in ((tmp_path, images), (tmp_path, None), (by_hand, None))
+    )
+    assert seen is not None
+    assert plain is not None
+    assert expected is not None
+    assert seen.cosine == pytest.approx(expected.cosine, rel=1e-6)
+    assert seen.cosine != pytest.approx(plain.cosine, rel=1e-3)
 
 
 def test_a_size_of_samples_is_looked_at() -> None:

@@ -15,8 +15,8 @@ from onnxmerge.pipeline.run import (
     CALIB_SIZE,
     MEMORY_LIMIT,
     NO_SHAPES,
-    Given,
     SampleSource,
+    Sampling,
     Shapes,
     Source,
     advising,
@@ -96,10 +96,10 @@ def compress(
         OnnxMergeError: Some subclass; see `onnxmerge.errors`.
     """
     run = start(source, options, shapes, progress)
-    given = Given(calibration, calib_size, data, images)
-    fitting, held = load_both(run, given)
+    sampling = Sampling(calibration, calib_size, data, images)
+    fitting, held = load_both(run, sampling)
     check_answerable(run.model, verification)
-    begun = origin(run, given, verification)
+    begun = origin(run, sampling, verification)
     with advising(run, held):
         result = find_cut(run, fitting, held, verification)
         proto = to_proto(result.model)
@@ -172,10 +172,10 @@ def compress_file(
     if dry_run and verification.gated:
         raise UsageError("a dry run verifies nothing; leave --min-cosine and --max-drop out")
     run = start(path, options, shapes, progress)
-    given = Given(calibration, calib_size, data, images)
-    fitting, held = load_both(run, given)
+    sampling = Sampling(calibration, calib_size, data, images)
+    fitting, held = load_both(run, sampling)
     check_answerable(run.model, verification)
-    begun = origin(run, given, verification)
+    begun = origin(run, sampling, verification)
     with advising(run, held):
         result = find_cut(run, fitting, held, verification)
     if dry_run or target is None:

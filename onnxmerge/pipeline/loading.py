@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxmerge.errors import UsageError
 from onnxmerge.graph import Model, class_numbers
-from onnxmerge.pipeline.run import Given, Run, SampleSource
+from onnxmerge.pipeline.run import Run, SampleSource, Sampling
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.images import ImageOptions
 from onnxmerge.samples.load import load_samples
@@ -55,15 +55,15 @@ def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
                 np.lib.format.write_array(stream, array, allow_pickle=False)
 
 
-def load_both(run: Run, given: Given) -> tuple[Samples | None, Samples | None]:
+def load_both(run: Run, sampling: Sampling) -> tuple[Samples | None, Samples | None]:
     """Samples to fit on and samples to report on; where only the first are given, part of them is held out."""
     with run.stage("loading samples"):
         fitting, held = None, None
-        if given.calibration is not None:
-            fitting = load(given.calibration, run, given.calib_size, given.images, labelled=False)
-        if given.data is not None:
-            held = load(given.data, run, None, given.images)
-        check_images(given.images, fitting, held)
+        if sampling.calibration is not None:
+            fitting = load(sampling.calibration, run, sampling.calib_size, sampling.images, labelled=False)
+        if sampling.data is not None:
+            held = load(sampling.data, run, None, sampling.images)
+        check_images(sampling.images, fitting, held)
     if fitting is not None and held is None and not run.options.resolved(measurable=True).measured:
         return None, fitting  # nothing is fitted to them
     if fitting is not None and held is None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxmerge import __version__
 from onnxmerge.graph import external_files
-from onnxmerge.pipeline.run import CALIB_SIZE, Given, Run, SampleSource, Source
+from onnxmerge.pipeline.run import CALIB_SIZE, Run, SampleSource, Sampling, Source
 from onnxmerge.plan.options import Options
 from onnxmerge.runtime.kernels import device_name, usable_cores
 from onnxmerge.runtime.session import runtime_version
@@ -42,9 +42,11 @@ class Origin:
     hashes: Mapping[str, str] = field(repr=False)
 
 
-def origin(run: Run, given: Given, verification: Verification) -> Origin:
+def origin(run: Run, sampling: Sampling, verification: Verification) -> Origin:
     """Where what comes of a run comes from; to be asked before the result may replace the source."""
-    return Origin(_settings(run, given, verification), _python_call(run, given, verification), digests(run.source))
+    return Origin(
+        _settings(run, sampling, verification), _python_call(run, sampling, verification), digests(run.source)
+    )
 
 
 def digests(source: Source) -> dict[str, str]:
@@ -84,13 +86,13 @@ def environment(measured: Measured | None) -> dict[str, str]:
     return found
 
 
-def _settings(run: Run, given: Given, verification: Verification) -> dict[str, object]:
+def _settings(run: Run, sampling: Sampling, verification: Verification) -> dict[str, object]:
     """What was asked for besides the options of the plan, under the names of the command line."""
     return {
-        "calib": _words(given.calibration),
-        "calib_size": given.calib_size,
-        "data": _words(given.data),
-        "images": None if given.images is None else asdict(given.images),
+        "calib": _words(sampling.calibration),
+        "calib_size": sampling.calib_size,
+        "data": _words(sampling.data),
+        "images": None if sampling.images is None else asdict(sampling.images),
         "shape": {name: list(dims) for name, dims in run.shapes.items()},
         "verify": verification.enabled,
         "provider": verification.provider,
@@ -108,32 +110,32 @@ def _words(samples: SampleSource | None) -> str | None:
     return "arrays" if isinstance(samples, Mapping) else str(samples)
 
 
-def _python_call(run: Run, given: Given, verification: Verification) -> str:
+def _python_call(run: Run, sampling: Sampling, verification: Verification) -> str:
     """The call of the public API; arrays and models in memory by names that say what they stand for."""
-    said: dict[str, Any] = {
-        "calibration": None if given.calibration is None else _name(given.calibration, "samples"),
-        "calib_size": None if given.calib_size == CALIB_SIZE else given.calib_size,
-        "data": None if given.data is None else _name(given.data, "held_out"),
-        "images": None if given.images is None else _images_call(given.images),
+    given: dict[str, Any] = {
+        "calibration": None if sampling.calibration is None else _name(sampling.calibration, "samples"),
+        "calib_size": None if sampling.calib_size == CALIB_SIZE else sampling.calib_size,
+        "data": None if sampling.data is None else _name(sampling.data, "held_out"),
+        "images": None if sampling.images is None else _images_call(sampling.images),
     }
     if run.shapes:
-        said["shapes"] = {name: tuple(dims) for name, dims in run.shapes.items()}
+        given["shapes"] = {name: tuple(dims) for name, dims in run.shapes.items()}
     for chosen, usual in (
         (asdict(run.options), asdict(Options())),
         (asdict(verification), asdict(Verification())),
     ):
         changed = {name: value for name, value in chosen.items() if value != usual[name]}
-        said.update({"verify" if name == "enabled" else name: value for name, value in changed.items()})
+        given.update({"verify" if name == "enabled" else name: value for name, value in changed.items()})
     words = [_name(run.source, "model")]
-    for name, value in said.items():
+    for name, value in given.items():
         if value is not None:
             words.append(f"{name}={value if isinstance(value, _Text) else repr(value)}")
     return f"onnxmerge.compress({', '.join(words)})"
 
 
 def _images_call(images: ImageOptions) -> _Text:
-    said = {each.name: getattr(images, each.name) for each in fields(images) if getattr(images, each.name) is not None}
-    words = (f"{name}={_name(value, '') if isinstance(value, Path) else repr(value)}" for name, value in said.items())
+    given = {each.name: getattr(images, each.name) for each in fields(images) if getattr(images, each.name) is not None}
+    words = (f"{name}={_name(value, '') if isinstance(value, Path) else repr(value)}" for name, value in given.items())
     return _Text(f"onnxmerge.ImageOptions({', '.join(words)})")
 
 

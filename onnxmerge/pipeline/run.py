@@ -22,9 +22,9 @@ __all__ = [
     "MEMORY_LIMIT",
     "NO_SHAPES",
     "SYNTHETIC",
-    "Given",
     "Run",
     "SampleSource",
+    "Sampling",
     "Shapes",
     "Source",
     "advising",
@@ -53,7 +53,7 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Given:
+class Sampling:
     """What is looked at besides the model.
 
     Attributes:

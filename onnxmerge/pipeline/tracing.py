@@ -17,9 +17,9 @@ from onnxmerge.pipeline.run import (
     MEMORY_LIMIT,
     NO_SHAPES,
     SYNTHETIC,
-    Given,
     Run,
     SampleSource,
+    Sampling,
     Shapes,
     Source,
     advising,
@@ -80,7 +80,7 @@ def tradeoff(
     run = start(source, options, shapes, progress)
     if run.model.bytes_of_weights() > MEMORY_LIMIT:
         raise UsageError("above 2 GB there is no trade-off curve; compress the model at the ratios of interest")
-    fitting, held = load_both(run, Given(calibration, calib_size, data, images))
+    fitting, held = load_both(run, Sampling(calibration, calib_size, data, images))
     check_answerable(run.model, verification)
     with advising(run, held):
         prepared = prepare(run, fitting, held, verification)

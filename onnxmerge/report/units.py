@@ -43,10 +43,15 @@ def percent(fraction: float) -> str:
     """
     if not math.isfinite(fraction):
         return "–"
+    return f"{fraction * 100:.{_decimals(fraction)}f} %"
+
+
+def _decimals(fraction: float) -> int:
+    """How many `percent` shows."""
     value, digits = fraction * 100, 1
     while digits < 6 and value not in (0, 100) and float(f"{value:.{digits}f}") in (0, 100):
         digits += 1
-    return f"{value:.{digits}f} %"
+    return digits
 
 
 def share(fraction: float) -> str:
@@ -60,16 +65,17 @@ def share(fraction: float) -> str:
 
 
 def points(before: float, after: float) -> str:
-    """The difference of two percentages in percentage points, of what `percent` shows of them: the three add up.
+    """The difference of two percentages, in percentage points, of what `percent` shows of them: the three add up.
 
     Example:
-        >>> points(91.9, 90.4), points(94.4, 92.549), percent(0.92549)
-        ('-1.5 pp', '-1.9 pp', '92.5 %')
+        >>> points(91.9, 90.4), points(94.4, 92.549), points(99.98, 100.0), points(50.0, 50.0)
+        ('-1.5 pp', '-1.9 pp', '+0.02 pp', '0.0 pp')
     """
     if not (math.isfinite(before) and math.isfinite(after)):
         return "–"
-    shown = [float(percent(value / 100).removesuffix(" %")) for value in (before, after)]
-    return f"{_signed(shown[1] - shown[0])} pp"
+    digits = [_decimals(value / 100) for value in (before, after)]
+    shown = [round(value, each) for value, each in zip((before, after), digits, strict=True)]
+    return f"{_signed(shown[1] - shown[0], max(digits))} pp"
 
 
 def change(before: float, after: float) -> str:
@@ -136,8 +142,8 @@ def _scaled(number: int, unit: str) -> str:
     return f"{value:.1f} {STEPS[step]}{unit}"
 
 
-def _signed(value: float) -> str:
-    return f"{round(value, 1):+.1f}" if round(value, 1) else "0.0"
+def _signed(value: float, digits: int = 1) -> str:
+    return f"{value:+.{digits}f}" if round(value, digits) else "0.0"
 
 
 def _digits(value: float) -> str:

@@ -20,6 +20,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -60,9 +61,7 @@ def penalty(model: nn.Module, strength: float, shift: float = 0.0) -> Tensor:
     return strength * torch.stack([term.to(terms[0]) for term in terms]).sum()
 
 
-def shift_at(
-    progress: float, first: float = 1.0, last: float = 4.0, between: tuple[float, float] = (0.2, 0.4)
-) -> float:
+def shift_at(progress: float, first: float = 1.0, last: float = 4.0, between: Sequence[float] = (0.2, 0.4)) -> float:
     """The shift b in the course of a training: `first`, then rising evenly, then `last`.
 
     Args:
@@ -107,7 +106,7 @@ def anchor(model: nn.Module, channels: int, scale: float = 0.5) -> None:
     Raises:
         UsageError: An argument lies outside, the model has no bounded BatchNorm, or no layer has more channels.
     """
-    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+    if channels < 1 or channels % 1:
         raise UsageError(f"channels is {channels}; it is a whole number, and each layer keeps at least 1")
     if not 0 < scale <= MOST:
         raise UsageError(f"scale is {scale:g}; a scale that is held lies above 0 and is at most {MOST:g}")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxmerge.plan.allocate import along_path, global_path, round_counts, uniform_counts, uniform_path
+from onnxmerge.plan.allocate import along_path, floor_of, global_path, round_counts, uniform_counts, uniform_path
 from onnxmerge.plan.grid import multiples
 
 SIZES = st.dictionaries(st.integers(0, 9), st.integers(1, 40), min_size=1, max_size=6)
@@ -122,6 +122,15 @@ def test_a_floor_does_not_hold_what_has_receded() -> None:
     assert global_path({0: 20}, {0: some})[-1] == (0, 1)
     assert global_path({0: 20}, {0: np.maximum(some, 0.01)})[-1] == (0, 2)  # a hundredth has not: two stay
     assert global_path({0: 20}, {0: np.zeros(20)})[-1] == (0, 2)
+
+
+def test_one_outlier_does_not_take_the_floor_from_a_group() -> None:
+    assert floor_of(np.array([0.4] * 49 + [150.0])) == 5
+    assert floor_of(np.array([0.4] * 49 + [1000.0])) == 1
+
+
+def test_scores_that_are_no_numbers_keep_the_floor() -> None:
+    assert floor_of(np.full(50, np.nan)) == 5
 
 
 def test_equal_scores_go_in_the_order_of_groups() -> None:

@@ -78,6 +78,17 @@ def test_a_layer_that_receded_altogether_keeps_its_floor() -> None:
     assert result.report.importances.floored == 4
 
 
+def test_a_floor_does_not_hold_what_lies_far_below_the_rest_of_its_layer() -> None:
+    rng = np.random.default_rng(4)
+    deep = np.concatenate([np.full(38, 0.004), [0.9, 0.95]]).astype(np.float32)
+    layers = {"a": scales(0, 30, 10), "b": rng.permutation(deep), "c": scales(2, 20, 20)}
+    result = automatic(network(layers))
+    kept = {entry.name: list(entry.kept) for entry in result.plan.groups}
+    assert kept["b"] == np.flatnonzero(layers["b"] > 0.1).tolist()  # two of 40, where a tenth would be four
+    assert result.report.importances is not None
+    assert result.report.importances.floored == 0
+
+
 def test_where_everything_below_has_to_stay_nothing_is_written() -> None:
     with pytest.raises(NothingToCutError, match=r"35 channels lie below .* all stay.*leave --round-to out"):
         automatic(network(LAYERS), round_to=64)
