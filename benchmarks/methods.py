@@ -33,7 +33,7 @@ from onnxmerge.plan.options import MEASURED_COMPENSATIONS, MEASURED_SELECTIONS, 
 from onnxmerge.runtime import AccuracyMeter
 from onnxmerge.runtime.session import Session
 from onnxmerge.samples.feeds import Samples
-from onnxmerge.verify import quiet
+from onnxmerge.verify import Verification, quiet
 
 MODELS = Path(__file__).resolve().parents[1] / "sample_models"
 RATIOS = (0.3, 0.5)
@@ -87,7 +87,7 @@ def measured(network: Network, options: Options, held: Samples, fitting: Samples
     run = start(network.model, options, {}, quiet)
     cells, seconds = [], 0.0
     try:
-        prepared = prepare(run, fitting, held, "cpu")
+        prepared = prepare(run, fitting, held, Verification(provider="cpu"))
         for ratio in RATIOS:
             found = cut_at(run, prepared, ratio)
             model = to_proto(found.model).SerializeToString()

@@ -20,6 +20,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -85,7 +86,7 @@ class Setting:
 
 
 PLAIN = Setting("plain")
-ANCHORED = {"shift": 1.0, "rise": 4.0, "factor": 10.0, "spread": 0.5, "offset": True}
+ANCHORED: dict[str, Any] = {"shift": 1.0, "rise": 4.0, "factor": 10.0, "spread": 0.5, "offset": True}
 CHOSEN = {
     "wide": (
         PLAIN,
