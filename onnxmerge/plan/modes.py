@@ -4,7 +4,7 @@ A network that was trained so that unneeded scales recede (2204.06404) has two k
 network are one list; the valley between the two kinds is where it is cut. Nothing else goes, with two exceptions:
 
 1. Each group keeps its floor (`allocate.floor_of`): a layer whose scales have all receded keeps its largest ones.
-2. Where channel counts have to be multiples, groups are moved to the nearest.
+2. Where channel counts have to be multiples, groups keep some that have receded: nothing above the valley goes.
 
 Scales and what stands in for them have no unit in common. So where some groups have BatchNormalization, the others keep
 all channels; where none has, the stand-ins are the list.
@@ -25,8 +25,8 @@ import numpy as np
 from onnxmerge.decompose import find_valley, histogram
 from onnxmerge.decompose.rows import Floats
 from onnxmerge.errors import NothingToCutError
-from onnxmerge.plan.allocate import floor_of, round_counts
-from onnxmerge.plan.grid import Allowed
+from onnxmerge.plan.allocate import floor_of
+from onnxmerge.plan.grid import Allowed, rising
 
 __all__ = ["Importances", "below_valley"]
 
@@ -92,7 +92,8 @@ def below_valley(
     sizes = {group: len(score) for group, score in listed.items()}
     above = {group: int(np.count_nonzero(score >= found.at)) for group, score in listed.items()}
     counts = {group: max(count, floor_of(listed[group])) for group, count in above.items()}
-    counts = {group: count for group, count in round_counts(counts, sizes, allowed).items() if count < sizes[group]}
+    counts = {group: rising(allowed[group], sizes[group], count - 1) for group, count in counts.items()}
+    counts = {group: count for group, count in counts.items() if count < sizes[group]}
     if not counts:
         raise NothingToCutError(
             f"{source}: {found.below} channels lie below the valley at {found.at:.3g} and all stay, because each group "

@@ -94,14 +94,15 @@ def test_where_everything_below_has_to_stay_nothing_is_written() -> None:
         automatic(network(LAYERS), round_to=64)
 
 
-def test_what_stays_below_is_counted_by_group() -> None:
-    """Rounding takes channels from above the valley in one group while others keep some below it."""
-    layers = {"a": scales(0, 29, 11), "b": scales(3, 40, 0), "c": scales(2, 20, 20)}
+def test_rounding_never_takes_what_lies_above() -> None:
+    layers = {"a": scales(0, 29, 11), "b": scales(3, 31, 9), "c": scales(2, 20, 20)}
     result = automatic(network(layers), round_to=8)
-    kept = {entry.name: len(entry.kept) for entry in result.plan.groups}
-    above = {name: int(np.count_nonzero(gamma > 0.1)) for name, gamma in layers.items()}
+    kept = {entry.name: set(entry.kept) for entry in result.plan.groups}
+    assert {name: len(kept[name]) for name in ("a", "b")} == {"a": 16, "b": 16}  # 11 and 9 lie above, and 20 in c
+    for name in ("a", "b"):
+        assert set(np.flatnonzero(layers[name] > 0.1).tolist()) < kept[name]
     assert result.report.importances is not None
-    assert result.report.importances.floored == sum(max(kept[name] - above[name], 0) for name in layers) > 0
+    assert result.report.importances.floored == (16 - 11) + (16 - 9) + (24 - 20)
 
 
 def test_layers_whose_scales_are_all_small_are_no_mode() -> None:
