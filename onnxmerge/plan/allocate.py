@@ -64,10 +64,9 @@ def floor_of(score: np.ndarray) -> int:
     Args:
         score: (n,) scores of its channels, n ≥ 1, at least 0.
     """
-    held = max(1, ceil(FLOOR * len(score)))
+    held = np.sort(score)[-ceil(FLOOR * len(score)) :]
     # Not the largest alone: one outlier would make all others look small.
-    receded = np.sort(score) < RECEDED * np.mean(np.sort(score)[-held:])
-    return max(1, held - int(np.count_nonzero(receded[-held:])))
+    return max(1, len(held) - int(np.count_nonzero(held < RECEDED * held.mean())))
 
 
 def uniform_counts(sizes: Mapping[int, int], ratio: float) -> dict[int, int]:

@@ -52,13 +52,17 @@ def penalty(model: nn.Module, strength: float, shift: float = 0.0) -> Tensor:
         raise UsageError(f"strength is {strength:g}; it is at least 0")
     terms = []
     for _, norm in bounded_norms(model):
-        shifted = norm.gamma if norm.gamma.dtype == torch.float64 else norm.gamma.float()
-        shifted = shifted + shift
+        shifted = _wide(norm.gamma) + shift
         # logsigmoid stays finite where the sigmoid itself is rounded to zero.
         terms.append((torch.sigmoid(shifted) * (1 - nn.functional.logsigmoid(shifted))).sum())
     if not terms:
         raise UsageError(_NOTHING_BOUNDED)
     return strength * torch.stack([term.to(terms[0]) for term in terms]).sum()
+
+
+def _wide(gamma: Tensor) -> Tensor:
+    """γ in float32 or wider."""
+    return gamma if gamma.dtype == torch.float64 else gamma.float()
 
 
 def shift_at(progress: float, first: float = 1.0, last: float = 4.0, between: Sequence[float] = (0.2, 0.4)) -> float:
@@ -119,7 +123,7 @@ def anchor(model: nn.Module, channels: int, scale: float = 0.5) -> None:
     with torch.no_grad():
         for gamma in (norm.gamma for norm in norms if norm.gamma.requires_grad):
             # In logarithms: a scale may be too small for a number, its proportion to the others is not.
-            log = nn.functional.logsigmoid(gamma if gamma.dtype == torch.float64 else gamma.float())
+            log = nn.functional.logsigmoid(_wide(gamma))
             held = log.topk(min(channels, len(log))).values[-1]
             log = (log + (math.log(scale) - held)).clamp(max=math.log(MOST))
             gamma.copy_(log - torch.log(-torch.expm1(log)))
