@@ -148,11 +148,12 @@ def test_every_option_arrives(given: Callable[..., dict[str, Any]]) -> None:
         *("--calib", "c.npz", "--calib-size", 64, "--data", "d.npz", "--mean", "0.1,0.2,0.3", "--std", "2"),
         *("--scale", "0.5", "--resize", "24x32", "--shape", "x:0:1,3,8,8", "--shape", "y:2"),
         *("--min-cosine", 0.9, "--max-drop", 1.5, "--provider", "cpu"),
-        *("--external-data", "--overwrite", "--dry-run", "-v"),
+        *("--external-data", "--overwrite", "--dry-run", "-v", "--effort", "fast", "--memory", "1.5GB"),
     )
     assert seen["options"] == Options(
-        0.3, "params", "global", "fold", "gm", "merge", 0.2, 0.7, True, False, ("a*", "b"), ("c",), 8, 7
-    )
+        0.3, "params", "global", "fold", "gm", "merge", 0.2, 0.7, True, False, ("a*", "b"), ("c",), 8, "fast",
+        3 << 29, 7,
+    )  # fmt: skip
     assert seen["verification"] == Verification(True, "cpu", 0.9, 1.5)
     assert seen["images"] == ImageOptions((0.1, 0.2, 0.3), (2.0,), 0.5, (24, 32))
     assert seen["shapes"] == {"x:0": (1, 3, 8, 8), "y": (2,)}

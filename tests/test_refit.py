@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxmerge.moments.harm import divergence
+from onnxmerge.moments.divergence import divergence
 from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import Options
 from onnxmerge.verify import Verification

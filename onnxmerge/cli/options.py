@@ -15,6 +15,7 @@ from onnxmerge.pipeline.run import CALIB_SIZE
 from onnxmerge.plan.options import (
     ALLOCATIONS,
     BUDGETS,
+    EFFORT_NAMES,
     MEASURED_COMPENSATIONS,
     MEASURED_SELECTIONS,
     METHODS,
@@ -180,6 +181,20 @@ WHAT = all_of(
         "--fold-mean/--no-fold-mean",
         default=None,
         help="Put known means of removed channels into the biases of what reads them.  [default: the method's]",
+    ),
+    of_method(
+        "--effort",
+        type=Choice(EFFORT_NAMES),
+        default=Options.effort,
+        show_default=True,
+        help="How much planning looks at the samples: up to about 5, 12 or 50 times each.",
+    ),
+    of_method(
+        "--memory",
+        type=values.memory,
+        metavar="SIZE",
+        help="Memory for the matrices of one layer, such as 4GB; wider layers are solved from a sample of their rows.  "
+        "[default: a quarter of what is free]",
     ),
     of_groups(
         "--coupled/--no-coupled",

@@ -8,8 +8,9 @@ import math
 from onnxmerge.errors import UsageError
 from onnxmerge.samples.image_options import LONGEST_SIDE
 
-__all__ = ["counts", "multiple", "numbers", "ratio", "ratios", "size"]
+__all__ = ["counts", "memory", "multiple", "numbers", "ratio", "ratios", "size"]
 
+_UNITS = {"MB": 1 << 20, "GB": 1 << 30}
 _MOST_RATIOS, _ENDLESS = 1000, 1e15
 
 
@@ -28,6 +29,15 @@ def counts(value: str) -> tuple[int, ...]:
     if not all(each.isdecimal() and int(each) > 0 for each in parts):
         raise UsageError(f"--batch is {value!r}; expected positive numbers such as 1,8,32")
     return tuple(dict.fromkeys(map(int, parts)))
+
+
+def memory(value: str) -> int:
+    """``4GB``, ``500MB``: powers of 1024."""
+    number, unit = value[:-2].strip(), value[-2:].upper()
+    with contextlib.suppress(ValueError):
+        if unit in _UNITS and math.isfinite(float(number)) and float(number) > 0:
+            return int(float(number) * _UNITS[unit])
+    raise UsageError(f"--memory is {value!r}; expected a size such as 4GB or 500MB")
 
 
 def multiple(value: str) -> int | str:

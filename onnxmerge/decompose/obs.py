@@ -20,9 +20,11 @@ from onnxmerge.decompose.rows import Floats, Indices, least_first
 
 __all__ = ["Elimination", "Reader", "eliminate", "elimination_work", "rank_by_energy"]
 
-SINGLY, CANDIDATES = 256, 4
-"""Channels of which one goes at a time; beyond, one of every 256 goes in a round, chosen from four times as many. The
+SINGLY, CANDIDATES = 64, 4
+"""Channels of which one goes at a time; beyond, one of every 64 goes in a round, chosen from four times as many. The
 update of a round is one matrix product instead of several passes over a matrix that no cache holds."""
+COMPACT = 0.8
+"""Part of a matrix that has to be left before the rest is copied into a smaller one."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,16 @@ class _State:
         self.inverse = _inverse(reader.covariance / scale, ridge)
         self.weight = reader.weight.copy()
         self.factor = scale * reader.weighting
-        self.places = reader.places
+        self.places = reader.places.copy()
+        self.alive = np.ones(d, dtype=bool)
 
     def costs(self, alive: Indices) -> Floats:
         places = self.places[alive]
-        blocks = self.inverse[places[:, :, None], places[:, None, :]]
         weights = self.weight[places]
+        if places.shape[1] == 1:
+            power = np.square(weights[:, 0]).sum(axis=1)
+            return np.asarray(power / self.inverse[places[:, 0], places[:, 0]]) * self.factor
+        blocks = self.inverse[places[:, :, None], places[:, None, :]]
         solved = np.linalg.solve(blocks, weights)
         return np.asarray(np.einsum("gro,gro->g", weights, solved)) * self.factor
 
@@ -86,6 +92,7 @@ class _State:
         part = copy(self)
         part.inverse, part.weight = self.inverse[np.ix_(rows, rows)], self.weight[rows]
         part.places = np.arange(len(rows)).reshape(len(channels), -1)
+        part.alive = np.ones(len(rows), dtype=bool)
         return part
 
     def remove(self, channels: Indices) -> None:
@@ -98,6 +105,18 @@ class _State:
         self.inverse[rows, :] = 0.0
         self.inverse[:, rows] = 0.0
         self.inverse[rows, rows] = 1.0
+        self.alive[rows] = False
+        if np.count_nonzero(self.alive) < COMPACT * len(self.alive):
+            self._compact()
+
+    def _compact(self) -> None:
+        """Leave out the rows that are gone."""
+        left = np.flatnonzero(self.alive)
+        self.inverse, self.weight = self.inverse[np.ix_(left, left)], self.weight[left]
+        number = np.zeros(len(self.alive), dtype=np.int64)
+        number[left] = np.arange(len(left))
+        self.places = number[self.places]  # those of removed channels mean nothing and are not asked for
+        self.alive = np.ones(len(left), dtype=bool)
 
 
 def _inverse(covariance: Floats, ridge: float) -> Floats:

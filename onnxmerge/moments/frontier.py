@@ -8,18 +8,18 @@ one forward pass, however often it stops. What does not fit into memory waits in
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
 from numpy.typing import NDArray
 
 from onnxmerge.channels.context import Context
 from onnxmerge.graph import extract
+from onnxmerge.moments.batches import Batches, PassCounter
 from onnxmerge.moments.store import Store
 from onnxmerge.runtime.session import Provider, Session
 
-__all__ = ["Frontier"]
-
-Feed = Mapping[str, NDArray[Any]]
+__all__ = ["Frontier", "Rest"]
 
 
 class Frontier:
@@ -32,10 +32,25 @@ class Frontier:
     """
 
     def __init__(
-        self, context: Context, order: Sequence[int], batches: Sequence[Feed], provider: Provider = "auto"
+        self,
+        context: Context,
+        order: Sequence[int],
+        batches: Batches,
+        provider: Provider = "auto",
+        counter: PassCounter | None = None,
     ) -> None:
-        """Stand in front of the first node."""
+        """Stand in front of the first node.
+
+        Args:
+            context: The model.
+            order: In which its nodes run.
+            batches: The samples.
+            provider: What runs them.
+            counter: Told of every node that runs.
+        """
         self._context = context
+        self._counter = counter
+        self._batches = batches
         self._order = tuple(order)
         self._provider = provider
         self._place = {index: place for place, index in enumerate(self._order)}
@@ -47,7 +62,7 @@ class Frontier:
                     self._last[name] = place
         for spec in context.model.outputs:
             self._last[spec.name] = len(self._order)
-        self._live = Store(batches)
+        self._live = Store(batches.feeds)
         self.position = 0
         self.weights: dict[str, NDArray[Any]] = {}
         self.shifts: dict[int, tuple[int, NDArray[Any]]] = {}
@@ -73,9 +88,11 @@ class Frontier:
                 self._context.model, self._context.shapes.first.kinds, nodes, wanted,
                 weights=self.weights, shifts=self.shifts,
             )  # fmt: skip
-            with Session.open(data, self._provider) as session:
+            with Session.open(data, self._provider, spin=False) as session:
                 for place in range(len(self._live)):
                     self._live.put(place, session.run(self._live.batch(place, entering)))
+            if self._counter is not None:
+                self._counter.add(nodes, self._batches.count)
         self._live.drop({n for n in self._live.names() if self._last.get(n, -1) < position and n not in keep})
         self.position = position
 
@@ -87,17 +104,13 @@ class Frontier:
         """Whether a tensor crosses the frontier."""
         return tensor in self._live
 
-    def snapshot(self, batches: int) -> list[dict[str, NDArray[Any]]]:
-        """What crosses the frontier, for the first batches."""
+    def snapshot(self, batches: Sequence[int]) -> dict[int, dict[str, NDArray[Any]]]:
+        """What crosses the frontier, for some batches."""
         names = self._live.names()
-        return [self._live.batch(place, names) for place in range(min(batches, len(self._live)))]
+        return {batch: self._live.batch(batch, names) for batch in batches}
 
-    def rest(self, position: int, free: Sequence[str], free_shifts: Sequence[int]) -> tuple[Session, tuple[str, ...]]:
-        """Everything from a place to the graph outputs as a session, with some weights and shifts as inputs.
-
-        Returns:
-            The session, and the tensors it is fed with apart from the free ones.
-        """
+    def rest(self, position: int, free: Sequence[str], free_shifts: Sequence[int]) -> Rest:
+        """Everything from a place to the graph outputs as a session, with some weights and shifts as inputs."""
         nodes = self._order[position:]
         outputs = [spec.name for spec in self._context.model.outputs if spec.name in self._context.model.writer]
         made = {name for index in nodes for name in self._context.model.nodes[index].outputs}
@@ -105,10 +118,46 @@ class Frontier:
             self._context.model, self._context.shapes.first.kinds, nodes, [n for n in outputs if n in made],
             weights=self.weights, shifts=self.shifts, free=free, free_shifts=free_shifts,
         )  # fmt: skip
-        return Session.open(data, self._provider), entering
+        return Rest(Session.open(data, self._provider, spin=False), entering, nodes, self._counter)
 
-    def outputs(self, batches: Sequence[Feed]) -> list[dict[str, NDArray[Any]]]:
-        """Graph outputs of the network as it is, for some batches."""
-        session, entering = self.rest(0, (), ())
-        with session:
-            return [session.run({name: batch[name] for name in entering}) for batch in batches]
+    def outputs(self, chosen: Sequence[int]) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+        """Graph outputs of the network with the weights and shifts as they are, for some batches."""
+        with self.rest(0, (), ()) as rest:
+            for batch in chosen:
+                yield batch, rest.run(self._batches.feeds[batch], {}, self._batches.sizes[batch])
+
+
+class Rest:
+    """The end of a network as a session; close it, or use it as a context manager."""
+
+    def __init__(
+        self, session: Session, entering: Sequence[str], nodes: Sequence[int], counter: PassCounter | None
+    ) -> None:
+        self._session, self._entering, self._nodes, self._counter = session, entering, nodes, counter
+
+    def run(
+        self, entering: Mapping[str, NDArray[Any]], free: Mapping[str, NDArray[Any]], samples: int
+    ) -> dict[str, NDArray[Any]]:
+        """Graph outputs for what enters, and values of the free weights and shifts.
+
+        Args:
+            entering: Tensors that enter, among others.
+            free: Values of what was left free.
+            samples: How many samples that is.
+        """
+        got = self._session.run({**{name: entering[name] for name in self._entering}, **free})
+        if self._counter is not None:
+            self._counter.add(self._nodes, samples)
+        return got
+
+    def close(self) -> None:
+        """Give the memory back; a second call does nothing."""
+        self._session.close()
+
+    def __enter__(self) -> Rest:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

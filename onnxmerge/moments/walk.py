@@ -18,7 +18,8 @@ from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Axis
 from onnxmerge.graph import Model
-from onnxmerge.moments.frontier import Feed, Frontier
+from onnxmerge.moments.batches import Batches, PassCounter
+from onnxmerge.moments.frontier import Frontier
 from onnxmerge.moments.weighted import WeightedNode, weighted_node
 from onnxmerge.moments.weights import tail_of
 from onnxmerge.runtime.session import Provider
@@ -28,24 +29,12 @@ __all__ = [
     "Walk",
     "batch_statistics",
     "refusal",
-    "rows_wanted",
     "schedule",
     "vanishing",
     "walk_of",
 ]
 
 Floats = NDArray[np.float64]
-
-
-def rows_wanted(unknowns: int) -> int:
-    """Rows of samples to draw for a weight matrix with so many rows.
-
-    96 for each unknown: on ResNet-56 with 512 images, 24 lost 0.2 points at r = 0.3. The products cost unknowns² each,
-    so wide layers get fewer: 12 for each unknown, then as many as 2e12 products allow (4 for each at 8192 unknowns),
-    but never below 3.
-    """
-    affordable = int(2e12 / max(unknowns, 1) ** 2)
-    return max(8192, min(96 * unknowns, max(65536, 12 * unknowns), max(3 * unknowns, affordable)))
 
 
 @dataclass(frozen=True)
@@ -169,7 +158,11 @@ def vanishing(context: Context, walk: Walk, groups: Sequence[ChannelGroup]) -> f
 
 
 def batch_statistics(
-    context: Context, walk: Walk, batches: Sequence[Feed], provider: Provider = "auto"
+    context: Context,
+    walk: Walk,
+    batches: Batches,
+    provider: Provider = "auto",
+    counter: PassCounter | None = None,
 ) -> dict[str, NDArray[np.generic]]:
     """Means and variances that make every BatchNormalization normalise by the given batches' own statistics.
 
@@ -179,7 +172,7 @@ def batch_statistics(
     Returns:
         New values of the running means and variances, by initializer.
     """
-    frontier = Frontier(context, walk.order, batches, provider)
+    frontier = Frontier(context, walk.order, batches, provider, counter)
     for index in walk.order:
         node = context.model.nodes[index]
         if node.op != "BatchNormalization" or not all(context.is_weight(name) for name in node.inputs[1:5]):

@@ -1,7 +1,7 @@
 """A node whose weight can be solved anew: its weight as matrices, one for each convolution group.
 
-`matrix(q)` has a row for every (channel, tap) of the input channels that group q reads, and a column for each of its
-outputs; `assemble` is its inverse.
+`matrices()[q]` has a row for every (channel, tap) of the input channels that group q reads, and a column for each of
+its outputs; `assemble` is its inverse.
 """
 
 from __future__ import annotations
@@ -63,14 +63,40 @@ class WeightedNode:
         width = self._outputs() // self.groups
         return slice(group * width, (group + 1) * width)
 
-    def matrix(self, group: int = 0) -> Floats:
-        """(channels·taps, outputs) weight of a group."""
-        return np.asarray(self._matrices()[group])
+    @property
+    def unknowns(self) -> int:
+        """Rows of the matrix of each group: channels that it reads, times taps."""
+        return self._inputs() // self.groups * self.patches.taps
 
-    def assemble(self, matrices: Sequence[Floats]) -> NDArray[np.generic]:
-        """A weight array from one matrix a group, in the weight's own type."""
+    @property
+    def columns(self) -> int:
+        """Columns of the matrix of each group."""
+        return self._outputs() // self.groups
+
+    def matrices(self) -> Floats:
+        """(g, channels·taps, outputs) weights of all groups in float64, made anew by every call."""
         taps, g = self.patches.taps, self.groups
-        stacked = np.stack(matrices)  # (g, m·taps, r)
+        array = np.asarray(self.array, dtype=np.float64)
+        if self.patches.transposed:
+            m, r = array.shape[0] // g, array.shape[1]
+            return array.reshape(g, m, r, taps).transpose(0, 1, 3, 2).reshape(g, m * taps, r)
+        if self.patches.kernel:
+            m, r = array.shape[1], array.shape[0] // g
+            return array.reshape(g, r, m * taps).transpose(0, 2, 1)
+        return (array.T if self._by_rows() else array)[None]
+
+    def weight_rows(self) -> NDArray[np.generic]:
+        """(channels·taps, outputs) weight of a node of one group, in the weight's own type."""
+        taps = self.patches.taps
+        if self.patches.transposed:
+            return self.array.reshape(*self.array.shape[:2], taps).transpose(0, 2, 1).reshape(-1, self.array.shape[1])
+        if self.patches.kernel:
+            return self.array.reshape(len(self.array), -1).T
+        return self.array.T if self._by_rows() else self.array
+
+    def assemble(self, stacked: NDArray[np.floating]) -> NDArray[np.generic]:
+        """A weight array from (g, channels·taps, outputs) matrices, in the weight's own type."""
+        taps, g = self.patches.taps, self.groups
         m, r = stacked.shape[1] // taps, stacked.shape[2]
         if self.patches.transposed:  # (C, O/g, taps)
             array = stacked.reshape(g, m, taps, r).transpose(0, 1, 3, 2).reshape(g * m, r, taps)
@@ -81,9 +107,9 @@ class WeightedNode:
         return np.ascontiguousarray(array.reshape(self.array.shape)).astype(self.array.dtype)
 
     def places(self, labels: Indices, size: int, group: int) -> Indices | None:
-        """(n, r) rows of `matrix(group)` that belong to each channel of a channel group, by its labels on the input.
+        """(n, r) rows of `matrices()[group]` that belong to each channel of a channel group.
 
-        None where the channels do not have equally many.
+        The channels are given by their labels on the input. None where they do not have equally many rows.
         """
         inside = labels[self.channels(group)]
         held = np.flatnonzero(inside >= 0)
@@ -94,23 +120,16 @@ class WeightedNode:
         taps = self.patches.taps
         return np.asarray(places[:, :, None] * taps + np.arange(taps)).reshape(size, -1)
 
-    def alive(self, group: int, cuts: Sequence[tuple[ChannelGroup, Indices]]) -> NDArray[np.bool_]:
-        """Rows of `matrix(group)` whose channel stays, given the channels that some groups keep."""
-        rows = np.ones(self.channels(group).stop - self.channels(group).start, dtype=bool)
-        for channel_group, kept in cuts:
-            rows &= channel_group.stays(kept)[channel_group.members[self.input][self.channels(group)]]
-        return np.repeat(rows, self.patches.taps)
+    def alive(self, cuts: Sequence[tuple[ChannelGroup, Indices]]) -> NDArray[np.bool_]:
+        """(g, channels·taps) rows of `matrices()` whose channel stays, given the channels that some groups keep."""
+        rows = np.ones(self._inputs(), dtype=bool)
+        for group, kept in cuts:
+            rows &= group.stays(kept)[group.members[self.input]]
+        return np.repeat(rows, self.patches.taps).reshape(self.groups, -1)
 
-    def _matrices(self) -> Floats:
-        taps, g = self.patches.taps, self.groups
-        array = np.asarray(self.array, dtype=np.float64)
-        if self.patches.transposed:
-            m, r = array.shape[0] // g, array.shape[1]
-            return array.reshape(g, m, r, taps).transpose(0, 1, 3, 2).reshape(g, m * taps, r)
-        if self.patches.kernel:
-            m, r = array.shape[1], array.shape[0] // g
-            return array.reshape(g, r, m * taps).transpose(0, 2, 1)
-        return (array.T if self._by_rows() else array)[None]
+    def blocks(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(m, channels, taps) patches as (m, g, channels·taps) inputs of all groups."""
+        return rows.reshape(len(rows), self.groups, -1)
 
     def _by_rows(self) -> bool:
         return self.node.op == "Gemm" and bool(self.node.attributes.get("transB", 0))

@@ -14,7 +14,7 @@ from onnxmerge import __version__
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, kept_elements
 from onnxmerge.graph import Model, written_parameters
-from onnxmerge.moments.harm import Curve
+from onnxmerge.moments.sensitivity import Curve
 from onnxmerge.pipeline.cutting import Cut
 from onnxmerge.pipeline.provenance import Origin, environment
 from onnxmerge.pipeline.run import Run
@@ -124,6 +124,7 @@ def account(
     left = kept_elements(analysis.groups, plan.kept())
     removed = sum(entry.size - len(entry.kept) for entry in plan.groups)
     notes = [*run.notes, *(measured.notes if measured is not None else ())]
+    harms = [each.harm for each in groups if each.harm is not None]
     timing = None if measured is None else measured.latency
     if timing is not None and timing.high is not None and timing.high < 1 and run.options.round_to == 1:
         notes.append("slower than before: CPUs work in blocks of 8 or 16 channels; try --of latency or --round-to auto")
@@ -159,4 +160,7 @@ def account(
         hashes_before=origin.hashes,
         hashes_after=hashes,
         call=origin.call,
+        passes=dict(run.passes),
+        predicted=sum(harms) if harms and plan.allocate == "global" else None,
+        measured=None if measured is None else measured.divergence,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from onnxmerge.channels.relations import Axis
 from onnxmerge.errors import NothingToCutError
 from onnxmerge.graph import Draft, Model, infer_shapes, input_dims, probe_shapes, to_proto
 from onnxmerge.moments.batchnorm import BatchNormMeans
-from onnxmerge.moments.harm import Curve
+from onnxmerge.moments.sensitivity import Curve
 from onnxmerge.pipeline.evidence import choose_method, gather_evidence
 from onnxmerge.pipeline.landing import land
 from onnxmerge.pipeline.run import Run
@@ -130,9 +131,34 @@ def prepare(run: Run, fitting: Samples | None, held: Samples | None, verificatio
     if run.options.timed and run.options.ratio != 0:
         samples = held if held is not None else fitting
         clock = start_clock(run, context, analysis, cost, samples, provider, verification.threads)
-    with run.stage("planning"):
+    with run.stage("planning"), _counting(run, "planning", evidence):
         planner = Planner(statistics, analysis, cost, run.options, method, evidence, clock.model if clock else None)
     return Prepared(context, analysis, cost, method, evidence, statistics, planner, fitting is not None, clock)
+
+
+_ENOUGH = 3
+"""Rows for each unknown below which a result says that samples are scarce; a guess."""
+_SHOWN = 3
+
+
+@contextmanager
+def _counting(run: Run, stage: str, evidence: Evidence | None) -> Iterator[None]:
+    """Add the passes that a stage makes over the samples to the run's."""
+    before = 0.0 if evidence is None else evidence.counter.passes
+    yield
+    if evidence is not None:
+        run.passes[stage] = run.passes.get(stage, 0.0) + evidence.counter.passes - before
+
+
+def _scarce(plan: Plan, curves: Mapping[int, Curve]) -> list[str]:
+    """A note where the samples are too few for what is solved behind the groups that lose channels."""
+    cut = [(entry.name, curves[entry.group]) for entry in plan.groups if entry.group in curves]
+    scarce = [f"{name} ({curve.rows} rows for {curve.unknowns} unknowns)"
+              for name, curve in cut if curve.rows < _ENOUGH * curve.unknowns]  # fmt: skip
+    if not scarce:
+        return []
+    more = f" and {len(scarce) - _SHOWN} more" if len(scarce) > _SHOWN else ""
+    return [f"samples are scarce behind {', '.join(scarce[:_SHOWN])}{more}: use more samples, or expect less"]
 
 
 def cut_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Cut:
@@ -159,14 +185,20 @@ def cut_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Cut:
         run.notes.append(f"asked for {ratio:.3f} of the {plan.of}, reached {plan.reached:.3f}{limit}")
     constants: Mapping[Axis, Any] = {}
     if evidence is not None and prepared.method.fitted:
-        with run.stage("refitting"):
+        with run.stage("refitting"), _counting(run, "refitting", evidence):
             refitted = refit(
                 prepared.statistics, analysis, evidence.walk, plan.kept(), evidence.batches,
                 linear=prepared.method.compensate == "linear", restore_variance=not prepared.real,
-                ridge=evidence.ridge, provider=evidence.provider, seed=run.options.seed,
-                progress=lambda done: run.progress("refitting", done),
+                ridge=evidence.ridge, memory=evidence.memory, provider=evidence.provider, seed=run.options.seed,
+                counter=evidence.counter, progress=lambda done: run.progress("refitting", done),
             )  # fmt: skip
         constants = refitted.constants
+        run.notes.extend(_scarce(plan, prepared.planner.curves))
+        if refitted.approximated:
+            run.notes.append(
+                f"too wide for a Gram matrix in the memory there is, so solved from a sample of their rows: "
+                f"{', '.join(refitted.approximated)}"
+            )
 
         def change(draft: Draft) -> Mapping[str, Axis]:
             for name, array in refitted.weights.items():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from math import ceil, prod
+from math import prod
 
 import numpy as np
 
@@ -12,10 +13,14 @@ from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis
 from onnxmerge.errors import UsageError
 from onnxmerge.graph import Draft
-from onnxmerge.moments.harm import LEVELS, solving_work
+from onnxmerge.moments.batches import Batches, PassCounter
+from onnxmerge.moments.sensitivity import solving_work
 from onnxmerge.moments.walk import batch_statistics, refusal, walk_of
+from onnxmerge.pipeline.estimate import dense_seconds, duration, fit_seconds
+from onnxmerge.pipeline.memory import free_memory
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, runnable
 from onnxmerge.plan.cost import CostModel
+from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.plan.options import Method
 from onnxmerge.plan.planner import Evidence
 from onnxmerge.runtime.session import Provider, Session
@@ -27,12 +32,15 @@ __all__ = ["choose_method", "gather_evidence"]
 _BATCH, _FEWEST_BATCH, _BATCH_ELEMENTS = 32, 4, 1 << 20
 """Samples that run together: fewer where the largest tensor of a batch would leave the cache, 4 MB. A thin network of
 239 nodes on 224x224 pictures takes 5.6 ms of CPU a picture in batches of 4 and 10.8 ms in batches of 32."""
-_PROBES, _FEWEST_PROBES, _PROBE_MACS = 128, 8, 2.5e12
-"""Samples on which harm is measured, and what that may cost: about a minute on two cores."""
-_AFFORDABLE_MACS, _AFFORDABLE_WORK = 5e11, 1e11
-"""What a fit on made-up pictures may cost before `auto` merges instead: MACs of measuring harm, and elements that the
-eliminations update (`solving_work`), some 1e8 a second: 6e10 for VGG-16 on 32x32 pictures, 8e11 for one layer of 8192
-channels between as many."""
+_LOGGER = logging.getLogger(__name__)
+_WORTH_SAYING = 10.0
+"""Seconds; who waits less needs no estimate."""
+_FOLDS, _PER_FOLD = 4, 8
+"""Folds of the samples, and batches in each at least: what is probed is a number of whole batches from every fold."""
+_AFFORDABLE_MACS, _AFFORDABLE_WORK = 2e10, 1e11
+"""What a fit on synthetic images may cost before `auto` merges instead: MACs of one image, of which a dozen passes over
+at least 16 images are made, and elements that the eliminations update (`solving_work`), some 1e8 a second: 6e10 for
+VGG-16 on 32x32 pictures, 8e11 for one layer of 8192 channels between as many."""
 _MOST_SYNTHETIC, _FEWEST_SYNTHETIC, _SYNTHETIC_ELEMENTS, _SYNTHETIC_MACS = 512, 16, 24_000_000, 2e11
 """Synthetic pictures to fit on: 512 small ones, 160 of 3x224x224, fewer where one takes many MACs, at least 16."""
 _CHEAP_SYNTHETIC, _CHEAP_MACS = 2048, 1e10
@@ -80,16 +88,11 @@ def _image_like(run: Run, cost: CostModel) -> bool:
     )
 
 
-def _probe_macs(analysis: Analysis, cost: CostModel) -> float:
-    """MACs of measuring harm on one sample: each group runs what lies behind it, half of the network, at each level."""
-    return len(analysis.groups) * len(LEVELS) * cost.macs({}) / 2
-
-
 def _affordable(run: Run, context: Context, analysis: Analysis, cost: CostModel) -> bool:
     """Whether a fit on made-up pictures takes minutes rather than a quarter of an hour; noted where it does not."""
     if run.options.method != "auto":
         return True
-    if _probe_macs(analysis, cost) * _FEWEST_PROBES > _AFFORDABLE_MACS:
+    if cost.macs({}) > _AFFORDABLE_MACS:
         what = "a network of this size is"
     elif solving_work(analysis, walk_of(context)) > _AFFORDABLE_WORK:
         what = "layers of this width are"
@@ -99,16 +102,19 @@ def _affordable(run: Run, context: Context, analysis: Analysis, cost: CostModel)
     return False
 
 
-def _probed(analysis: Analysis, cost: CostModel) -> int:
-    """Samples on which harm is measured: fewer where many groups of a large network would take long."""
-    return int(min(_PROBES, max(_FEWEST_PROBES, _PROBE_MACS / max(_probe_macs(analysis, cost), 1))))
-
-
 def _batch_size(context: Context, cost: CostModel, rows: int) -> int:
     """Samples that run together; `rows` of them are in each tensor of the walk that costs are counted in."""
     made = (cost.dims.get(name, ()) for node in context.model.nodes for name in node.outputs if name)
     largest = max((prod(shape) for shape in made), default=1) / rows
     return int(min(_BATCH, max(_FEWEST_BATCH, _BATCH_ELEMENTS / max(largest, 1))))
+
+
+def _in_folds(samples: Samples, largest: int) -> Batches:
+    """Samples in batches of at most so many, in as many folds as there are batches, up to `_FOLDS`."""
+    size = min(largest, max(1, samples.count // (_FOLDS * _PER_FOLD)))
+    feeds = tuple(samples.batches(size))
+    lengths = tuple(len(next(iter(feed.values()))) if samples.batchable else samples.rows for feed in feeds)
+    return Batches(feeds, lengths, min(_FOLDS, len(feeds)))
 
 
 def _made_up(
@@ -162,21 +168,27 @@ def gather_evidence(
             count = max(_FEWEST_SYNTHETIC, min(most, fitting_size))
             samples = _made_up(run, context, cost, shapes, count, provider)
             run.notes.append(f"no samples were given: weights were fitted on {samples.source}")
-        probed = _probed(analysis, cost)
-        batches = list(samples.batches(min(_batch_size(context, cost, samples.rows), probed)))
-        rows = samples.count / len(batches)
+        batches = _in_folds(samples, _batch_size(context, cost, samples.rows))
+        counter = PassCounter(cost.work(), samples.count)
         if fitting is None:
             draft = Draft(run.model)
-            for name, array in batch_statistics(context, walk, batches, provider).items():
+            for name, array in batch_statistics(context, walk, batches, provider, counter).items():
                 draft.set_weight(name, array)
             context = Context(draft.finish(), context.shapes)
+        if run.model.bytes_of_weights() <= MEMORY_LIMIT:
+            dense = dense_seconds(runnable(run.source), batches, provider)
+            run.estimate = fit_seconds(dense, EFFORTS[run.options.effort])
+            if run.estimate >= _WORTH_SAYING:
+                _LOGGER.info("planning and refitting will take %s", duration(run.estimate))
     evidence = Evidence(
         walk=walk,
         batches=batches,
-        probes=max(1, ceil(probed / rows)),
+        effort=EFFORTS[run.options.effort],
         ridge=_RIDGE_SYNTHETIC if fitting is None else _RIDGE,
+        memory=run.options.memory or free_memory() // 4,
         provider=provider,
         seed=run.options.seed,
+        counter=counter,
         progress=lambda done: run.progress("planning", done),
     )
     return evidence, context

@@ -114,6 +114,11 @@ class CostModel:
         length = self._length({})
         return tuple(node for node in self.model.nodes if self.node_macs(node, length))
 
+    def work(self) -> dict[int, float]:
+        """Multiply-accumulates of every node, by index."""
+        length = self._length({})
+        return {node.index: float(self.node_macs(node, length)) for node in self.model.nodes}
+
     def share(self, group: ChannelGroup) -> float:
         """Fraction of all MACs that lies in nodes whose cost falls when the group loses channels."""
         length = self._length({})

@@ -12,6 +12,7 @@ from onnxmerge.errors import UsageError
 __all__ = [
     "ALLOCATIONS",
     "BUDGETS",
+    "EFFORT_NAMES",
     "MEASURED_COMPENSATIONS",
     "MEASURED_SELECTIONS",
     "METHODS",
@@ -21,6 +22,7 @@ __all__ = [
 
 BUDGETS = ("macs", "params", "channels", "latency")
 ALLOCATIONS = ("auto", "uniform", "global")
+EFFORT_NAMES = ("fast", "balanced", "thorough")
 MEASURED_SELECTIONS = (*SELECTIONS, "energy", "obs")
 """Selections, with those that need samples (real or synthetic)."""
 MEASURED_COMPENSATIONS = (*COMPENSATIONS, "linear", "refit")
@@ -80,6 +82,8 @@ class Options:
         skip: Globs of producer node names; groups with a match are left alone.
         round_to: Channel counts that are cut to are multiples of this; auto: those at which the measured time of the
             operators falls.
+        effort: How much planning looks at the samples: fast, balanced or thorough.
+        memory: Bytes that the matrices of one layer may take; None: a quarter of what the machine has free.
         seed: For synthetic inputs and bootstrap intervals.
     """
 
@@ -96,6 +100,8 @@ class Options:
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     round_to: int | Literal["auto"] = 1
+    effort: str = "balanced"
+    memory: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -113,6 +119,7 @@ class Options:
             ("of", self.of, BUDGETS),
             ("allocate", self.allocate, ALLOCATIONS),
             ("method", self.method, tuple(METHODS)),
+            ("effort", self.effort, EFFORT_NAMES),
             ("select", self.select, (None, *MEASURED_SELECTIONS)),
             ("compensate", self.compensate, (None, *MEASURED_COMPENSATIONS)),
         ):
@@ -122,6 +129,8 @@ class Options:
             raise UsageError(f"threshold is {self.threshold:g}; a cosine lies between -1 and 1")
         if not 0 <= self.balance <= 1:
             raise UsageError(f"balance is {self.balance:g}; it lies between 0 and 1")
+        if self.memory is not None and self.memory < 1 << 20:
+            raise UsageError(f"memory is {self.memory} bytes; the matrices of a layer need at least a megabyte")
         if self.seed < 0:
             raise UsageError(f"seed is {self.seed}; it is at least 0")
         rounding: object = self.round_to  # callers are not always type-checked

@@ -6,7 +6,7 @@ What a plan is made of – scores of channels, or harm curves from samples – d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,8 +17,8 @@ from onnxmerge.channels.groups import Analysis, kept_elements
 from onnxmerge.channels.relations import Axis, Indices
 from onnxmerge.decompose import RANKED_BY, least_first
 from onnxmerge.errors import NothingToCutError, UsageError
-from onnxmerge.moments.frontier import Feed
-from onnxmerge.moments.harm import RANKINGS, Curve, measure_curves
+from onnxmerge.moments.batches import Batches, PassCounter
+from onnxmerge.moments.sensitivity import RANKINGS, Curve, Probing, measure_curves
 from onnxmerge.moments.walk import Walk, refusal, vanishing
 from onnxmerge.moments.weights import producer_rows
 from onnxmerge.plan.allocate import (
@@ -34,6 +34,7 @@ from onnxmerge.plan.budget import Cost, descend
 from onnxmerge.plan.choosing import left_alone, why_nothing
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.decide import all_finite, has_scales, plan_group, ranked_by, scores_of
+from onnxmerge.plan.effort import Effort, probing_for
 from onnxmerge.plan.grid import multiples, worthwhile
 from onnxmerge.plan.latency import LatencyModel
 from onnxmerge.plan.modes import below_valley
@@ -54,20 +55,24 @@ class Evidence:
 
     Attributes:
         walk: The walk.
-        batches: Samples in batches.
-        probes: How many batches the outputs are compared on.
-        ridge: Strength of the pull towards the original weights.
+        batches: Samples in batches and folds.
+        effort: How much planning may look at them.
+        ridge: Least strength of the pull towards the original weights.
+        memory: Bytes that the matrices of one node may take.
         provider: What runs the network.
         seed: For sampled positions.
+        counter: Counts how often the network is run.
         progress: Called with the fraction done.
     """
 
     walk: Walk
-    batches: Sequence[Feed]
-    probes: int
+    batches: Batches
+    effort: Effort
     ridge: float
+    memory: int
     provider: Provider
     seed: int
+    counter: PassCounter
     progress: Callable[[float], None]
 
 
@@ -205,9 +210,23 @@ class Planner:
             }
         return measure_curves(
             self._analysis, evidence.walk, self._context, list(self._sizes), evidence.batches,
-            probes=evidence.probes if everywhere else 0, rank=RANKINGS[self._method.select], vanishing=self._vanishing,
-            ridge=evidence.ridge, provider=evidence.provider, seed=evidence.seed, progress=evidence.progress,
+            probing=self._probing(evidence, everywhere), rank=RANKINGS[self._method.select], vanishing=self._vanishing,
+            ridge=evidence.ridge, memory=evidence.memory, provider=evidence.provider, seed=evidence.seed,
+            counter=evidence.counter, progress=evidence.progress,
         )  # fmt: skip
+
+    def _probing(self, evidence: Evidence, outputs: bool) -> Probing:
+        """Where sensitivity is measured; outputs are compared only where groups have to be weighed."""
+        if not outputs:
+            return Probing(evidence.effort.levels, ())
+        order = evidence.walk.order
+        places = {index: place for place, index in enumerate(order)}
+        behind = {}
+        for position in self._sizes:
+            first = min(places[consumer.node] for consumer in self._analysis.groups[position].consumers)
+            behind[position] = evidence.counter.share(order[first:])
+        vanishing = sum(behind[position] for position in self._vanishing)
+        return probing_for(evidence.effort, list(behind.values()), vanishing, evidence.batches)
 
     def _allocation(self, ratio: float) -> Allocation:
         if not self._curves:

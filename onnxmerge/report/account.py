@@ -208,6 +208,10 @@ class Account:
         hashes_before: SHA-256 of the files that were read, by name.
         hashes_after: Likewise of those that were written.
         call: The command, or the call in Python, that makes the same again.
+        passes: How often the network was run over all calibration samples, by stage, in units of the whole network.
+        predicted: Divergence of the outputs that the plan predicts: the sum of the groups' harm; None where the method
+            predicts nothing.
+        measured: The same, measured on `samples`; None without verification.
     """
 
     source: str
@@ -238,6 +242,9 @@ class Account:
     hashes_before: Mapping[str, str] = field(default_factory=dict)
     hashes_after: Mapping[str, str] = field(default_factory=dict)
     call: str = ""
+    passes: Mapping[str, float] = field(default_factory=dict)
+    predicted: float | None = None
+    measured: float | None = None
 
     def html(self, path: str | Path) -> Path:
         """Write the account as one page that needs nothing else; see `docs/report.md`.

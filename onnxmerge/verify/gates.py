@@ -84,6 +84,7 @@ class Measured:
     latency: Comparison | None
     notes: tuple[str, ...] = ()
     differences: Differences | None = None
+    divergence: float | None = None
 
 
 def check_gates(measured: Measured, verification: Verification) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxmerge.errors import UsageError
+from onnxmerge.moments.divergence import DivergenceMeter
 from onnxmerge.runtime.differences import DifferenceMeter
 from onnxmerge.runtime.fidelity import AccuracyMeter, Fidelity, FidelityMeter
 from onnxmerge.runtime.latency import OnDevice, compare_latency
@@ -86,7 +87,8 @@ def _accuracy(samples: Samples, outputs: Sequence[Outputs]) -> float | None:
 def compare_outputs(dense: bytes | Path, compressed: bytes | Path, samples: Samples, provider: Provider) -> Measured:
     """Fidelity and accuracy of two models on the same samples, without timing them."""
     with Session.open(dense, provider) as first, Session.open(compressed, provider) as second:
-        return Measured(*_fidelity(first, second, samples, quiet), latency=None)
+        fidelity, before, after, apart = _fidelity(first, second, samples, quiet)
+        return Measured(fidelity, before, after, latency=None, divergence=apart)
 
 
 def measure_models(
@@ -125,13 +127,13 @@ def measure_models(
         if set(first.output_names) != set(second.output_names):
             names = " and ".join(", ".join(session.output_names) for session in (first, second))
             raise UsageError(f"the models have different outputs: {names}")
-        fidelity, before, after = _fidelity(first, second, samples, progress, meter)
+        fidelity, before, after, apart = _fidelity(first, second, samples, progress, meter)
         notes.extend(fidelity.left_out)
         progress("timing", None)
         latency = compare_latency(first, second, samples.feeds[:1], runs=_TIMED_RUNS, seconds=_TIMED_SECONDS, seed=seed)
     notes.extend(samples.notes)
     found = None if meter is None else meter.result()
-    return Measured(fidelity, before, after, latency, tuple(dict.fromkeys(notes)), found)
+    return Measured(fidelity, before, after, latency, tuple(dict.fromkeys(notes)), found, apart)
 
 
 def time_batches(
@@ -172,13 +174,14 @@ def time_batches(
 
 def _fidelity(
     first: Session, second: Session, samples: Samples, progress: Progress, differences: DifferenceMeter | None = None
-) -> tuple[Fidelity, float | None, float | None]:
-    meter = FidelityMeter(_declared(first, second))
+) -> tuple[Fidelity, float | None, float | None, float]:
+    meter, apart = FidelityMeter(_declared(first, second)), DivergenceMeter()
     meters = [AccuracyMeter(samples.labels) for _ in range(2)] if samples.labels is not None else []
     total, done = max(samples.count, 1), 0
     for feed in samples.batches(_BATCH):
         outputs = first.run(feed), second.run(feed)
         meter.add(*outputs)
+        apart.add(*outputs)
         if differences is not None:
             differences.add(feed, *outputs)
         for accuracy, output in zip(meters, outputs, strict=False):
@@ -186,7 +189,7 @@ def _fidelity(
         done += len(next(iter(feed.values()))) if samples.batchable else samples.rows
         progress("comparing outputs", min(done / total, 1.0))
     before, after = (accuracy.result() for accuracy in meters) if meters else (None, None)
-    return meter.result(), _percent(before), _percent(after)
+    return meter.result(), _percent(before), _percent(after), apart.value
 
 
 def _declared(first: Session, second: Session) -> dict[str, tuple[int | None, ...]]:

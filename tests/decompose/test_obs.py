@@ -116,19 +116,20 @@ def test_moments_add_and_solve_finds_the_planted_weights() -> None:
     planted = rng.normal(size=(4, 2))
     t = (u @ planted + 5.0).astype(np.float32)
     whole, parts = Moments.empty(4, 2), Moments.empty(4, 2)
+    u, t = u[:, None], t[:, None]  # one problem
     whole.add(u, t)
     for start in range(0, 500, 100):
         parts.add(u[start : start + 100], t[start : start + 100])
     assert np.allclose(whole.uu, parts.uu, rtol=1e-5)
     uu, ut, tt = parts.centred()
-    weight = solve(uu, ut, np.zeros((4, 2)), 0.0)
+    weight = solve(uu, ut, np.zeros((1, 4, 2)), 0.0)
     assert np.allclose(weight, planted, atol=1e-3)
     mean_u, mean_t = parts.means()
-    assert np.allclose(mean_t - mean_u @ weight, 5.0, atol=1e-2)
+    assert np.allclose(mean_t - mean_u @ weight[0], 5.0, atol=1e-2)
     assert np.allclose(tt, np.var(t, axis=0), rtol=1e-3)
 
 
 def test_a_strong_pull_keeps_the_old_weights() -> None:
-    pull = np.ones((3, 2))
-    assert np.allclose(solve(np.eye(3), np.zeros((3, 2)), pull, 1e6), pull, atol=1e-5)
-    assert np.array_equal(solve(np.zeros((3, 3)), np.zeros((3, 2)), pull, 1e-3), pull)
+    pull = np.ones((1, 3, 2))
+    assert np.allclose(solve(np.eye(3)[None], np.zeros((1, 3, 2)), pull, 1e6), pull, atol=1e-5)
+    assert np.array_equal(solve(np.zeros((1, 3, 3)), np.zeros((1, 3, 2)), pull, 1e-3), pull)

@@ -9,6 +9,7 @@ from onnx import helper, numpy_helper
 
 from onnxmerge.channels.context import Context
 from onnxmerge.graph import load, probe_shapes, to_proto
+from onnxmerge.moments.batches import Batches
 from onnxmerge.moments.frontier import Frontier
 from onnxmerge.moments.weighted import weighted_node
 from onnxmerge.runtime.session import Session
@@ -60,8 +61,8 @@ def test_rows_times_matrix_are_the_output(
     rows, expected = node.patches.rows(value, positions, y.shape[2:]), node.patches.outputs(y, positions)
     for group in range(node.groups):
         part = rows[:, node.channels(group)].reshape(len(rows), -1)
-        assert np.allclose(part @ node.matrix(group), expected[:, node.results(group)], atol=1e-4)
-    assert np.array_equal(node.assemble([node.matrix(q) for q in range(node.groups)]), node.array)
+        assert np.allclose(part @ node.matrices()[group], expected[:, node.results(group)], atol=1e-4)
+    assert np.array_equal(node.assemble(node.matrices()), node.array)
 
 
 def test_a_frontier_that_stops_everywhere_makes_what_one_run_makes() -> None:
@@ -78,9 +79,10 @@ def test_a_frontier_that_stops_everywhere_makes_what_one_run_makes() -> None:
     graph = helper.make_graph(nodes, "g", values[:1], values[1:], weights)
     model = load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
     context = Context(model, probe_shapes(model, {}))
-    batches = [{"x": rng.normal(size=(2, 4, 6, 6)).astype(np.float32)} for _ in range(3)]
+    feeds = tuple({"x": rng.normal(size=(2, 4, 6, 6)).astype(np.float32)} for _ in range(3))
+    batches = Batches(feeds, (2, 2, 2), 3)
     frontier = Frontier(context, range(5), batches, "cpu")
-    expected = frontier.outputs(batches)
+    expected = [outputs for _, outputs in frontier.outputs(range(3))]
     for place in range(1, 6):
         frontier.advance(place)
     for got, want in zip(frontier.get("y"), expected, strict=True):

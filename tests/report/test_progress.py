@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import threading
 import time
@@ -49,6 +50,24 @@ def test_nothing_off_a_terminal_or_when_quiet(enabled: bool) -> None:
         progress("reading", 0.5)
         time.sleep(0.05)
     assert stream.getvalue() == ""
+
+
+def test_a_line_now_and_then_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmerge.report.progress.LINE_EVERY", 0.0)
+    stream = io.StringIO()
+    with StageDisplay(terminal(stream, interactive=False)) as progress:
+        progress("planning", 0.25)
+    assert re.fullmatch(r"planning 25%, 0 s\n", stream.getvalue())
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_what_is_logged_is_shown_and_the_logger_left_as_it_was(enabled: bool) -> None:
+    stream, logger = io.StringIO(), logging.getLogger("onnxmerge")
+    before = (logger.level, list(logger.handlers))
+    with StageDisplay(terminal(stream, interactive=False), enabled=enabled):
+        logging.getLogger("onnxmerge.pipeline").info("about %d minutes", 3)
+    assert stream.getvalue() == ("about 3 minutes\n" if enabled else "")
+    assert (logger.level, list(logger.handlers)) == before
 
 
 def test_the_display_goes_when_a_stage_fails() -> None:

@@ -9,7 +9,7 @@ from onnxmerge.report.account import Account, SideBySide, Tradeoff
 from onnxmerge.report.modes import modes_lines
 from onnxmerge.report.terminal.groups import groups_of, pinned_of
 from onnxmerge.report.terminal.lines import if_known, line, notes_of, print_table, sentence, shapes_of, table_of
-from onnxmerge.report.terminal.measured import batches_of, fidelity_of, measures, stage_times
+from onnxmerge.report.terminal.measured import batches_of, divergence_of, fidelity_of, measures, stage_times
 from onnxmerge.report.verdict import account_verdict, outcome, side_by_side_verdict, tradeoff_verdict
 
 __all__ = ["show_account", "show_side_by_side", "show_tradeoff"]
@@ -35,9 +35,10 @@ def show_account(console: Console, account: Account, *, verbose: bool = False) -
     measures(console, (account.before, account.after), accuracies, account.latency)
     shapes_of(console, account.shapes)
     fidelity_of(console, account.fidelity, account.samples, verbose=verbose)
+    divergence_of(console, account.predicted, account.measured)
     notes_of(console, account.notes)
     if verbose and account.seconds:
-        stage_times(console, account.seconds)
+        stage_times(console, account.seconds, account.passes)
 
 
 def show_side_by_side(console: Console, result: SideBySide, *, verbose: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from rich.console import Console
 
@@ -14,7 +15,9 @@ from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity
 from onnxmerge.runtime.latency import Comparison
 from onnxmerge.verify import BatchTiming
 
-__all__ = ["batches_of", "fidelity_of", "measures", "stage_times"]
+__all__ = ["batches_of", "divergence_of", "fidelity_of", "measures", "stage_times"]
+
+NO_PASSES: Mapping[str, float] = MappingProxyType({})
 
 
 def measures(
@@ -88,6 +91,13 @@ def fidelity_of(console: Console, fidelity: Fidelity | None, samples: str, *, ve
         line(console, f"Fidelity on {samples}.")
 
 
+def divergence_of(console: Console, predicted: float | None, measured: float | None) -> None:
+    """Prints the divergence that was planned with beside the one that was measured."""
+    if predicted is not None:
+        found = "" if measured is None else f", {units.small(measured)} measured"
+        line(console, f"Squared output error in units of the variance: {units.small(predicted)} predicted{found}.")
+
+
 def _nearness(output: OutputFidelity) -> float:
     values = (output.cosine, output.equal_fraction)
     return min((value for value in values if value is not None), default=1.0)
@@ -110,9 +120,10 @@ def batches_of(console: Console, batches: Sequence[BatchTiming]) -> None:
     print_table(console, table)
 
 
-def stage_times(console: Console, seconds: Mapping[str, float]) -> None:
-    """Prints the time of each stage."""
-    table = table_of("Stage", ">Time")
+def stage_times(console: Console, seconds: Mapping[str, float], passes: Mapping[str, float] = NO_PASSES) -> None:
+    """Prints the time of each stage, and how often it ran the network over all calibration samples."""
+    table = table_of("Stage", ">Time", *([">Dense passes"] if passes else []))
     for stage, time in seconds.items():
-        table.add_row(plain(stage), units.seconds(time))
+        counted = [f"{passes[stage]:.1f}" if stage in passes else ""] if passes else []
+        table.add_row(plain(stage), units.seconds(time), *counted)
     print_table(console, table)

@@ -1,0 +1,78 @@
+"""Ridge regression in the space of the rows: for layers with more unknowns than rows.
+
+With centred inputs U (m, d), targets T (m, o) and a pull P, the weights that minimise
+`‖U W − T‖²/m + ridge·s·‖W − P‖²`, s the mean square of U, are `W = P + Uᵀ(U Uᵀ + ridge·s·m·I)⁻¹(T − U P)`. That takes
+an m×m matrix and no d×d one. One eigendecomposition of it serves every strength of the ridge.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from onnxmerge.decompose.least_squares import RIDGES
+
+__all__ = ["fit_rows"]
+
+Floats = NDArray[np.float64]
+Values = NDArray[np.float32]
+
+
+def fit_rows(
+    inputs: Values, targets: Values, half: NDArray[np.bool_], pull: NDArray[np.floating], least: float
+) -> tuple[NDArray[np.float32], float, Floats]:
+    """Weights from rows, the strength of their ridge chosen as in `least_squares.choose_ridge`.
+
+    Args:
+        inputs: (m, d) rows.
+        targets: (m, o) what they should give, up to a constant.
+        half: (m,) which rows are in the first of two halves, from other samples than the second; where one is empty
+            the least strength is taken.
+        pull: (d, o) what weights are pulled towards.
+        least: Smaller strengths are not tried.
+
+    Returns:
+        The (d, o) weights, the strength, and (o,) variances of outputs for rows that the weights were not fitted to.
+
+    Notes:
+        O(m²·d + m³); an overall mean is taken out of inputs and targets.
+    """
+    centred = inputs - inputs.mean(axis=0)
+    rest = (targets - targets.mean(axis=0)) - centred @ pull.astype(np.float32)
+    gram = np.asarray(centred @ centred.T, dtype=np.float64)
+    scale = float(np.trace(gram)) / max(gram.shape[0] * inputs.shape[1], 1)
+    if not np.isfinite(scale) or scale <= 0 or not np.isfinite(rest).all():
+        return pull.astype(np.float32), least, np.zeros(targets.shape[1])
+    before = np.asarray(centred @ pull.astype(np.float32), dtype=np.float64)
+    strength, spread = _choose(gram, np.asarray(rest, dtype=np.float64), before, half, scale, least)
+    system = gram + max(strength, 1e-9) * scale * len(gram) * np.eye(len(gram))
+    dual = linalg.solve(system, rest, assume_a="pos", check_finite=False)
+    return (pull + centred.T @ dual.astype(np.float32)).astype(np.float32), strength, spread
+
+
+def _choose(
+    gram: Floats, rest: Floats, before: Floats, half: NDArray[np.bool_], scale: float, least: float
+) -> tuple[float, Floats]:
+    """The strength that tests best, and the variances of the outputs in the test."""
+    tried = [ridge for ridge in RIDGES if ridge >= least] or [least]
+    if half.all() or not half.any():
+        return least, before.var(axis=0)
+    errors, spreads = np.zeros(len(tried)), np.zeros((len(tried), rest.shape[1]))
+    for own in (half, ~half):
+        inside, across = gram[np.ix_(own, own)], gram[np.ix_(~own, own)]
+        # The gram is centred over all rows; within a half, its own mean is taken out.
+        mean = inside.mean(axis=0)
+        inner = inside - mean[:, None] - mean[None, :] + mean.mean()
+        outer = across - across.mean(axis=1, keepdims=True) - mean[None, :] + mean.mean()
+        values, vectors = linalg.eigh(inner)
+        wanted = rest[own] - rest[own].mean(axis=0)
+        coordinates, seen = vectors.T @ wanted, outer @ vectors
+        for place, ridge in enumerate(tried):
+            factor = np.maximum(values, 0.0) + max(ridge, 1e-9) * scale * len(inner)
+            guess = seen @ (coordinates / factor[:, None])
+            missed = rest[~own] - rest[own].mean(axis=0) - guess
+            errors[place] += float(np.square(missed).sum())
+            spreads[place] += (before[~own] + guess).var(axis=0) / 2
+    best = int(np.argmin(errors))
+    return tried[best], spreads[best]

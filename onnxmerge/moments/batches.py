@@ -1,0 +1,89 @@
+"""Calibration samples in batches and folds, and how often a network is run over them.
+
+Nothing is judged on the samples it was fitted to: every batch belongs to one fold, and what is fitted on the others is
+tested on that one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+__all__ = ["Batches", "Feed", "PassCounter"]
+
+Feed = Mapping[str, NDArray[Any]]
+
+
+class PassCounter:
+    """Counts forward passes in units of the whole network over all calibration samples.
+
+    Attributes:
+        passes: What was run so far.
+    """
+
+    def __init__(self, work: Mapping[int, float], samples: int) -> None:
+        """Nothing has run.
+
+        Args:
+            work: Multiply-accumulates of each node, by index; where they are all 0, nodes count alike.
+            samples: Calibration samples, at least 1.
+        """
+        total = sum(work.values())
+        self._share = {index: each / total if total else 1.0 / len(work) for index, each in work.items()}
+        self._samples = samples
+        self.passes = 0.0
+
+    def share(self, nodes: Sequence[int]) -> float:
+        """The part of the network that some nodes are."""
+        return sum(self._share.get(index, 0.0) for index in nodes)
+
+    def add(self, nodes: Sequence[int], samples: float) -> None:
+        """Some nodes ran on so many samples."""
+        self.passes += self.share(nodes) * samples / self._samples
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Samples in batches, each of which belongs to one fold.
+
+    Attributes:
+        feeds: Complete feeds.
+        sizes: Samples in each.
+        folds: Number of folds, at least 1; batch b is in fold b mod folds.
+    """
+
+    feeds: tuple[Feed, ...]
+    sizes: tuple[int, ...]
+    folds: int
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self.feeds)
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return sum(self.sizes)
+
+    def fold(self, batch: int) -> int:
+        """The fold of a batch."""
+        return batch % self.folds
+
+    def among(self, chosen: Sequence[int]) -> Batches:
+        """Some batches as a set of their own, in as many folds as they can fill."""
+        return Batches(
+            tuple(self.feeds[b] for b in chosen), tuple(self.sizes[b] for b in chosen), min(self.folds, len(chosen))
+        )
+
+    def first(self, samples: int) -> tuple[int, ...]:
+        """The fewest batches, from the first on, that hold so many samples and come from every fold."""
+        chosen, held = [], 0
+        for batch, size in enumerate(self.sizes):
+            if held >= samples and batch >= self.folds:
+                break
+            chosen.append(batch)
+            held += size
+        return tuple(chosen)
