@@ -16,7 +16,7 @@ __all__ = ["MOST_HELD", "Store"]
 
 Array = NDArray[Any]
 
-MOST_HELD = 1 << 30
+MOST_HELD = 1 << 29
 """Bytes that a store holds in memory. Two frontiers stand side by side in a refit, so a fit takes about twice that."""
 
 
