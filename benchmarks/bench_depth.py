@@ -1,25 +1,21 @@
 """How often a refit passes over the samples, and what it takes against one forward pass, for networks of rising depth.
 
-    python benchmarks/bench_depth.py [--depths 20,56,110,218] [--samples 128]
+    python benchmarks/bench_depth.py [--depths 20,56,110,218] [--samples 128] [--effort balanced]
 
-CIFAR residual networks with random weights, global allocation at half of the MACs. Counted is the work that the walks
-hand to the runtime: nodes run times samples, in units of all nodes of the network times all samples. The walk of the
-harm curves, its probes (each group cut at nine counts and run to the outputs, on at most 128 samples, fewer where that
-would take minutes) and the refit are told apart.
+CIFAR residual networks with random weights, global allocation at half of the MACs. Counted are the passes of the
+account: multiply-accumulates that ran, in units of the whole network over all samples. Planning has one walk and the
+probing that its effort allows.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections import Counter
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxmerge.moments import frontier
 from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import Options
 from onnxmerge.runtime.session import Session
@@ -73,52 +69,15 @@ def residual_network(depth: int, seed: int = 0) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
-class Counting:
-    """Counts the nodes that every part of a network runs, times the batches that it runs on."""
-
-    def __init__(self) -> None:
-        self.work: Counter[str] = Counter()
-        self.stage = ""
-        self._extract, self._open = frontier.extract, Session.open
-        self._nodes: dict[int, int] = {}
-
-    def __enter__(self) -> Counting:
-        counting = self
-
-        def extract(model: Any, kinds: Any, nodes: Any, outputs: Any, **named: Any) -> Any:  # noqa: ANN401
-            data, entering = counting._extract(model, kinds, nodes, outputs, **named)
-            counting._nodes[id(data)] = len(nodes)
-            counting._kept = data
-            counting._probe = "free" in named
-            return data, entering
-
-        class Counted(Session):
-            def run(self, feed: Any) -> Any:  # noqa: ANN401
-                rows = len(next(iter(feed.values())))
-                counting.work[f"{counting.stage}{' probes' if self.probe else ''}"] += self.size * rows
-                return super().run(feed)
-
-        def opened(data: Any, *given: Any) -> Session:  # noqa: ANN401
-            session = counting._open(data, *given)
-            session.__class__ = Counted
-            session.size, session.probe = counting._nodes[id(data)], counting._probe  # type: ignore[attr-defined]
-            return session
-
-        frontier.extract, frontier.Session = extract, type("Opened", (), {"open": staticmethod(opened)})  # type: ignore[attr-defined, misc]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        frontier.extract, frontier.Session = self._extract, Session  # type: ignore[attr-defined]
-
-
 def main() -> None:
     """Print one line a depth."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--depths", default="20,56,110,218")
     parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--effort", default=Options.effort)
     arguments = parser.parse_args()
     x = np.random.default_rng(0).standard_normal((arguments.samples, 3, 32, 32)).astype(np.float32)
-    print("| depth | nodes | passes: curves | refit | probes | seconds: one pass | refit | all |\n|---|" + "---|" * 7)
+    print("| depth | nodes | passes: planning | refit | seconds: one pass | refit | all |\n|---|" + "---|" * 6)
     for depth in map(int, arguments.depths.split(",")):
         model = residual_network(depth)
         with Session.open(model.SerializeToString(), "cpu") as session:
@@ -126,21 +85,13 @@ def main() -> None:
             for start in range(0, len(x), 32):
                 session.run({"x": x[start : start + 32]})
             forward = time.perf_counter() - started
-        with Counting() as counting:
-
-            def progress(stage: str, _: float | None, counting: Counting = counting) -> None:
-                counting.stage = stage
-
-            report = compress(
-                model, Options(ratio=0.5, method="refit"), calibration={"x": x}, progress=progress,
-                data={"x": x[:8]}, verification=Verification(enabled=False),
-            ).report  # fmt: skip
-        whole = len(model.graph.node) * len(x)
-        passes = {stage: work / whole for stage, work in counting.work.items()}
+        report = compress(
+            model, Options(ratio=0.5, method="refit", effort=arguments.effort), calibration={"x": x},
+            data={"x": x[:8]}, verification=Verification(enabled=False),
+        ).report  # fmt: skip
         print(
-            f"| {depth} | {len(model.graph.node)} | {passes['planning']:.2f} | {passes['refitting']:.2f} "
-            f"| {passes['planning probes']:.1f} | {forward:.2f} | {report.seconds['refitting']:.1f} "
-            f"| {sum(report.seconds.values()):.1f} |",
+            f"| {depth} | {len(model.graph.node)} | {report.passes['planning']:.2f} | {report.passes['refitting']:.2f} "
+            f"| {forward:.2f} | {report.seconds['refitting']:.1f} | {sum(report.seconds.values()):.1f} |",
             flush=True,
         )
 
