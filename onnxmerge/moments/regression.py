@@ -154,7 +154,7 @@ class RowRegression:
     """See the module's docstring."""
 
     def __init__(self, node: WeightedNode, cuts: Cuts, memory: int, *, wide: bool) -> None:
-        self._node, self._cuts, self._wide = node, cuts, wide
+        self._node, self._cuts = node, cuts
         self._rows: list[Values] = []
         self._targets: list[Values] = []
         self._half: list[int] = []

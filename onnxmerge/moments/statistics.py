@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Protocol
 
 import numpy as np
@@ -83,23 +84,14 @@ class Statistics(Protocol):
 def _complement(folds: Sequence[Moments], fold: int) -> Moments:
     """Moments of all folds but one; of a single fold its own."""
     others = [each for place, each in enumerate(folds) if place != fold % len(folds) or len(folds) == 1]
-    total = others[0]
-    for each in others[1:]:
-        total = total.plus(each)
-    return total
+    return reduce(Moments.plus, others)
 
 
 def _halves(folds: Sequence[Moments]) -> tuple[Moments, Moments] | None:
     """Moments of even folds and of odd ones; None where there is one fold only."""
     if len(folds) < 2:
         return None
-    halves = []
-    for parity in (0, 1):
-        half = folds[parity]
-        for each in folds[parity + 2 :: 2]:
-            half = half.plus(each)
-        halves.append(half)
-    return halves[0], halves[1]
+    return reduce(Moments.plus, folds[::2]), reduce(Moments.plus, folds[1::2])
 
 
 @dataclass
@@ -128,9 +120,7 @@ class TapStatistics:
 
     def readers(self) -> list[Reader]:
         """See `Statistics`."""
-        total = self.folds[0]
-        for each in self.folds[1:]:
-            total = total.plus(each)
+        total = reduce(Moments.plus, self.folds)
         uu, old, mean = total.centred()[0], self.node.matrices(), total.means()[0]
         labels = self.group.members[self.node.input]
         energy = residual_energy(uu, old)
@@ -246,9 +236,7 @@ class ChannelStatistics:
 
     def readers(self) -> list[Reader]:
         """See `Statistics`. Any factor of the weights' products has the costs of the weights themselves."""
-        total = self.folds[0]
-        for each in self.folds[1:]:
-            total = total.plus(each)
+        total = reduce(Moments.plus, self.folds)
         uu, products = total.centred()[0][0], self.products()
         values, vectors = linalg.eigh(products)
         factor = vectors * np.sqrt(np.maximum(values, 0.0))

@@ -177,9 +177,9 @@ def gather_evidence(
             context = Context(draft.finish(), context.shapes)
         if run.model.bytes_of_weights() <= MEMORY_LIMIT:
             dense = dense_seconds(runnable(run.source), batches, provider)
-            run.estimate = fit_seconds(dense, EFFORTS[run.options.effort])
-            if run.estimate >= _WORTH_SAYING:
-                _LOGGER.info("planning and refitting will take %s", duration(run.estimate))
+            seconds = fit_seconds(dense, EFFORTS[run.options.effort])
+            if seconds >= _WORTH_SAYING:
+                _LOGGER.info("planning and refitting will take %s", duration(seconds))
     evidence = Evidence(
         walk=walk,
         batches=batches,

@@ -82,7 +82,6 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     passes: dict[str, float] = field(default_factory=dict)
-    estimate: float | None = None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
