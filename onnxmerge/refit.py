@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -116,14 +115,13 @@ def refit(
         cut.advance(place)
         if repair is not None and not cut.has(repair.other):
             repair = None
-        target = repair.total if repair is not None else node.output.tensor
-        ahead = dense.place(repair.add) if repair is not None else place
-        dense.advance(max(place, ahead) + 1, keep={name for names in targets.values() for name in names})
+        ahead = place if repair is None else max(place, dense.place(repair.add)) + 1
+        dense.advance(ahead, keep={name for names in targets.values() for name in names})
         del targets[index]
         cuts = [(analysis.groups[position], kept[position]) for position in reading.get(index, [])]
-        rows = sum(prod(y.shape) for y in dense.get(node.output.tensor)) // (node.groups * node.columns)
+        rows = sum(node.patches.count(x.shape) for x in dense.get(node.node.inputs[0]))
         regression = regression_for(node, cuts, rows, memory, linear=linear)
-        _collect(regression, node, repair, cut, dense, target, batches, np.random.default_rng((seed, index)))
+        _collect(regression, node, repair, cut, dense, batches, np.random.default_rng((seed, index)))
         if regression.approximate:
             result.approximated.append(node.node.name)
         _use(node, regression, cuts, ridge, linear, restore_variance, result, cut)
@@ -158,10 +156,10 @@ def measured_divergence(
 
 
 def _targets(walk: Walk, index: int) -> tuple[str, ...]:
-    """Tensors of the dense network that a node may be fitted to."""
+    """Tensors of the dense network that say what a node may be fitted to."""
     repair = walk.repairs.get(index)
-    output = walk.weighted[index].output.tensor
-    return (output,) if repair is None else (output, repair.total)
+    read = walk.weighted[index].node.inputs[0]
+    return (read,) if repair is None else (read, repair.total)
 
 
 def _reading(analysis: Analysis, walk: Walk, positions: Iterable[int]) -> dict[int, list[int]]:
@@ -180,19 +178,20 @@ def _collect(
     repair: Repair | None,
     cut: Frontier,
     dense: Frontier,
-    target: str,
     batches: Batches,
     rng: np.random.Generator,
 ) -> None:
     """Give a node's inputs and targets to its regression, batch by batch."""
-    inputs = list(cut.get(node.node.inputs[0]))
-    others = list(cut.get(repair.other)) if repair is not None else [None] * len(inputs)
+    read = node.node.inputs[0]
     draw = Draw(node, regression.wanted, batches.count, len(batches), rng)
-    for batch, (x, other, y) in enumerate(zip(inputs, others, dense.get(target), strict=True)):
-        rows, pick = draw(x, y.shape)
-        t = pick(y)
-        if repair is not None and other is not None:
-            t = ((t - pick(other) - repair.offset) / repair.scale).astype(np.float32)
+    for batch, x in enumerate(cut.get(read)):
+        drawn = draw(x)
+        rows = drawn.rows(x)
+        if repair is None:
+            t = node.outputs(drawn.rows(dense.at(batch, read)))
+        else:
+            total, other = drawn.outputs(dense.at(batch, repair.total)), drawn.outputs(cut.at(batch, repair.other))
+            t = ((total - other - repair.offset) / repair.scale).astype(np.float32)
         if len(batches) > 1:
             regression.add(batch % 2, rows, t)
         else:

@@ -100,6 +100,10 @@ class Frontier:
         """A tensor that crosses the frontier, batch by batch."""
         return self._live.each(tensor)
 
+    def at(self, batch: int, tensor: str) -> NDArray[Any]:
+        """A tensor that crosses the frontier, of one batch."""
+        return self._live.batch(batch, (tensor,))[tensor]
+
     def has(self, tensor: str) -> bool:
         """Whether a tensor crosses the frontier."""
         return tensor in self._live

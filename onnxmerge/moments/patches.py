@@ -59,8 +59,34 @@ class Patches:
         index, valid = self._sources(spatial, y_spatial, positions)
         flat = np.asarray(x, dtype=np.float32).reshape(*x.shape[:2], -1)
         taken = flat[:, :, index.ravel()].reshape(*x.shape[:2], *index.shape)
-        taken *= valid
+        if not valid.all():
+            taken *= valid
         return np.ascontiguousarray(taken.transpose(0, 2, 1, 3)).reshape(-1, x.shape[1], index.shape[1])
+
+    def spatial(self, inside: tuple[int, ...]) -> tuple[int, ...]:
+        """Spatial shape of the output for that of the input; () for a matrix product."""
+        rank = len(self.kernel)
+        strides, dilations = self._numbers("strides", (1,) * rank), self._numbers("dilations", (1,) * rank)
+        reach = [(taps - 1) * step + 1 for taps, step in zip(self.kernel, dilations, strict=True)]
+        mode = str(self.node.attributes.get("auto_pad", "NOTSET"))
+        pads = self._numbers("pads", (0,) * (2 * rank)) if mode in ("NOTSET", "") else (0,) * (2 * rank)
+        padding = [pads[a] + pads[rank + a] for a in range(rank)]
+        same = mode.startswith("SAME")
+        if not self.transposed:
+            if same:
+                return tuple(-(-inside[a] // strides[a]) for a in range(rank))
+            return tuple((inside[a] + padding[a] - reach[a]) // strides[a] + 1 for a in range(rank))
+        if "output_shape" in self.node.attributes:
+            return self._numbers("output_shape", ())[-rank:]
+        if same:
+            return tuple(inside[a] * strides[a] for a in range(rank))
+        more = self._numbers("output_padding", (0,) * rank)
+        return tuple(strides[a] * (inside[a] - 1) + more[a] + reach[a] - padding[a] for a in range(rank))
+
+    def count(self, shape: tuple[int, ...]) -> int:
+        """How many rows an input of this shape has."""
+        spatial = self.spatial(shape[2:])
+        return int(np.prod((shape[0], *spatial) if self.kernel else shape[:-1], dtype=np.int64))
 
     def outputs(self, y: NDArray[np.generic], positions: Indices | None) -> Values:
         """(m, channels) outputs that belong to the rows."""

@@ -103,7 +103,7 @@ class GramRegression:
         self._node = node
         self._halves = tuple(Moments.empty(node.unknowns, node.columns, node.groups) for _ in range(2))
         self._pending: tuple[list[tuple[Values, Values]], ...] = ([], [])
-        self.wanted = rows_wanted(node.unknowns)
+        self.wanted = rows_wanted(node.unknowns, node.groups)
 
     def add(self, half: int, rows: Values, targets: Values) -> None:
         """See `Regression`."""

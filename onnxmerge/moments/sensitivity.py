@@ -184,14 +184,10 @@ def _statistics(
     memory: int,
     rng: np.random.Generator,
 ) -> list[Statistics]:
-    """Statistics of what a node reads, for each of some groups; the frontier advances behind the node."""
-    inputs = list(frontier.get(node.node.inputs[0]))
-    output = node.output.tensor
-    frontier.advance(frontier.place(node.node.index) + 1, keep=(output,))
-    shapes = [y.shape for y in frontier.get(output)]
+    """Statistics of what a node reads, for each of some groups."""
     folds = min(batches.folds, 2) if node.unknowns > _TWO_FOLDS else batches.folds
     by_taps = fits_taps(node, folds, memory)
-    wanted = rows_wanted(node.unknowns if by_taps else max(group.size for group in groups))
+    wanted = rows_wanted(node.unknowns, node.groups) if by_taps else rows_wanted(max(group.size for group in groups))
     draw = Draw(node, wanted, batches.count, len(batches), rng)
     moments = [Moments.empty(node.unknowns, 0, node.groups) for _ in range(folds)] if by_taps else []
     channels = [] if by_taps else [ChannelStatistics.empty(node, group, folds) for group in groups]
@@ -205,9 +201,9 @@ def _statistics(
         for each in channels:
             each.add(fold, rows.reshape(len(rows), -1))
 
-    for batch, (x, shape) in enumerate(zip(inputs, shapes, strict=True)):
+    for batch, x in enumerate(frontier.get(node.node.inputs[0])):
         fold = batch % folds
-        pending[fold].append(draw(x, shape)[0])
+        pending[fold].append(draw(x).rows(x))
         if sum(map(len, pending[fold])) >= _CHUNK:
             flush(fold)
     for fold in range(folds):

@@ -131,6 +131,14 @@ class WeightedNode:
         """(m, channels, taps) patches as (m, g, channels·taps) inputs of all groups."""
         return rows.reshape(len(rows), self.groups, -1)
 
+    def outputs(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(m, outputs) what the node makes of (m, channels, taps) patches."""
+        bias = self.bias.astype(np.float32)
+        if self.groups == 1:
+            return np.asarray(rows.reshape(len(rows), -1) @ self.weight_rows().astype(np.float32) + bias)
+        stacked = self.blocks(rows).transpose(1, 0, 2) @ self.matrices().astype(np.float32)  # (g, m, o)
+        return np.asarray(stacked.transpose(1, 0, 2).reshape(len(rows), -1) + bias)
+
     def _by_rows(self) -> bool:
         return self.node.op == "Gemm" and bool(self.node.attributes.get("transB", 0))
 

@@ -69,14 +69,25 @@ class CostModel:
         if of == "channels":
             return lambda counts: sum(counts.get(position, group.size) for position, group in groups.items())
         length_at = self.lengths(groups)
+        if of == "params":
+            return lambda counts: self._parameters(length_at(counts))
+        # A plan changes one group at a time, and most nodes see nothing of it.
+        touching = []
+        for node in self._costly:
+            names = {*node.inputs, *node.outputs}
+            touching.append([p for p, group in groups.items() if any(axis.tensor in names for axis in group.members)])
+        known: list[dict[tuple[int | None, ...], int]] = [{} for _ in self._costly]
 
-        def cost(counts: Mapping[int, int]) -> int:
-            length = length_at(counts)
-            if of == "macs":
-                return sum(self.node_macs(node, length) for node in self._costly)
-            return self._parameters(length)
+        def macs(counts: Mapping[int, int]) -> int:
+            length, total = length_at(counts), 0
+            for node, positions, seen in zip(self._costly, touching, known, strict=True):
+                key = tuple(map(counts.get, positions))
+                if key not in seen:
+                    seen[key] = self.node_macs(node, length)
+                total += seen[key]
+            return total
 
-        return cost
+        return macs
 
     def lengths(self, groups: Mapping[int, ChannelGroup]) -> Callable[[Mapping[int, int]], Length]:
         """Lengths of all axes as a function of how many channels groups keep, by position."""
