@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -18,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "sample_models" / "lenet_300_100.onnx"
 CALIBRATION = ROOT / "sample_models" / "fashion_mnist_calibration.npz"
 
-# ONNX Runtime warns of an initializer that nothing reads. Its log level can be set but not read back, so two sessions of
-# the host show whether it is still the host's: one with a level of its own, one that inherits that of the process.
+# ONNX Runtime warns of an initializer that nothing reads. Its log level can be set but not read back, so two
+# sessions of the host show whether it is still the host's: one with a level of its own, one that inherits the default.
 HOST = """
 import json, logging, os, random, signal, sys, threading, time, warnings
 from pathlib import Path
@@ -211,6 +212,10 @@ compressed(method="prune", calibration=CALIBRATION)
     assert any(line.startswith(f"DEBUG onnxmerge.pipeline.run read {MODEL}: ") for line in told)
     assert "DEBUG onnxmerge.pipeline.run planning" in told
     assert any(str(CALIBRATION) in line and "onnxmerge.pipeline.loading" in line for line in told)
+
+
+def test_a_host_without_logging_sees_no_record() -> None:
+    assert any(isinstance(each, logging.NullHandler) for each in logging.getLogger("onnxmerge").handlers)
 
 
 def test_what_a_caller_should_act_on_is_a_warning() -> None:

@@ -90,7 +90,7 @@ def _shares(result: Tradeoff) -> dict[str, list[float | None]]:
 def _figure_class() -> Any:  # noqa: ANN401 - an extra that need not be there
     """Matplotlib's ``Figure``; without pyplot, which would choose a backend for the whole process."""
     try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
+        from matplotlib import figure  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise RuntimeMissingError("--plot needs matplotlib; try: pip install 'onnxmerge[report]'") from error
-    return Figure
+    return figure.Figure
