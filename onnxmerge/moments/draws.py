@@ -26,8 +26,8 @@ def rows_wanted(unknowns: int, problems: int = 1) -> int:
 
     96 for each unknown: on ResNet-56 with 512 images, 24 lost 0.2 points at r = 0.3. The products cost unknowns² each,
     so wide layers get fewer: 12 for each unknown, then as many as 2e12 products allow (4 for each at 8192 unknowns),
-    but never below 3. A depthwise convolution has a few unknowns in each of hundreds of problems, and every row is a row
-    for all of them: there 2048 do.
+    but never below 3. A depthwise convolution has a few unknowns in each of hundreds of problems, and every row is a
+    row for all of them: there 2048 do.
     """
     affordable = int(_PRODUCTS / max(unknowns, 1) ** 2)
     wide = max(_FEWEST_PER_UNKNOWN * unknowns, affordable)
