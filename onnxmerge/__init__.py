@@ -13,14 +13,21 @@ Example:
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from onnxmerge.errors import OnnxmergeWarning, UsageError
+
 __version__ = "0.1.0"
 
-__all__ = ["ImageOptions", "__version__", "compare", "compress", "inspect"]
+__all__ = ["ImageOptions", "OnnxmergeWarning", "__version__", "compare", "compress", "inspect"]
+
+# Without a handler of its own, what the library logs would reach standard error where the host has configured nothing.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
     from onnxmerge.pipeline import Compression
@@ -86,16 +93,19 @@ def compress(
     Raises:
         onnxmerge.errors.OnnxMergeError: Some subclass; the class says whose fault it is. A GateError has the account of
             what was refused: `error.account`.
+
+    Warns:
+        onnxmerge.OnnxmergeWarning: The result stands, but is not what was asked for, or less is known of it than usual.
+            The same words are in `.report.notes`.
     """
     from onnxmerge import pipeline  # noqa: PLC0415 - `import onnxmerge` stays fast
-    from onnxmerge.errors import UsageError  # noqa: PLC0415
     from onnxmerge.plan.options import Options  # noqa: PLC0415
     from onnxmerge.verify import Verification  # noqa: PLC0415
 
     unknown = sorted(options.keys() - Options.__dataclass_fields__.keys())
     if unknown:
         raise UsageError(f"unknown option {unknown[0]!r}; known are {', '.join(Options.__dataclass_fields__)}")
-    return pipeline.compress(
+    result = pipeline.compress(
         model,
         Options(ratio=ratio, of=of, method=method, **options),
         calibration=calibration,
@@ -105,6 +115,9 @@ def compress(
         shapes=shapes or {},
         verification=Verification(verify, provider, min_cosine, max_drop, threads),  # type: ignore[arg-type]
     )
+    for words in result.cautions:
+        warnings.warn(words, OnnxmergeWarning, stacklevel=2)
+    return result
 
 
 def inspect(model: Model, *, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Inspection:

@@ -10,6 +10,8 @@
     ├── GateError                  1  the result is below what was asked; nothing was written
     └── RuntimeMissingError        4  ONNX Runtime, a provider that was asked for, or torch for training is missing
 
+And one warning, for results that stand but that the caller should look at: `OnnxmergeWarning`.
+
 A message says what is wrong, where (file, node, tensor), what was expected and got, and what to try.
 """
 
@@ -23,6 +25,7 @@ __all__ = [
     "ModelError",
     "NothingToCutError",
     "OnnxMergeError",
+    "OnnxmergeWarning",
     "RuntimeMissingError",
     "UsageError",
 ]
@@ -69,3 +72,7 @@ class RuntimeMissingError(OnnxMergeError):
     """ONNX Runtime, the provider that was asked for, or the torch that training needs is not available."""
 
     exit_status = 4
+
+
+class OnnxmergeWarning(UserWarning):
+    """The result stands, but it is not what was asked for, or less is known of it than usual; `compress` warns so."""

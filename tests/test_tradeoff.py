@@ -118,6 +118,13 @@ def test_plots(curve: Tradeoff, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert (tmp_path / name).stat().st_size > 5000
 
 
+def test_a_plot_leaves_the_backend_alone(curve: Tradeoff, tmp_path: Path) -> None:
+    matplotlib = pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
+    with matplotlib.rc_context({"backend": "svg"}):
+        plot.draw_tradeoff(curve, tmp_path / "curve.png")
+        assert matplotlib.get_backend() == "svg"
+
+
 def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(RuntimeMissingError, match=r"onnxmerge\[report\]"):

@@ -37,6 +37,7 @@ from onnxmerge.plan.options import Options
 from onnxmerge.report.page import check_page
 from onnxmerge.report.plot import check_plot, draw_tradeoff
 from onnxmerge.report.terminal import show_account, show_inspection, show_side_by_side, show_tradeoff
+from onnxmerge.runtime.session import silence_default_log
 from onnxmerge.verify import Verification
 
 __all__ = ["cli"]
@@ -116,6 +117,7 @@ def compress(
     if report is not None:
         check_page(report, "--report")
     with reporting(json_path, report), stages(quiet) as progress:
+        silence_default_log()
         account = pipeline.compress_file(
             source,
             target,
@@ -203,6 +205,7 @@ def compare(
     """  # noqa: D301 - click reads the backspace
     check_files({"--json": json_path}, (first, second), given=given)
     with stages(quiet) as progress:
+        silence_default_log()
         result = pipeline.compare(
             first,
             second,
@@ -269,6 +272,7 @@ def tradeoff(
     if plot is not None:
         check_plot(plot)
     with stages(quiet) as progress:
+        silence_default_log()
         result = pipeline.tradeoff(
             source,
             options,

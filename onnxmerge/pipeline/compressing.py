@@ -39,11 +39,13 @@ class Compression:
     Attributes:
         plan: What was decided.
         report: What it cost.
+        cautions: Those of the report's notes that the caller should act on; `onnxmerge.compress` warns of each.
     """
 
     plan: Plan
     report: Account
     _model: Model = field(repr=False)
+    cautions: tuple[str, ...] = ()
 
     @property
     def model(self) -> Any:  # noqa: ANN401 - protobuf types stay in graph/
@@ -109,7 +111,8 @@ def compress(
             measured, samples = verify(run, result, written, held, verification)
     report = account(run, result, None, proto.ByteSize(), measured, samples, begun)
     _hold(report, measured, verification)
-    return Compression(result.plan, report, result.model)
+    cautions = tuple(dict.fromkeys(words for words in run.cautions if words in report.notes))
+    return Compression(result.plan, report, result.model, cautions)
 
 
 def _hold(report: Account, measured: Measured | None, verification: Verification) -> None:

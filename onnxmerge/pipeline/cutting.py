@@ -182,7 +182,7 @@ def cut_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Cut:
         )
     if ratio > 0 and abs(plan.reached - ratio) > _NEAR:
         limit = f"; at most {plan.most:.3f} can go" if plan.most < ratio else ""
-        run.notes.append(f"asked for {ratio:.3f} of the {plan.of}, reached {plan.reached:.3f}{limit}")
+        run.caution(f"asked for {ratio:.3f} of the {plan.of}, reached {plan.reached:.3f}{limit}")
     constants: Mapping[Axis, Any] = {}
     if evidence is not None and prepared.method.fitted:
         with run.stage("refitting"), _counting(run, "refitting", evidence):
@@ -193,7 +193,8 @@ def cut_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Cut:
                 counter=evidence.counter, progress=lambda done: run.progress("refitting", done),
             )  # fmt: skip
         constants = refitted.constants
-        run.notes.extend(_scarce(plan, prepared.planner.curves))
+        for words in _scarce(plan, prepared.planner.curves):
+            run.caution(words)
         if refitted.approximated:
             run.notes.append(
                 f"too wide for a Gram matrix in the memory there is, so solved from a sample of their rows: "

@@ -69,7 +69,11 @@ def choose_method(run: Run, context: Context, analysis: Analysis, cost: CostMode
     method = run.options.resolved(measurable=False)
     if method.measured:
         raise UsageError(f"{problem}; use --method neuron-merging")
-    run.notes.append(problem)
+    _LOGGER.debug("not fitted to samples: %s", problem)
+    if fitting is None:
+        run.notes.append(problem)
+    else:  # whoever gave samples expects them to be used
+        run.caution(problem)
     return method
 
 

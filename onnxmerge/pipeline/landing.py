@@ -76,7 +76,7 @@ def land(
         + ("; that is far apart: was the machine busy?" if abs(best.plan.reached - best.went) > _APART else "")
     )
     if unsteady > _STEADY:
-        run.notes.append(
+        run.caution(
             f"the clock is not steady: sessions of the same two networks differed by up to {unsteady - 1.0:.0%} in the "
             "ratio of their times" + ("" if clock.threads == 1 else "; with --threads 1 it mostly is")
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -22,6 +23,7 @@ from onnxmerge.verify import Verification
 __all__ = ["check_answerable", "check_images", "load", "load_both"]
 
 _HELD_OUT = 128
+_LOGGER = logging.getLogger(__name__)
 
 
 def load(
@@ -61,8 +63,10 @@ def load_both(run: Run, sampling: Sampling) -> tuple[Samples | None, Samples | N
         fitting, held = None, None
         if sampling.calibration is not None:
             fitting = load(sampling.calibration, run, sampling.calib_size, sampling.images, labelled=False)
+            _LOGGER.debug("calibration samples from %s", fitting.source)
         if sampling.data is not None:
             held = load(sampling.data, run, None, sampling.images)
+            _LOGGER.debug("held-out samples from %s", held.source)
         check_images(sampling.images, fitting, held)
     if fitting is not None and held is None and not run.options.resolved(measurable=True).measured:
         return None, fitting  # nothing is fitted to them
@@ -75,7 +79,7 @@ def load_both(run: Run, sampling: Sampling) -> tuple[Samples | None, Samples | N
             )
         else:
             held = fitting
-            run.notes.append("too few calibration samples to hold some out: fidelity was measured on those fitted to")
+            run.caution("too few calibration samples to hold some out: fidelity was measured on those fitted to")
     return fitting, held
 
 

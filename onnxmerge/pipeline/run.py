@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ CALIB_SIZE = 512
 """Calibration samples that are looked at unless told otherwise."""
 
 
+_LOGGER = logging.getLogger(__name__)
 _SHOWN = 3
 """Inputs that advice names; the first usually tell what the others need."""
 
@@ -71,7 +73,21 @@ class Sampling:
 
 @dataclass
 class Run:
-    """A compression under way: what every step needs and leaves behind."""
+    """A compression under way: what every step needs and leaves behind.
+
+    Attributes:
+        model: As it was read.
+        source: As it was given.
+        options: What to remove and how.
+        shapes: Input shapes for measuring.
+        progress: Called with the name of each stage.
+        size: Bytes of the model's files.
+        seconds: What each stage took.
+        notes: What the account says of the result.
+        cautions: Those of all notes so far that a caller should act on. A search for the largest cut takes notes back,
+            so only the cautions among the final notes count.
+        passes: What was looked at, in passes over the samples.
+    """
 
     model: Model
     source: Source
@@ -81,15 +97,24 @@ class Run:
     size: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    cautions: list[str] = field(default_factory=list)
     passes: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage and show it."""
+        """Time a stage, show it and log it."""
         self.progress(name, None)
+        _LOGGER.debug("%s", name)
         started = time.perf_counter()
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+        taken = time.perf_counter() - started
+        _LOGGER.debug("%s took %.3f s", name, taken)
+        self.seconds[name] = self.seconds.get(name, 0.0) + taken
+
+    def caution(self, words: str) -> None:
+        """Note something that the caller should act on."""
+        self.notes.append(words)
+        self.cautions.append(words)
 
 
 def start(source: Source, options: Options, shapes: Shapes, progress: Progress) -> Run:
@@ -99,6 +124,7 @@ def start(source: Source, options: Options, shapes: Shapes, progress: Progress) 
     # The size is taken now: the source may be what the result replaces.
     run = Run(load(source), source, options, shapes, progress, file_size(source))
     run.seconds["reading"] = time.perf_counter() - started
+    _LOGGER.debug("read %s: %d nodes, %d bytes", run.model.source, len(run.model.nodes), run.size or 0)
     return run
 
 

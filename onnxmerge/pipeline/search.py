@@ -46,7 +46,7 @@ def verify(
     with run.stage("verifying the cut"):
         if result.model.bytes_of_weights() < MEMORY_LIMIT and run.model.bytes_of_weights() < MEMORY_LIMIT:
             if _compared(result, written, samples, verification.provider) is None:
-                run.notes.append(
+                run.caution(
                     "no output could be compared with that of the dense twin: "
                     "they were empty, zero up to rounding, or not finite"
                 )

@@ -24,7 +24,7 @@ def check_plot(target: Path) -> None:
     if target.suffix.lower() not in _KINDS:
         raise UsageError(f"--plot {target}: expected a name that ends in {', '.join(_KINDS)}")
     check_writable(target)
-    _pyplot()
+    _figure_class()
 
 
 def draw_tradeoff(result: Tradeoff, target: Path) -> None:
@@ -38,9 +38,10 @@ def draw_tradeoff(result: Tradeoff, target: Path) -> None:
         RuntimeMissingError: matplotlib is not installed.
         UsageError: The file cannot be written.
     """
-    pyplot = _pyplot()
+    figure_class = _figure_class()
     name, values = _quality(result)
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    figure = figure_class(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
     for label, left in _shares(result).items():
         known = [(share, value) for share, value in zip(left, values, strict=True) if share is not None]
         axes.plot(*zip(*known, strict=True), marker="o", label=label)
@@ -59,8 +60,6 @@ def draw_tradeoff(result: Tradeoff, target: Path) -> None:
         figure.savefig(target, dpi=150)
     except OSError as error:
         raise UsageError(f"--plot {target} cannot be written: {error.strerror or error}") from error
-    finally:
-        pyplot.close(figure)
 
 
 def _quality(result: Tradeoff) -> tuple[str, list[float]]:
@@ -88,12 +87,10 @@ def _shares(result: Tradeoff) -> dict[str, list[float | None]]:
     }
 
 
-def _pyplot() -> Any:  # noqa: ANN401 - an extra that need not be there
+def _figure_class() -> Any:  # noqa: ANN401 - an extra that need not be there
+    """Matplotlib's ``Figure``; without pyplot, which would choose a backend for the whole process."""
     try:
-        import matplotlib  # noqa: PLC0415 - an extra
-
-        matplotlib.use("agg")
-        from matplotlib import pyplot  # noqa: PLC0415
+        from matplotlib import figure  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise RuntimeMissingError("--plot needs matplotlib; try: pip install 'onnxmerge[report]'") from error
-    return pyplot
+    return figure.Figure

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -30,6 +31,8 @@ from onnxmerge.runtime.session import Provider, Session, runtime_version
 __all__ = ["KernelTimes", "OperatorTime", "cache_folder", "device_name", "operator_time", "usable_cores"]
 
 Feed = Mapping[str, NDArray[Any]]
+
+_LOGGER = logging.getLogger(__name__)
 
 STALE = 1.5
 """Ratio of an operator's time now to that of the table beyond which the machine is not what it was."""
@@ -148,17 +151,21 @@ class KernelTimes:
             with tempfile.NamedTemporaryFile("w", dir=self._file.parent, delete=False, encoding="utf-8") as file:
                 json.dump({"where": self._where, "seconds": self._table}, file)
             Path(file.name).replace(self._file)
-        except OSError:
+        except OSError as error:
+            _LOGGER.debug("operator times are not kept: %s", error)
             return
+        _LOGGER.debug("operator times are in %s", self._file)
 
     def _read(self) -> dict[str, OperatorTime]:
         try:
             stored = json.loads(self._file.read_text(encoding="utf-8"))
             if stored["where"] != self._where:
                 return {}
-            return {str(key): OperatorTime(*map(float, times)) for key, times in stored["seconds"].items()}
+            times = {str(key): OperatorTime(*map(float, each)) for key, each in stored["seconds"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
+        _LOGGER.debug("operator times from %s", self._file)
+        return times
 
 
 def cache_folder() -> Path:

@@ -9,16 +9,18 @@ driver, cuDNN or a GPU is missing. So availability is not believed: a session is
 
 A provider also runs only the operators that it knows, so a live CUDA session may still run some nodes on the CPU.
 
-ONNX Runtime's own log is silenced; what it raises becomes one line.
+The log of our sessions is silenced, what ONNX Runtime raises becomes one line, and nothing falls back by itself, which
+would be printed. ONNX Runtime's default log belongs to the host process: only `silence_default_log`, for a process of
+our own, touches it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,17 +30,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.errors import FeedError, ModelError, RuntimeMissingError, UsageError
+from onnxmerge.runtime.cuda import cuda_problem
 
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["Provider", "Session", "runtime_version"]
+__all__ = ["Provider", "Session", "runtime_version", "silence_default_log"]
 
 Provider = Literal["auto", "cpu", "cuda"]
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _FATAL = 4
+_LOGGER = logging.getLogger(__name__)
 _INSTALL_CUDA = "try: pip install 'onnxruntime-gpu[cuda,cudnn]', and check that nvidia-smi lists a GPU"
 
 # What the binding has no NumPy type for goes in and out as raw 16-bit values; 16 is TensorProto.BFLOAT16.
@@ -106,25 +110,27 @@ class Session:
         ort = _import()
         listed = _CUDA in ort.get_available_providers()
         note = "" if listed else "CUDA is not used: this build of ONNX Runtime has no CUDA provider"
-        failure: Exception | None = None
         if provider != "cpu" and listed:
-            try:
-                with _quiet(ort):
+            problem = cuda_problem(ort)
+            if not problem:
+                try:
                     session = _load(ort, model, [_CUDA, _CPU], threads, optimize, spin, profile)
-                if session.get_providers()[0] == _CUDA:
-                    return cls(session, threads, "")
-            except Exception as error:  # whatever CUDA fails with, the CPU decides whether the model is bad
-                failure = error
-            note = f"CUDA is not used: {_line(failure) if failure else 'no live session has it'}; {_INSTALL_CUDA}"
+                    if session.get_providers()[0] == _CUDA:
+                        return cls(session, threads, "")
+                    problem = "no live session has it"
+                except Exception as error:  # whatever CUDA fails with, the CPU decides whether the model is bad
+                    problem = _line(error)
+            note = f"CUDA is not used: {problem}; {_INSTALL_CUDA}"
         if provider == "cuda":
             raise RuntimeMissingError(
                 f"--provider cuda: {note if not listed else note.removeprefix('CUDA is not used: ')}"
             )
         try:
-            with _quiet(ort):
-                session = _load(ort, model, [_CPU], threads, optimize, spin, profile)
+            session = _load(ort, model, [_CPU], threads, optimize, spin, profile)
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
             raise ModelError(f"{_name(model)}: ONNX Runtime cannot load it: {_line(error)}") from error
+        if provider == "auto":
+            _LOGGER.debug("%s", note)
         return cls(session, threads, note if provider == "auto" else "")
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -231,6 +237,12 @@ def runtime_version() -> str:
     return str(_import().__version__)
 
 
+def silence_default_log() -> None:
+    """Turns ONNX Runtime's default log off for good, for a process of our own; does nothing without ONNX Runtime."""
+    with contextlib.suppress(RuntimeMissingError):  # said where a session is opened
+        _import().set_default_logger_severity(_FATAL)
+
+
 def _array(value: onnxruntime.OrtValue) -> NDArray[Any]:
     if value.data_type() != _BFLOAT16:
         return np.asarray(value.numpy())
@@ -270,18 +282,9 @@ def _load(
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
-    if providers[0] == _CUDA and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
     source = model if isinstance(model, bytes) else str(model)
-    return ort.InferenceSession(source, sess_options=options, providers=providers)
-
-
-@contextlib.contextmanager
-def _quiet(ort: Any) -> Iterator[None]:  # noqa: ANN401
-    """Silences the log that is not a session's, and what ONNX Runtime prints from Python."""
-    ort.set_default_logger_severity(_FATAL)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
+    # Its own fallback to another provider prints to standard output, and would hide that CUDA failed.
+    return ort.InferenceSession(source, sess_options=options, providers=providers, enable_fallback=0)
 
 
 def _name(model: bytes | Path) -> str:

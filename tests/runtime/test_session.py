@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxmerge.errors import ModelError, RuntimeMissingError, UsageError
-from onnxmerge.runtime import Session, session
+from onnxmerge.runtime import Session, cuda, session
 
 
 def model(
@@ -156,7 +156,8 @@ def test_options_that_cannot_be() -> None:
 def runtime(listed: bool, live: bool, *, fails: bool = False) -> SimpleNamespace:
     """A stand-in for the onnxruntime module; ``live`` is whether a session that asks for CUDA gets it."""
 
-    def load(source: object, sess_options: object, providers: list[str]) -> SimpleNamespace:
+    def load(source: object, sess_options: object, providers: list[str], enable_fallback: int) -> SimpleNamespace:
+        assert not enable_fallback  # it would print
         cuda = providers[0] == "CUDAExecutionProvider"
         if cuda and fails:
             raise RuntimeError("no\nGPU")
@@ -168,7 +169,6 @@ def runtime(listed: bool, live: bool, *, fails: bool = False) -> SimpleNamespace
         get_available_providers=lambda: available,
         SessionOptions=SimpleNamespace,
         InferenceSession=load,
-        set_default_logger_severity=lambda _: None,
     )
 
 
@@ -185,6 +185,7 @@ def test_only_a_live_provider_counts(
     monkeypatch: pytest.MonkeyPatch, listed: bool, live: bool, fails: bool, provider: str, note: str
 ) -> None:
     monkeypatch.setattr(session, "_import", lambda: runtime(listed, live, fails=fails))
+    monkeypatch.setattr(cuda, "driver_problem", lambda: "")
     opened = Session.open(b"", "auto")
     assert opened.provider == provider
     assert note in opened.note
