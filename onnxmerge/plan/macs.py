@@ -185,8 +185,8 @@ def _projected_attention(of: _Operands, past: int = 4) -> int:
 def _multi_head_attention(of: _Operands) -> int:
     """ONNX Runtime's: tokens and heads packed in one of the forms of its documentation.
 
-    Queries are (batch, tokens, heads · width). Keys and values are shaped like them, or (batch, heads, tokens, width), or
-    one tensor (batch, tokens, heads, 2, width); or all three are one (batch, tokens, heads, 3, width).
+    Queries are (batch, tokens, heads · width). Keys and values are shaped like them, or (batch, heads, tokens, width),
+    or one tensor (batch, tokens, heads, 2, width); or all three are one (batch, tokens, heads, 3, width).
     """
     q, k, v, cache = (of.input(position) for position in (0, 1, 2, 6))
     queries = results = prod(q) // (3 if len(q) == 5 else 1)
