@@ -3,12 +3,13 @@
 Shapes are those of tensors that ONNX Runtime has made: neither our inference nor that of onnx-tool, which fails on
 three of the stored exports (bert, llama and vit of torch's newer exporter), is part of the comparison.
 
-onnx-tool counts instructions, not products, so its count of a contraction has other parts, each given here by a formula:
+onnx-tool counts instructions, not products, so its count of a contraction has other parts, each given by a formula:
 
 1. Conv, QLinearConv, Gemm: |y| for a bias.
 2. MatMulInteger: |y| for the zero point of the first operand, which it takes for a bias where there is no other.
 3. MatMul with a vector on the right: it counts |y|, and forgets the length K that is contracted.
-4. ConvTranspose: every element of the *result* meets a kernel, where every element of the input does, and |y| for a bias.
+4. ConvTranspose: it lets every element of the *result* meet a kernel, where every element of the input does: |y| / |x|
+   times as much; and |y| for a bias.
 5. LSTM, GRU: biases of each step, and what is element-wise, that of one direction only.
 """
 
@@ -31,8 +32,12 @@ CONTRACTIONS = frozenset(
     {"Conv", "ConvInteger", "ConvTranspose", "Einsum", "GRU", "Gemm", "LSTM", "MatMul", "MatMulInteger", "QLinearConv",
      "QLinearMatMul"}
 )  # fmt: skip
-"""Operators of ONNX's own domain that onnx-tool counts the products of; it knows none of ONNX Runtime's, nor RNN,
+"""Operators of ONNX's own domain that onnx-tool counts the products of; it knows neither ONNX Runtime's, nor RNN,
 DeformConv and Attention."""
+
+
+_SAME_PRODUCTS = {("com.microsoft", "FusedConv"): "Conv", ("com.microsoft", "FusedGemm"): "Gemm"}
+"""With an activation and, of a convolution, a summand behind the third input."""
 
 
 class _Shaped(NamedTuple):
@@ -49,13 +54,19 @@ def contractions(model: onnx.ModelProto, feed: Feed) -> dict[str, int]:
     shapes = _shapes(model, feed)
     found = {}
     for node in model.graph.node:
-        if node.domain in ("", "ai.onnx") and node.op_type in CONTRACTIONS:
-            inputs = [shapes[name] if name else () for name in node.input]
-            if node.op_type in ("LSTM", "GRU") and len(inputs) == 3:
-                inputs.append((0,))  # onnx-tool takes biases for granted
-            y = shapes[node.output[0]]
-            counted = create_node(node).profile([_Shaped(dims) for dims in inputs], [_Shaped(y)])[0]
-            found[node.output[0]] = _products(node.op_type, int(counted), inputs, y)
+        op = _SAME_PRODUCTS.get((node.domain, node.op_type), "" if node.domain else node.op_type)
+        if op not in CONTRACTIONS:
+            continue
+        inputs = [shapes[name] if name else () for name in node.input]
+        if op in ("LSTM", "GRU") and len(inputs) == 3:
+            inputs.append((0,))  # onnx-tool takes biases for granted
+        known = onnx.NodeProto()
+        known.CopyFrom(node)
+        known.op_type = op
+        inputs = inputs[:3] if op != node.op_type else inputs
+        y = shapes[node.output[0]]
+        counted = int(create_node(known).profile([_Shaped(dims) for dims in inputs], [_Shaped(y)])[0])
+        found[node.output[0]] = _products(op, counted, inputs, y)
     return found
 
 
@@ -71,7 +82,7 @@ def _products(op: str, counted: int, inputs: list[Dims], y: Dims) -> int:
     if op in ("LSTM", "GRU"):
         (steps, batch, _), biases = inputs[0], prod(inputs[3])
         width = y[3]
-        element_wise = 4 + 3 * EXP_MACS + 2 * TANH_MACS + 4 if op == "LSTM" else 3 + 2 * EXP_MACS + TANH_MACS + 5
+        element_wise: int = 4 + 3 * EXP_MACS + 2 * TANH_MACS + 4 if op == "LSTM" else 3 + 2 * EXP_MACS + TANH_MACS + 5
         return counted - steps * batch * (biases + width * element_wise)
     return counted
 

@@ -194,7 +194,7 @@ def _multi_head_attention(of: _Operands) -> int:
         results = q[0] * q[1] * (v[2] if len(v) == 3 else v[1] * v[3])
     count = k[2] if len(k) == 4 else k[1] if k else q[1]
     if cache:  # (batch, heads, tokens, width); with its filled length given it is a buffer that holds the new keys, too
-        count = cache[2] if of.input(8) else cache[2] + count
+        count = cache[2] if of.node.input(8) else cache[2] + count
     return (queries + results) * count
 
 
