@@ -43,6 +43,7 @@ class Node:
         outputs: Tensor names, "" for an omitted optional output.
         attributes: Values by name; a tensor as its array.
         captures: Tensors of this graph that a subgraph of the node reads.
+        nested: Operators in its subgraphs, by domain and type, at any depth.
     """
 
     index: int
@@ -54,6 +55,7 @@ class Node:
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any] = field(repr=False)
     captures: tuple[str, ...] = ()
+    nested: frozenset[tuple[str, str]] = frozenset()
 
     def input(self, position: int) -> str:
         """Name of an input, "" where it is omitted."""
@@ -222,7 +224,7 @@ class Model:
             if name in used:
                 name = f"{name}_{index}"
             used.add(name)
-            domain = "" if proto.domain == "ai.onnx" else proto.domain
+            domain = _domain(proto)
             nodes.append(
                 Node(
                     index=index,
@@ -234,6 +236,7 @@ class Model:
                     outputs=tuple(proto.output),
                     attributes=MappingProxyType({a.name: _attribute(a) for a in proto.attribute}),
                     captures=tuple(_captures(proto)),
+                    nested=frozenset(_nested(proto)),
                 )
             )
         return tuple(nodes)
@@ -293,16 +296,31 @@ def _attribute(attribute: onnx.AttributeProto) -> object:
 def _captures(proto: onnx.NodeProto) -> list[str]:
     """Names that the subgraphs of a node read and do not define themselves."""
     found: dict[str, None] = {}
-    for attribute in proto.attribute:
-        graphs = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
-        for graph in graphs:
-            own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-            for node in graph.node:
-                for name in [*node.input, *_captures(node)]:
-                    if name and name not in own:
-                        found[name] = None
-                own.update(node.output)
-            for value in graph.output:
-                if value.name not in own:
-                    found[value.name] = None
+    for graph in _subgraphs(proto):
+        own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        for node in graph.node:
+            for name in [*node.input, *_captures(node)]:
+                if name and name not in own:
+                    found[name] = None
+            own.update(node.output)
+        for value in graph.output:
+            if value.name not in own:
+                found[value.name] = None
     return list(found)
+
+
+def _nested(proto: onnx.NodeProto) -> Iterator[tuple[str, str]]:
+    """Operators in the subgraphs of a node, by domain and type."""
+    for graph in _subgraphs(proto):
+        for node in graph.node:
+            yield _domain(node), node.op_type
+            yield from _nested(node)
+
+
+def _subgraphs(proto: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in proto.attribute:
+        yield from [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs
+
+
+def _domain(proto: onnx.NodeProto) -> str:
+    return "" if proto.domain == "ai.onnx" else proto.domain

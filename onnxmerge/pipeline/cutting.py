@@ -94,6 +94,10 @@ def analyse(run: Run, samples: Samples | None) -> tuple[Context, Analysis, CostM
         context = Context(run.model, probe_shapes(run.model, run.shapes))
         analysis = find_groups(context)
         cost = CostModel(run.model, _measured_dims(run, samples))
+    missing = cost.uncounted()
+    if missing:
+        listed = ", ".join(f"{count} × {op} ({reason})" for (op, reason), count in missing.items())
+        run.notes.append(f"MACs leave out {listed}")
     return context, analysis, cost
 
 

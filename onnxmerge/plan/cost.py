@@ -1,7 +1,8 @@
 """What a network costs as a function of the channels that stay: parameters and multiply-accumulates.
 
 A multiply-accumulate (MAC) is one product of a contraction: convolutions, matrix products, recurrent cells.
-Everything else (activations, normalisation, pooling) is not counted, as everywhere in the field.
+Everything else (activations, normalisation, pooling) is not counted, as everywhere in the field. The formulas are in
+`macs.py`.
 """
 
 from __future__ import annotations
@@ -16,15 +17,11 @@ import numpy as np
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Axis, Indices
 from onnxmerge.graph import Model, Node
+from onnxmerge.plan.macs import Length, count_macs, why_uncounted
 
-__all__ = ["CostModel", "Length"]
+__all__ = ["CostModel"]
 
-Length = Callable[[str, int], int]
 Left = Mapping[Axis, Indices]
-
-_CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "QLinearConv": 3, "ConvInteger": 1}
-_PRODUCTS = frozenset({"MatMul", "Gemm", "FusedGemm", "FusedMatMul", "MatMulInteger", "QLinearMatMul"})
-_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
 
 @dataclass(frozen=True)
@@ -169,37 +166,15 @@ class CostModel:
         return length
 
     def node_macs(self, node: Node, length: Length) -> int:
-        """Multiply-accumulates of one node; 0 where it has none or its shapes are unknown."""
-        if any(name and name not in self.dims for name in (*node.inputs, node.outputs[0])):
-            return 0
-        y = node.outputs[0]
+        """Multiply-accumulates of one node; 0 where it has none or they are not counted, see `uncounted`."""
+        return count_macs(node, self.dims, length) or 0
 
-        def size(name: str, first: int = 0) -> int:
-            return prod(length(name, axis) for axis in range(first, len(self.dims[name])))
-
-        if node.op in _CONVOLUTIONS:
-            return size(y) * size(node.inputs[_CONVOLUTIONS[node.op]], 1)
-        if node.op == "ConvTranspose":
-            return size(node.inputs[0]) * size(node.inputs[1], 1)
-        if node.op in _PRODUCTS:
-            x = node.inputs[0]
-            contracted = len(self.dims[x]) - (2 if node.attributes.get("transA") else 1)
-            return size(y) * length(x, contracted)
-        if node.op in _RECURRENT:
-            return length(node.inputs[0], 0) * length(node.inputs[0], 1) * (size(node.inputs[1]) + size(node.inputs[2]))
-        if node.op == "Einsum":
-            return self._einsum(node, length)
-        return 0
-
-    def _einsum(self, node: Node, length: Length) -> int:
-        terms = str(node.attributes.get("equation", "")).replace(" ", "").partition("->")[0].split(",")
-        if len(terms) != len(node.inputs) or any(
-            len(t) != len(self.dims[n]) for t, n in zip(terms, node.inputs, strict=True)
-        ):
-            return 0
-        letters = {
-            letter: length(name, axis)
-            for term, name in zip(terms, node.inputs, strict=True)
-            for axis, letter in enumerate(term)
-        }
-        return prod(letters.values())
+    def uncounted(self) -> Mapping[tuple[str, str], int]:
+        """Nodes that contract and are missing from the count: how many, by operator and reason."""
+        found: dict[tuple[str, str], int] = {}
+        for node in self.model.nodes:
+            reason = why_uncounted(node, self.dims)
+            if reason:
+                op = f"{node.domain}.{node.op}" if node.domain else node.op
+                found[op, reason] = found.get((op, reason), 0) + 1
+        return found

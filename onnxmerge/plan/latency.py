@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.errors import OnnxMergeError
-from onnxmerge.plan.cost import CostModel, Length
+from onnxmerge.plan.cost import CostModel
+from onnxmerge.plan.macs import Length
 from onnxmerge.plan.operators import State, Table, connect, reordering, time_operator, timed_operator
 from onnxmerge.plan.widths import BLOCKS, among, sampled
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from onnxmerge.channels.context import Context
 from onnxmerge.graph import Node, alone
-from onnxmerge.plan.cost import CostModel, Length
+from onnxmerge.plan.cost import CostModel
+from onnxmerge.plan.macs import Length
 from onnxmerge.plan.widths import BLOCKS, block_of, sampled, whole
 from onnxmerge.runtime.kernels import OperatorTime
 

@@ -53,14 +53,12 @@ CUT = [case for case in CASES if case.sizes and not case.reference]
 
 
 @pytest.mark.parametrize("case", CUT, ids=lambda case: case.id)
-def test_costs_are_those_of_the_cut_model(case: Case) -> None:
+def test_parameters_are_those_of_the_cut_model(case: Case) -> None:
+    """Their MACs are held against another counter's in `test_macs.py`."""
     analysed = analyse(built(case).model())
     kept = some(analysed.groups)
     left = kept_elements(analysed.groups, kept)
-    cost = cost_of(analysed)
     after = analyse(cut_model(analysed, kept))
-    again = cost_of(after)
-    assert cost.macs(left) == again.macs({})
     for name in after.context.model.weights:
         if name in analysed.context.model.weights:
             shape = analysed.context.model.weights.shape(name)
