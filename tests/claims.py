@@ -120,9 +120,7 @@ def _linked(
             for (axis, part), several in zip(on.items(), shape, strict=True)
             if several
         }
-        if len(alike) > 1 and any(
-            not context.is_constant(axis.tensor) for axis in places if axis.tensor in node.inputs
-        ):
+        if len(alike) > 1 and any(axis.tensor in node.inputs for axis in places):
             yield places
 
 
@@ -148,7 +146,8 @@ def _alone(context: Context, node: Node, values: Feed) -> onnx.ModelProto:
     """A model of one node: constants are initializers, signals are inputs, and what nobody reads is no output."""
     model = to_proto(context.model)
     read = {*context.model.readers, *(value.name for value in context.model.outputs)}
-    names = list(dict.fromkeys(name for name in node.inputs if name))
+    # The file's own names: the loaded model gives every reader of a shared initializer a name of its own.
+    names = list(dict.fromkeys(name for name in model.graph.node[node.index].input if name))
     graph = helper.make_graph(
         [model.graph.node[node.index]],
         "alone",
