@@ -178,16 +178,16 @@ def _check(case: Case, context: Context, node: Node, values: Feed, places: Place
 def _scalings(passes: Passes, n: int, unit: float) -> Iterator[NDArray[np.float64]]:
     """(n, n) matrices up to a claim, none of them the identity; entries are multiples of half of `unit`."""
     rng = np.random.default_rng(n)
-    one = np.eye(n)
+    one: NDArray[np.float64] = np.eye(n)
     yield one[np.roll(np.arange(n), 1)]
     yield one[rng.integers(0, n, n)]
     if passes >= Passes.POSITIVE:
-        factors = unit * np.resize([1.5, 0.0, 2.0, 0.5], n)[:, None]
+        factors = unit * np.resize(np.array([1.5, 0.0, 2.0, 0.5]), n)[:, None]
         yield factors * one
         yield factors * one[rng.permutation(n)]
     if passes >= Passes.LINEAR:
         yield -unit * one
-        yield unit / 2 * rng.integers(-4, 5, (n, n))
+        yield unit / 2 * rng.integers(-4, 5, (n, n)).astype(np.float64)
 
 
 def _scaled(name: str, array: Array, places: Places, z: NDArray[np.float64]) -> Array:
