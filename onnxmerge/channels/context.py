@@ -60,6 +60,10 @@ class Context:
         """Whether the element type of a tensor is known."""
         return tensor in self.shapes.first.kinds
 
+    def is_real(self, tensor: str) -> bool:
+        """Whether a tensor is known to hold floating-point numbers of at least 16 bits."""
+        return self.shapes.is_real(tensor)
+
     def known(self, node: Node) -> bool:
         """Whether the shapes of all inputs and outputs are known."""
         return all(not name or self.dims(name) is not None for name in (*node.inputs, *node.outputs))

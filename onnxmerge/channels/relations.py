@@ -9,12 +9,14 @@ channel i of the output" and "channel i of both summands is channel i of the sum
   is reshaped into (H, D) can lose blocks (whole heads) or strides (a width inside every head), never single elements.
 * `Pin`: elements that must stay, with the reason a user reads.
 
-`Passes` says which scaling matrices Z an operator lets through unchanged: f(Z a) = Z f(a).
+`Passes` says which scaling matrices Z an operator lets through unchanged: f(Z a) = Z f(a). Here a is every signal that
+carries the channels, while constants and signals without a channel axis keep their values. A `Limit` lowers the claim
+for channels on one axis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -29,6 +31,7 @@ __all__ = [
     "Fork",
     "Indices",
     "Kept",
+    "Limit",
     "Link",
     "Passes",
     "Pin",
@@ -154,6 +157,14 @@ class Consumer:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """Channels on an axis pass at most these scaling matrices, whatever the node passes elsewhere."""
+
+    axis: Axis
+    passes: Passes
+
+
+@dataclass(frozen=True)
 class Relation:
     """All that one node says about its axes."""
 
@@ -164,6 +175,11 @@ class Relation:
     producers: tuple[Producer, ...] = ()
     consumers: tuple[Consumer, ...] = ()
     passes: Passes = Passes.NOTHING
+    limits: tuple[Limit, ...] = ()
+
+    def passes_along(self, axes: Container[Axis]) -> Passes:
+        """The scaling matrices that pass for channels that lie on the given axes."""
+        return min((self.passes, *(limit.passes for limit in self.limits if limit.axis in axes)))
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,11 @@ _TAKES_A_SHAPE = frozenset({"CenterCropPad", "ConstantOfShape", "Expand", "Resha
 _HIGHEST_RANK = 64
 """ONNX's inference makes one dimension for each entry of a shape operand, even where it is said to have millions."""
 
+_REAL = frozenset(
+    {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+)
+"""Types that round in proportion to the number. Those of 8 bits and fewer saturate at small numbers."""
+
 
 @dataclass(frozen=True)
 class Shapes:
@@ -72,6 +77,10 @@ class StaticShapes:
         """Whether an axis has the same length whatever the free dimensions are."""
         one, two = self.first.dims.get(tensor), self.second.dims.get(tensor)
         return one is not None and two is not None and len(one) == len(two) and one[axis] == two[axis]
+
+    def is_real(self, tensor: str) -> bool:
+        """Whether a tensor is known to hold floating-point numbers of at least 16 bits."""
+        return self.first.kinds.get(tensor) in _REAL
 
     def value(self, tensor: str) -> NDArray[Any] | None:
         """A known value that does not depend on free dimensions."""

@@ -184,6 +184,9 @@ def group_passes(context: Context, group: ChannelGroup, relations: tuple[Relatio
     inside = {index for producer in group.producers for index in tail_of(context, producer.output).nodes}
     least, where = Passes.LINEAR, ""
     for index in group.carriers:
-        if index not in inside and relations[index].passes < least:
-            least, where = relations[index].passes, context.model.nodes[index].name
+        if index in inside:
+            continue
+        passes = relations[index].passes_along(group.members)
+        if passes < least:
+            least, where = passes, context.model.nodes[index].name
     return least, where

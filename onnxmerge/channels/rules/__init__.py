@@ -7,7 +7,7 @@ from itertools import chain
 from types import MappingProxyType
 
 from onnxmerge.channels.context import Context, pin_all
-from onnxmerge.channels.relations import Axis, Pin, Relation
+from onnxmerge.channels.relations import Axis, Limit, Passes, Pin, Relation
 from onnxmerge.channels.rules import (
     attention,
     convolution,
@@ -73,7 +73,28 @@ def relate(node: Node, context: Context) -> Relation:
     relation = rule.relate(node, context)
     if not _consistent(relation, context):
         return pin_all(node, context, f"the shapes around {node.op} contradict each other")
-    return _complete(node, context, relation)
+    return _complete(node, context, _limited(node, context, relation))
+
+
+def _limited(node: Node, context: Context, relation: Relation) -> Relation:
+    """The relation with no scaling along the axes of constants that become part of a signal.
+
+    A constant keeps its values when a signal is scaled, so wherever it lends elements to the channels (a class token
+    in a Concat, a slice of a position embedding) the result is not scaled. Where all outputs are constant the node
+    prepares a weight.
+    """
+    if all(context.is_constant(name) for name in node.outputs if name):
+        return relation
+    links = (*relation.links, *(entry for fork in relation.forks for way in fork.ways for entry in way.links))
+    fixed = dict.fromkeys(
+        axis
+        for entry in links
+        for axis in (entry.one, entry.two)
+        if context.is_constant(axis.tensor) and (context.dims(axis.tensor) or ())[axis.axis] != 1
+    )
+    if not fixed:
+        return relation
+    return replace(relation, limits=(*relation.limits, *(Limit(axis, Passes.NOTHING) for axis in fixed)))
 
 
 def _complete(node: Node, context: Context, relation: Relation) -> Relation:

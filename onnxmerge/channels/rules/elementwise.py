@@ -2,10 +2,14 @@
 
 What they let through (f(Z a) = Z f(a)):
 
-* LINEAR: Identity, Neg, Cast, Dropout; sums of signals; multiplication by one positive number.
-* POSITIVE: Relu, LeakyRelu, Abs, one shared slope of PRelu.
-* SELECTION: every other function of one signal, and Max or Min or a sum with one shared constant.
-* NOTHING: products of signals (gates), and constants that differ from channel to channel.
+* LINEAR: Identity, Neg, Cast between floating-point types, Dropout; sums of signals; multiplication by one positive
+  number.
+* POSITIVE: Relu, LeakyRelu, Abs, one shared slope of PRelu, Max or Min with zeros.
+* SELECTION: every other function of one signal, Max or Min or a sum with one shared constant, and every operator that
+  reads or makes integers or truth values.
+* NOTHING: products of signals (gates), constants that differ from channel to channel, and Dropout in training mode.
+
+A sum lets only copies through along an axis that one of its summands is stretched along: s + r·x is not r·(s + x).
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxmerge.channels.context import Context
-from onnxmerge.channels.relations import Passes, Relation
+from onnxmerge.channels.relations import Axis, Limit, Passes, Relation
 from onnxmerge.channels.rules.base import MICROSOFT, Rule, broadcast_links
 from onnxmerge.graph import Node
 
@@ -46,10 +50,36 @@ def _pointwise(node: Node, context: Context) -> Relation:
         if name
         for entry in broadcast_links(name, output, context)
     ]
-    return Relation(tuple(links), passes=_passes(node, context))
+    passes = _passes(node, context)
+    if not (context.is_real(node.input(0)) and context.is_real(node.outputs[0])):
+        passes = min(passes, Passes.SELECTION)
+    return Relation(tuple(links), passes=passes, limits=_stretched(node, context) if node.op in _SUMS else ())
+
+
+def _stretched(node: Node, context: Context) -> tuple[Limit, ...]:
+    """Limits along the axes of a sum that some summand has no channels on, where it adds the same to all of them."""
+    y = node.outputs[0]
+    after = context.dims(y) or ()
+    carried = [{entry.two.axis for entry in broadcast_links(name, y, context)} for name in node.inputs if name]
+    return tuple(
+        Limit(Axis(y, axis), Passes.SELECTION)
+        for axis, length in enumerate(after)
+        if length != 1 and not all(axis in axes for axes in carried)
+    )
+
+
+def _dropout(node: Node, context: Context) -> Passes:
+    """The identity, unless it trains; its second output is true for every element, however they are scaled."""
+    if node.input(2):
+        training = context.value(node.input(2))
+        if training is None or np.any(training):
+            return Passes.NOTHING
+    return Passes.SELECTION if any(context.model.readers.get(name) for name in node.outputs[1:]) else Passes.LINEAR
 
 
 def _passes(node: Node, context: Context) -> Passes:
+    if node.op == "Dropout":
+        return _dropout(node, context)
     if node.op in _LINEAR:
         return Passes.LINEAR
     if node.op in _POSITIVE:
@@ -76,7 +106,8 @@ def _passes_of_many(node: Node, context: Context) -> Passes:
         return Passes.LINEAR
     if node.op == "PRelu":
         return Passes.POSITIVE
-    if node.op in ("Max", "Min") and value is not None and not np.any(value):
+    values = [context.value(name) for name in constants]
+    if node.op in ("Max", "Min") and all(value is not None and not np.any(value) for value in values):
         return Passes.POSITIVE
     return Passes.SELECTION
 

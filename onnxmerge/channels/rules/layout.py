@@ -8,11 +8,15 @@ analysis itself gave the same maps at a cost that grows with the picture size; t
 Reshapes alone mix axes. Input and output lengths are split into the smallest blocks with equal products; a
 block of one axis each way is the identity, any other block is a fork with one way for each pair of its axes,
 found by numbering the block's elements.
+
+Moving elements commutes with any scaling. Elements that are filled in do not take part in it, so Pad lets any scaling
+through only where it fills in zeros; other numbers are the same for all channels, and leave copies of a channel copies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -388,6 +392,25 @@ def _pad(node: Node, context: Context) -> list[Link] | str:
     return links
 
 
+def _pad_relation(node: Node, context: Context) -> Relation:
+    relation = _separate(_pad)(node, context)
+    return (
+        relation
+        if _fills_no_number(node, context)
+        else replace(relation, passes=min(relation.passes, Passes.SELECTION))
+    )
+
+
+def _fills_no_number(node: Node, context: Context) -> bool:
+    """Whether Pad is known to fill in zeros, or elements of its input."""
+    if node.attributes.get("mode", "constant") != "constant":
+        return True
+    if not node.input(2):
+        return float(node.attributes.get("value", 0.0)) == 0
+    value = context.value(node.input(2))
+    return value is not None and not np.any(value)
+
+
 def _resize_pad(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...]:
     """Along a cut axis, as many elements are filled in as are left of those that were."""
     x, y = node.input(0), node.outputs[0]
@@ -461,7 +484,7 @@ RULES = (
     Rule("Split", _separate(_split), _resize_split, since=2),
     Rule("Slice", _slice_relation, _resize_slice, since=1),
     Rule("Gather", _gather, _resize_gather, since=1),
-    Rule("Pad", _separate(_pad), _resize_pad, since=2),
+    Rule("Pad", _pad_relation, _resize_pad, since=2),
     Rule("Expand", _separate(_expand), _resize_lengths, since=8),
     Rule("Tile", _separate(_tile), since=6),
     *(Rule(op, _separate(_blocks_of_depth), since=1) for op in ("DepthToSpace", "SpaceToDepth")),

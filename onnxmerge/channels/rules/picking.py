@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxmerge.channels.context import Context
-from onnxmerge.channels.relations import Axis, Link, Passes, Pin, Relation, link
+from onnxmerge.channels.relations import Axis, Limit, Link, Passes, Pin, Relation, link
 from onnxmerge.channels.rules.base import Rule
 from onnxmerge.graph import Node
 
@@ -42,7 +42,8 @@ def _grid_sample(node: Node, context: Context) -> Relation:
     links = (link(x, 0, y, 0), link(grid, 0, y, 0), link(x, 1, y, 1))
     pins = [Pin(Axis(name, axis), f"place of {node.op}") for name in (x, y) for axis in range(2, context.rank(name))]
     pins += [Pin(Axis(grid, axis), f"grid of {node.op}") for axis in range(1, context.rank(grid))]
-    return Relation(links, pins=tuple(pins), passes=Passes.LINEAR)
+    # Linear in the picture, not in the places: where both carry the channels, along the batch, only copies pass.
+    return Relation(links, pins=tuple(pins), passes=Passes.LINEAR, limits=(Limit(Axis(grid, 0), Passes.SELECTION),))
 
 
 RULES = (
