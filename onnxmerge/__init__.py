@@ -20,11 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from onnxmerge.errors import OnnxmergeWarning, UsageError
+from onnxmerge.errors import OnnxMergeWarning, UsageError
 
 __version__ = "0.1.0"
 
-__all__ = ["ImageOptions", "OnnxmergeWarning", "__version__", "compare", "compress", "inspect"]
+__all__ = ["ImageOptions", "OnnxMergeWarning", "__version__", "compare", "compress", "inspect"]
 
 # Without a handler of its own, what the library logs would reach standard error where the host has configured nothing.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
@@ -95,7 +95,7 @@ def compress(
             what was refused: `error.account`.
 
     Warns:
-        onnxmerge.OnnxmergeWarning: The result stands, but is not what was asked for, or less is known of it than usual.
+        onnxmerge.OnnxMergeWarning: The result stands, but is not what was asked for, or less is known of it than usual.
             The same words are in `.report.notes`.
     """
     from onnxmerge import pipeline  # noqa: PLC0415 - `import onnxmerge` stays fast
@@ -116,7 +116,7 @@ def compress(
         verification=Verification(verify, provider, min_cosine, max_drop, threads),  # type: ignore[arg-type]
     )
     for words in result.cautions:
-        warnings.warn(words, OnnxmergeWarning, stacklevel=2)
+        warnings.warn(words, OnnxMergeWarning, stacklevel=2)
     return result
 
 

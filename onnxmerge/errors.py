@@ -10,7 +10,7 @@
     ├── GateError                  1  the result is below what was asked; nothing was written
     └── RuntimeMissingError        4  ONNX Runtime, a provider that was asked for, or torch for training is missing
 
-And one warning, for results that stand but that the caller should look at: `OnnxmergeWarning`.
+And one warning, for results that stand but that the caller should look at: `OnnxMergeWarning`.
 
 A message says what is wrong, where (file, node, tensor), what was expected and got, and what to try.
 """
@@ -25,7 +25,7 @@ __all__ = [
     "ModelError",
     "NothingToCutError",
     "OnnxMergeError",
-    "OnnxmergeWarning",
+    "OnnxMergeWarning",
     "RuntimeMissingError",
     "UsageError",
 ]
@@ -74,5 +74,5 @@ class RuntimeMissingError(OnnxMergeError):
     exit_status = 4
 
 
-class OnnxmergeWarning(UserWarning):
+class OnnxMergeWarning(UserWarning):
     """The result stands, but it is not what was asked for, or less is known of it than usual; `compress` warns so."""
