@@ -34,7 +34,6 @@ from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, ChannelGroup
 from onnxmerge.channels.relations import Axis, Indices
 from onnxmerge.moments.batches import Batches, PassCounter
-from onnxmerge.moments.divergence import DivergenceMeter
 from onnxmerge.moments.draws import Draw
 from onnxmerge.moments.frontier import Frontier
 from onnxmerge.moments.regression import Regression, regression_for
@@ -42,7 +41,7 @@ from onnxmerge.moments.walk import Repair, Walk
 from onnxmerge.moments.weighted import WeightedNode
 from onnxmerge.runtime.session import Provider
 
-__all__ = ["Refitted", "measured_divergence", "refit"]
+__all__ = ["Refitted", "refit"]
 
 Floats = NDArray[np.float64]
 
@@ -131,28 +130,6 @@ def refit(
             result.constants[sum_of.summand] = level.reshape((-1,) + (1,) * node.trailing).astype(node.array.dtype)
         progress((place + 1) / len(walk.order))
     return result
-
-
-def measured_divergence(
-    context: Context,
-    walk: Walk,
-    refitted: Refitted,
-    batches: Batches,
-    provider: Provider = "auto",
-    counter: PassCounter | None = None,
-) -> float:
-    """How far the outputs of a refitted network are from those of the dense one."""
-    meter = DivergenceMeter()
-    places = range(len(batches))
-    dense = Frontier(context, walk.order, batches, provider, counter)
-    cut = Frontier(context, walk.order, batches, provider, counter)
-    cut.weights.update(refitted.weights)
-    for index, vector in refitted.shifts.items():
-        node = walk.weighted[index]
-        cut.shifts[index] = (node.trailing, vector.astype(node.array.dtype))
-    for (_, one), (_, two) in zip(dense.outputs(places), cut.outputs(places), strict=True):
-        meter.add(one, two)
-    return meter.value
 
 
 def _targets(walk: Walk, index: int) -> tuple[str, ...]:

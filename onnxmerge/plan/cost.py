@@ -7,7 +7,7 @@ Everything else (activations, normalisation, pooling) is not counted, as everywh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -19,7 +19,7 @@ from onnxmerge.channels.relations import Axis, Indices
 from onnxmerge.graph import Model, Node
 from onnxmerge.plan.macs import Length, count_macs, why_uncounted
 
-__all__ = ["CostModel"]
+__all__ = ["CostModel", "touching_groups"]
 
 Left = Mapping[Axis, Indices]
 
@@ -69,10 +69,7 @@ class CostModel:
         if of == "params":
             return lambda counts: self._parameters(length_at(counts))
         # A plan changes one group at a time, and most nodes see nothing of it.
-        touching = []
-        for node in self._costly:
-            names = {*node.inputs, *node.outputs}
-            touching.append([p for p, group in groups.items() if any(axis.tensor in names for axis in group.members)])
+        touching = touching_groups(self._costly, groups)
         known: list[dict[tuple[int | None, ...], int]] = [{} for _ in self._costly]
 
         def macs(counts: Mapping[int, int]) -> int:
@@ -178,3 +175,9 @@ class CostModel:
                 op = f"{node.domain}.{node.op}" if node.domain else node.op
                 found[op, reason] = found.get((op, reason), 0) + 1
         return found
+
+
+def touching_groups(nodes: Iterable[Node], groups: Mapping[int, ChannelGroup]) -> list[frozenset[int]]:
+    """For each node the groups it makes, reads or carries, by position."""
+    tensors = {position: {axis.tensor for axis in group.members} for position, group in groups.items()}
+    return [frozenset(p for p, names in tensors.items() if names & {*node.inputs, *node.outputs}) for node in nodes]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.errors import OnnxMergeError
-from onnxmerge.plan.cost import CostModel
+from onnxmerge.plan.cost import CostModel, touching_groups
 from onnxmerge.plan.macs import Length
 from onnxmerge.plan.operators import State, Table, connect, reordering, time_operator, timed_operator
 from onnxmerge.plan.widths import BLOCKS, among, sampled
@@ -183,11 +183,7 @@ class LatencyModel:
 
     def _touching(self, groups: Mapping[int, ChannelGroup]) -> list[frozenset[int]]:
         """For each timed operator the groups it makes, reads or carries."""
-        tensors = {position: {axis.tensor for axis in group.members} for position, group in groups.items()}
-        return [
-            frozenset(p for p, names in tensors.items() if names & {*each.node.inputs, *each.node.outputs})
-            for each in self._timed
-        ]
+        return touching_groups((each.node for each in self._timed), groups)
 
     def _states(self, length: Length) -> list[State]:
         return [each.under(length) for each in self._timed]

@@ -394,11 +394,9 @@ def _pad(node: Node, context: Context) -> list[Link] | str:
 
 def _pad_relation(node: Node, context: Context) -> Relation:
     relation = _separate(_pad)(node, context)
-    return (
-        relation
-        if _fills_no_number(node, context)
-        else replace(relation, passes=min(relation.passes, Passes.SELECTION))
-    )
+    if _fills_no_number(node, context):
+        return relation
+    return replace(relation, passes=min(relation.passes, Passes.SELECTION))
 
 
 def _fills_no_number(node: Node, context: Context) -> bool:
