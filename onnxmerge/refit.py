@@ -188,7 +188,7 @@ def _use(
     cut: Frontier,
 ) -> None:
     """Solve a node, make the mean of its outputs that of its targets, and let the cut network use both from here on."""
-    fit = regression.expressed(cuts, ridge) if linear else regression.solved(cuts, ridge)
+    fit = regression.expressed(cuts, ridge) if linear else regression.solved(cuts, ridge, explain=restore_variance)
     new = fit.weights
     if restore_variance:
         ratio = np.divide(fit.variance, fit.explained, out=np.ones_like(fit.variance), where=fit.explained > 0)

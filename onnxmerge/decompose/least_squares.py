@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-__all__ = ["RIDGES", "Covariances", "Moments", "choose_ridge", "residual_energy", "solve"]
+__all__ = ["RIDGES", "Covariances", "Moments", "choose_ridge", "mixed", "residual_energy", "solve"]
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -26,6 +26,9 @@ Covariances = tuple[Floats, Floats, Floats]
 RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 """Strengths to choose from. Convolutions see tens of thousands of rows and take the least; a fully connected layer
 sees one row a sample, about as many as it has unknowns, and takes one of the strongest."""
+
+MIXED = 64
+"""Mixtures of outputs that a ridge is chosen on; 512 outputs of 4608 unknowns took a third of all planning before."""
 
 _WIDE, _RIDGES_WIDE = 2048, (1e-3, 3e-2, 1.0)
 """Unknowns beyond which fewer are tried: each takes two factorisations, 1.5 s each at 4608 unknowns."""
@@ -72,13 +75,6 @@ class Moments:
             self.ut += across.transpose(0, 2, 1) @ wanted
             self.tt += np.einsum("gmo,gmo->go", wanted, wanted)
 
-    def without(self, other: Moments) -> Moments:
-        """Moments of these rows but for the other's, which have to be among them."""
-        return Moments(
-            self.count - other.count, self.u - other.u, self.t - other.t, self.uu - other.uu, self.ut - other.ut,
-            self.tt - other.tt,
-        )  # fmt: skip
-
     def plus(self, other: Moments) -> Moments:
         """Moments of the rows of both."""
         return Moments(
@@ -104,13 +100,33 @@ class Moments:
         """(g, d, d) mean products of the inputs' distances from a centre (g, d) that other rows may have given."""
         n = max(self.count, 1)
         mean = self.u / n
-        cross = centre[:, :, None] * mean[:, None, :]
-        return self.uu / n - cross - cross.transpose(0, 2, 1) + centre[:, :, None] * centre[:, None, :]
+        moved = mean - centre
+        products = self.uu / n
+        products -= mean[:, :, None] * mean[:, None, :]
+        products += moved[:, :, None] * moved[:, None, :]
+        return products
 
 
-def choose_ridge(
-    one: Covariances, two: Covariances, alive: Mask, pull: Floats, least: float
-) -> tuple[float, tuple[Floats, Floats]]:
+def mixed(weights: NDArray[np.floating]) -> Floats:
+    """Weights of `MIXED` random mixtures of the outputs where there are many more, else the weights themselves.
+
+    A mean over outputs, such as the error by which a ridge is chosen, is the same for mixtures but for a relative
+    standard deviation of √(2/MIXED), and that is shared by all ridges that are compared (Johnson and Lindenstrauss).
+
+    Args:
+        weights: (g, d, o).
+
+    Returns:
+        (g, d, o) or (g, d, MIXED), from the same generator each time.
+    """
+    outputs = weights.shape[-1]
+    if outputs <= 2 * MIXED:
+        return np.asarray(weights, dtype=np.float64)
+    mixing = np.random.default_rng(outputs).standard_normal((outputs, MIXED)) / np.sqrt(MIXED)
+    return np.asarray(weights @ mixing)
+
+
+def choose_ridge(one: Covariances, two: Covariances, alive: Mask, pull: Floats, least: float) -> float:
     """The strength with which weights found on either half explain the other half best.
 
     Strengths are tried upwards until the error rises twice: it has one valley, and each try takes two factorisations.
@@ -123,23 +139,23 @@ def choose_ridge(
         pull: (g, d, o) what weights are pulled towards.
         least: Smaller strengths are not tried.
 
-    Returns:
-        The strength, and the weights that either half gives with it.
+    Notes:
+        Variances of the targets do not depend on the strength; they may be zero.
     """
     halves = (one, two)
     known = RIDGES if alive.shape[1] <= _WIDE else _RIDGES_WIDE
     tried = [ridge for ridge in known if ridge >= least] or [least]
-    lowest, chosen, found, rises = np.inf, tried[0], (pull, pull), 0
+    lowest, chosen, rises = np.inf, tried[0], 0
     for ridge in tried:
         first, second = (solve(uu, ut, pull, ridge, alive) for uu, ut, _ in halves)
         error = _unexplained(first, *two) + _unexplained(second, *one)
         if error < lowest:
-            lowest, chosen, found, rises = error, ridge, (first, second), 0
+            lowest, chosen, rises = error, ridge, 0
         else:
             rises += 1
         if rises == 2:
             break
-    return chosen, found
+    return chosen
 
 
 def _unexplained(weight: Floats, uu: Floats, ut: Floats, tt: Floats) -> float:
@@ -189,12 +205,16 @@ def _solve(uu: Floats, ut: Floats, pull: Floats, ridge: float) -> Floats:
     scale = float(np.trace(uu)) / max(d, 1)
     if scale <= 0 or not np.isfinite(scale) or not np.isfinite(ut).all():
         return pull.copy()
-    strength = max(ridge, 1e-9) * scale
-    system = uu.copy()
-    system[np.diag_indices(d)] += strength
-    try:
-        # Cholesky by name: the general `solve` took ten times as long on 576 rows (SciPy 1.17).
-        factor = linalg.cho_factor(system, overwrite_a=True, check_finite=False)
-        return np.asarray(linalg.cho_solve(factor, ut + strength * pull, check_finite=False))
-    except linalg.LinAlgError:
-        return np.asarray(linalg.lstsq(uu + strength * np.eye(d), ut + strength * pull)[0])
+    # Signals that hardly vary around a large mean leave a covariance that rounding makes indefinite. Where even a
+    # thousandfold pull does not mend it, rounding is all there is, and nothing can be learnt from it.
+    for factor in (1.0, 10.0, 100.0, 1000.0):
+        strength = factor * max(ridge, 1e-9) * scale
+        system = uu.copy()
+        system[np.diag_indices(d)] += strength
+        try:
+            # Cholesky by name: the general `solve` took ten times as long on 576 rows (SciPy 1.17).
+            triangle = linalg.cho_factor(system, overwrite_a=True, check_finite=False)
+        except linalg.LinAlgError:
+            continue
+        return np.asarray(linalg.cho_solve(triangle, ut + strength * pull, check_finite=False))
+    return pull.copy()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import linalg
+from scipy.linalg import blas, lapack
 
 from onnxmerge.decompose.rows import Floats, Indices, least_first
 
@@ -71,7 +72,7 @@ class _State:
         scale = max(float(np.trace(reader.covariance)) / max(d, 1), 1e-30)
         # In units of the mean variance, so that the ridge and rounding mean the same for every consumer.
         self.inverse = _inverse(reader.covariance / scale, ridge)
-        self.weight = reader.weight.copy()
+        self.weight = _condensed(reader.weight)
         self.factor = scale * reader.weighting
         self.places = reader.places.copy()
         self.alive = np.ones(d, dtype=bool)
@@ -100,7 +101,10 @@ class _State:
         columns = self.inverse[:, rows]
         block = columns[rows]
         self.weight -= columns @ np.linalg.solve(block, self.weight[rows])
-        self.inverse -= columns @ np.linalg.solve(block, columns.T)
+        # In place: a product of its own and a subtraction would move the matrix through memory three times more. BLAS
+        # stores by columns, so it is given the transpose, which for a symmetric matrix is the same.
+        change = np.linalg.solve(block, columns.T)
+        self.inverse = blas.dgemm(-1.0, columns, change, 1.0, self.inverse.T, overwrite_c=1).T
         self.weight[rows] = 0.0
         self.inverse[rows, :] = 0.0
         self.inverse[:, rows] = 0.0
@@ -121,13 +125,27 @@ class _State:
 
 def _inverse(covariance: Floats, ridge: float) -> Floats:
     """Inverse of a covariance plus ridge·I; rounding can leave one indefinite, then the ridge grows."""
+    d = len(covariance)
     for strength in (ridge, 10 * ridge, 100 * ridge):
-        try:
-            factor = linalg.cho_factor(covariance + strength * np.eye(len(covariance)), check_finite=False)
-        except linalg.LinAlgError:
+        system = np.array(covariance, order="F")
+        system[np.diag_indices(d)] += strength
+        factor, singular = lapack.dpotrf(system, lower=1, overwrite_a=1)
+        if singular:
             continue
-        return np.asarray(linalg.cho_solve(factor, np.eye(len(covariance)), check_finite=False))
-    return np.eye(len(covariance))
+        inverse, singular = lapack.dpotri(factor, lower=1, overwrite_c=1)
+        if not singular:
+            # LAPACK fills one triangle.
+            lower = np.tril(inverse, -1)
+            return np.ascontiguousarray(lower + lower.T + np.diag(np.diag(inverse)))
+    return np.eye(d)
+
+
+def _condensed(weight: Floats) -> Floats:
+    """A (d, min(d, o)) matrix with the same products `W Wᵀ`, which are all that costs depend on."""
+    d, o = weight.shape
+    if o <= d:
+        return weight.copy()
+    return np.asarray(linalg.qr(weight.T, mode="r", check_finite=False)[0][:d].T, dtype=np.float64)
 
 
 def elimination_work(channels: int, rows: int, columns: int) -> int:

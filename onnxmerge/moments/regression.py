@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Indices
-from onnxmerge.decompose.least_squares import Moments, choose_ridge, solve
+from onnxmerge.decompose.least_squares import Covariances, Moments, choose_ridge, mixed, solve
 from onnxmerge.decompose.row_space import fit_rows
 from onnxmerge.moments.draws import rows_wanted
 from onnxmerge.moments.statistics import fits_taps
@@ -44,7 +44,8 @@ class Fit:
         mean_input: (g, d) means of the inputs.
         mean_target: (g, o) means of the targets.
         variance: (g, o) variances of the targets.
-        explained: (g, o) variances of the outputs on rows that weights were not fitted to.
+        explained: (g, o) variances of the outputs on rows that weights were not fitted to; those of the targets where
+            nobody asked for them.
     """
 
     weights: NDArray[np.floating]
@@ -69,8 +70,8 @@ class Regression(Protocol):
         """Add (m, channels, taps) patches and (m, outputs) targets."""
         ...
 
-    def solved(self, cuts: Cuts, ridge: float) -> Fit:
-        """Best weights over the rows of the weight that stay."""
+    def solved(self, cuts: Cuts, ridge: float, *, explain: bool = False) -> Fit:
+        """Best weights over the rows of the weight that stay; `explain` asks for the variances that they explain."""
         ...
 
     def expressed(self, cuts: Cuts, ridge: float) -> Fit:
@@ -125,14 +126,18 @@ class GramRegression:
         one, two = self._halves
         return one, two, one.plus(two)
 
-    def solved(self, cuts: Cuts, ridge: float) -> Fit:
+    def solved(self, cuts: Cuts, ridge: float, *, explain: bool = False) -> Fit:
         """See `Regression`."""
         one, two, total = self._sums()
         alive, old = self._node.alive(cuts), self._node.matrices()
         first, second = one.centred(), two.centred()
-        strength, (by_first, by_second) = choose_ridge(first, second, alive, old, ridge)
+        few = mixed(old)
+        strength = choose_ridge(_few(first), _few(second), alive, few, ridge)
         uu, ut, tt = total.centred()
-        explained = (_variance(by_first, second[0]) + _variance(by_second, first[0])) / 2
+        explained = tt
+        if explain:
+            by_first, by_second = (solve(half[0], half[1], old, strength, alive) for half in (first, second))
+            explained = (_variance(by_first, second[0]) + _variance(by_second, first[0])) / 2
         return Fit(solve(uu, ut, old, strength, alive), *total.means(), tt, explained)
 
     def expressed(self, cuts: Cuts, ridge: float) -> Fit:
@@ -187,8 +192,9 @@ class RowRegression:
                 express(new, old, places, group.stays(kept)[: group.size], pool, ridge)
         return new
 
-    def solved(self, cuts: Cuts, ridge: float) -> Fit:
-        """See `Regression`."""
+    def solved(self, cuts: Cuts, ridge: float, *, explain: bool = False) -> Fit:
+        """See `Regression`; what is explained comes with the choice of the ridge."""
+        del explain
         start, alive = self._start(ridge), np.flatnonzero(self._node.alive(cuts)[0])
         rows, targets = np.concatenate(self._rows), np.concatenate(self._targets)
         half = np.array(self._half) == 0
@@ -236,7 +242,7 @@ def express(
     for half in (*halves, halves[0].plus(halves[1])):
         uu = half.centred()[0]
         covariances.append((uu, uu[:, :, ~stays], np.diagonal(uu[0])[None, ~stays]))
-    strength, _ = choose_ridge(covariances[0], covariances[1], stays[None], nothing, ridge)
+    strength = choose_ridge(covariances[0], covariances[1], stays[None], nothing, ridge)
     uu, ut, _ = covariances[2]
     mixing = solve(uu, ut, nothing, strength, stays[None])[0][stays]  # (k, n - k)
     new[places[stays]] += np.tensordot(mixing.astype(new.dtype), old[places[~stays]], axes=(1, 0))
@@ -250,6 +256,12 @@ def _pooled(moments: Moments, q: int, places: Indices) -> Moments:
     return Moments(
         moments.count * places.shape[1], u[None], np.zeros((1, 0)), uu[None], np.zeros((1, n, 0)), np.zeros((1, 0))
     )
+
+
+def _few(half: Covariances) -> Covariances:
+    """The same for mixtures of the targets; without their variances, which no choice depends on."""
+    uu, ut, tt = half
+    return uu, mixed(ut), np.zeros_like(tt)
 
 
 def _variance(weights: Floats, uu: Floats) -> Floats:

@@ -50,7 +50,7 @@ RANKINGS: Mapping[str, Ranking] = MappingProxyType(
 _TWO_FOLDS = 1152
 """Unknowns beyond which there are two folds instead of more: every fold takes a factorisation for every count."""
 _SCARCE = 10
-"""How many times the least ridge the best one has to be before the order is found again with it."""
+"""How many times the least ridge the best one has to be before the order is found with it."""
 _CHUNK = 2048
 """Rows that are multiplied at once, so that adding the product costs little beside making it."""
 
@@ -261,19 +261,15 @@ def _measure(
 def _eliminated(entry: _Open, rank: Ranking, least: float) -> tuple[Elimination, dict[int, float]]:
     """The order of a group's channels, and the ridge that tests best for each consumer.
 
-    Where rows are scarce, an order that was found with too weak a ridge tells noise apart; then it is found again.
+    The ridge is chosen for the half of the channels that has most energy. Where rows are scarce it is a strong one, and
+    the order is found with it: with too weak a ridge it tells noise apart.
     """
     size = entry.group.size
-
-    def run(ridge: float) -> Elimination:
-        readers = [reader for statistics in entry.statistics.values() for reader in statistics.readers()]
-        return rank(readers, size, ridge)
-
-    elimination = run(least)
-    middle = elimination.kept(max(1, size // 2))
+    readers = [reader for statistics in entry.statistics.values() for reader in statistics.readers()]
+    middle = rank_by_energy(readers, size).kept(max(1, size // 2))
     ridges = {index: statistics.ridge(middle, least) for index, statistics in entry.statistics.items()}
     strongest = max(ridges.values())
-    return (run(strongest) if strongest > _SCARCE * least else elimination), ridges
+    return rank(readers, size, strongest if strongest > _SCARCE * least else least), ridges
 
 
 def _trial(walk: Walk, fitted: Mapping[int, Fold], kept: Indices) -> dict[str, NDArray[Any]]:

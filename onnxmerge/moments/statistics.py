@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +22,7 @@ from scipy import linalg
 
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Indices
-from onnxmerge.decompose.least_squares import Moments, choose_ridge, residual_energy, solve
+from onnxmerge.decompose.least_squares import Moments, choose_ridge, mixed, residual_energy, solve
 from onnxmerge.decompose.obs import Reader
 from onnxmerge.moments.weighted import WeightedNode
 
@@ -136,13 +136,13 @@ class TapStatistics:
         halves = _halves(self.folds)
         if halves is None:
             return least
-        old, alive = self.node.matrices(), self.node.alive([(self.group, kept)])
+        old, alive = mixed(self.node.matrices()), self.node.alive([(self.group, kept)])
         covariances = []
         for half in halves:
             uu = half.centred()[0]
             ut = uu @ old
             covariances.append((uu, ut, np.sum(old * ut, axis=1)))
-        return choose_ridge(covariances[0], covariances[1], alive, old, least)[0]
+        return choose_ridge(covariances[0], covariances[1], alive, old, least)
 
     def fold(self, fold: int, ridge: float) -> _TapFold:
         """See `Statistics`."""
@@ -156,8 +156,7 @@ class _TapFold:
         self._uu, _, _ = others.centred()
         self._ut = self._uu @ self._old
         self._mean = others.means()[0]
-        self._own = own.about(self._mean)
-        self._energy = max(residual_energy(self._own, self._old), 1e-30)
+        self._moments = own
         self._last: tuple[Indices, Floats] | None = None
 
     def weights(self, kept: Indices) -> tuple[Floats, Floats]:
@@ -165,7 +164,14 @@ class _TapFold:
         return new, np.einsum("gd,gdo->go", self._mean, self._old - new).ravel()
 
     def error(self, kept: Indices) -> float:
-        return residual_energy(self._own, self._old - self._solved(kept)) / self._energy
+        own, energy = self._own
+        return residual_energy(own, self._old - self._solved(kept)) / energy
+
+    @cached_property
+    def _own(self) -> tuple[Floats, float]:
+        """The fold's own products, and the energy of its outputs; only `error` needs them."""
+        own = self._moments.about(self._mean)
+        return own, max(residual_energy(own, self._old), 1e-30)
 
     def _solved(self, kept: Indices) -> Floats:
         # The error is asked for what was just solved.
@@ -257,7 +263,7 @@ class ChannelStatistics:
             uu = half.centred()[0]
             covariances.append((uu, uu[:, :, gone], np.diagonal(uu[0])[None, gone]))
         nothing = np.zeros((1, n, len(gone)))
-        return choose_ridge(covariances[0], covariances[1], stays[None], nothing, least)[0]
+        return choose_ridge(covariances[0], covariances[1], stays[None], nothing, least)
 
     def fold(self, fold: int, ridge: float) -> _ChannelFold:
         """See `Statistics`."""

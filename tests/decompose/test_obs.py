@@ -133,3 +133,26 @@ def test_a_strong_pull_keeps_the_old_weights() -> None:
     pull = np.ones((1, 3, 2))
     assert np.allclose(solve(np.eye(3)[None], np.zeros((1, 3, 2)), pull, 1e6), pull, atol=1e-5)
     assert np.array_equal(solve(np.zeros((1, 3, 3)), np.zeros((1, 3, 2)), pull, 1e-3), pull)
+
+
+def test_more_outputs_than_inputs_change_nothing() -> None:
+    rng = np.random.default_rng(8)
+    covariance, weight = _covariance(rng, 12), rng.normal(size=(12, 40))
+    places = np.arange(12).reshape(6, 2)
+    # An orthogonal map of the outputs keeps all products of the weights.
+    turned = np.asarray(weight @ np.linalg.qr(rng.normal(size=(40, 40)))[0], dtype=np.float64)
+    one, two = (eliminate([Reader(covariance, each, places)], 6) for each in (weight, np.asarray(turned)))
+    narrow = eliminate(
+        [Reader(covariance, np.asarray(np.linalg.cholesky(weight @ weight.T), dtype=np.float64), places)], 6
+    )
+    for other in (two, narrow):
+        assert np.array_equal(one.order, other.order)
+        np.testing.assert_allclose(one.error, other.error, rtol=1e-9)
+
+
+def test_the_inverse_is_one_and_symmetric() -> None:
+    covariance = _covariance(np.random.default_rng(9), 30)
+    inverse = obs._inverse(covariance, 0.01)
+    np.testing.assert_allclose(inverse @ (covariance + 0.01 * np.eye(30)), np.eye(30), atol=1e-10)
+    assert np.array_equal(inverse, inverse.T)
+    assert inverse.flags.c_contiguous
