@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from platformdirs import user_cache_path
 
 from onnxmerge.runtime.session import Provider, Session, runtime_version
 
@@ -173,8 +174,7 @@ def cache_folder() -> Path:
     named = os.environ.get("ONNXMERGE_CACHE")
     if named:
         return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or str(Path.home() / ".cache")
-    return Path(base) / "onnxmerge"
+    return user_cache_path("onnxmerge", appauthor=False)
 
 
 def usable_cores() -> int:

@@ -79,6 +79,21 @@ def test_the_interval_holds_the_truth_and_notices_a_difference() -> None:
     assert faster.low < faster.speedup < faster.high
 
 
+def test_a_disturbance_of_many_rounds_in_a_row_widens_the_interval() -> None:
+    """The second model meets a busy machine in half of the rounds: in one piece, and every other one."""
+    noise = np.random.default_rng(3).uniform(0.95, 1.05, (2, 240))
+    in_a_row, scattered = np.ones(240), np.ones(240)
+    in_a_row[100:220], scattered[::2] = 3.0, 3.0
+    widths = []
+    for busy in (in_a_row, scattered):
+        clock, _, a, b = pair(tuple(10 * noise[0]), tuple(10 * noise[1] * busy))
+        got = compare_latency(a, b, FEEDS, runs=240, warmup=0, clock=clock)
+        assert got.low is not None
+        assert got.high is not None
+        widths.append(got.high / got.low)
+    assert widths[0] > 1.5 * widths[1]
+
+
 def test_the_seed_decides_the_interval() -> None:
     times = tuple(np.random.default_rng(2).uniform(1, 2, 50))
     got = []
