@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 import pytest
 
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.errors import NothingToCutError, UsageError
 from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import BUDGETS, METHODS, Options
@@ -107,7 +108,7 @@ def test_no_coupled() -> None:
     net.output(net.conv(h, 8, 4, name="head"))
     plan = compress(net.model(), Options(of="channels", coupled=False, method="prune"), verification=UNVERIFIED).plan
     assert [entry.name for entry in plan.groups] == ["in"]
-    assert "made by 2 nodes together" in next(iter(plan.left_alone.values()))
+    assert list(plan.left_alone.values()) == [Reason("made_together", detail=(2,))]
 
 
 def test_a_compensation_that_does_not_pass_is_not_used() -> None:
