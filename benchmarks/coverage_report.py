@@ -14,7 +14,6 @@ Run: python benchmarks/coverage_report.py [--models FOLDER] [--only SUBSTRING]
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 from collections import Counter
@@ -28,6 +27,7 @@ from onnxmerge.channels.groups import find_groups, kept_elements
 from onnxmerge.errors import OnnxMergeError
 from onnxmerge.graph import infer_shapes, input_dims, load, probe_shapes
 from onnxmerge.plan.cost import CostModel
+from onnxmerge.report.text import kind
 
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus" / "models"
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger"})
@@ -73,7 +73,7 @@ def measure(path: Path) -> Coverage:
     held: Counter[str] = Counter()
     for entry in analysis.pinned:
         if entry.name not in free and total:
-            for reason in dict.fromkeys(_general(reason) for reason in entry.reasons):
+            for reason in dict.fromkeys(map(kind, entry.reasons)):
                 held[reason] += macs[entry.name] / total
     named = {entry.name for entry in analysis.pinned}
     for node in model.nodes:
@@ -84,13 +84,6 @@ def measure(path: Path) -> Coverage:
     in_convolutions = sum(macs[node.name] for node in model.nodes if node.op in CONVOLUTIONS)
     share = cost.cuttable_share(analysis.groups)
     return Coverage(total, share, most, in_convolutions > total / 2, held, seconds)
-
-
-def _general(reason: str) -> str:
-    """A reason without the names of one model's nodes and tensors."""
-    _, colon, rest = reason.partition(": ")
-    words = rest if colon else reason
-    return re.sub(r"^(graph (?:in|out)put) .*", r"\1", words)
 
 
 def main() -> int:

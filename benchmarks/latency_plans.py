@@ -58,9 +58,8 @@ def main() -> None:
                 f"| {1 / (1 - point.predicted) / timing.speedup:.2f} |",
                 flush=True,
             )
-        for note in curve.notes:
-            if "not on the curve" in note:
-                print(f"\n{model.stem}: {note}\n")
+        for note in curve.absent:
+            print(f"\n{model.stem}: {note}\n")
         if given.calib is not None and given.data is not None:
             _against_macs(curve, _curve(model, "macs", given))
 

@@ -27,6 +27,7 @@ from onnxmerge.channels.groups import Analysis, ChannelGroup, find_groups, kept_
 from onnxmerge.channels.relations import Indices
 from onnxmerge.graph import Draft, load, probe_shapes, to_proto
 from onnxmerge.graph.validity import check_model
+from onnxmerge.report.text import sentence
 from onnxmerge.rewrite import cut
 
 Array = NDArray[Any]
@@ -221,8 +222,8 @@ class Analysed:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Everything that pins something."""
-        return tuple(reason for entry in self.analysis.pinned for reason in entry.reasons)
+        """Everything that pins something, in words."""
+        return tuple(sentence(reason) for entry in self.analysis.pinned for reason in entry.reasons)
 
 
 def analyse(model: onnx.ModelProto | Path) -> Analysed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from html.parser import HTMLParser
 
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.report.account import Account, GroupEntry, PinnedEntry
 from onnxmerge.runtime.differences import Confusion, Differences, Disagreement
 from onnxmerge.samples.thumbnails import Picture
@@ -75,7 +76,7 @@ def full_account(account: Account) -> Account:
         account, source=HOSTILE, groups=(first, second), nodes=12,
         pinned=(
             *(replace(entry, place=5 + number) for number, entry in enumerate(account.pinned)),
-            PinnedEntry(HOSTILE, 3, 3, (f"{HOSTILE}: {HOSTILE}",), (HOSTILE,), 11),
+            PinnedEntry(HOSTILE, 3, 3, (Reason("no_rule", HOSTILE, where=HOSTILE),), 11),
         ),
         notes=(HOSTILE,), call=HOSTILE, settings={"data": HOSTILE}, environment={"provider": HOSTILE},
         hashes_before={HOSTILE: "ab" * 32}, hashes_after={"out.onnx": "cd" * 32},

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from onnxmerge import cli, pipeline
-from onnxmerge.errors import RuntimeMissingError, UsageError
+from onnxmerge.errors import NothingToCutError, RuntimeMissingError, UsageError
 from onnxmerge.pipeline import tracing
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.planner import Planner
@@ -43,6 +43,21 @@ def test_more_goes_and_more_is_lost(curve: Tradeoff) -> None:
     assert curve.accuracy_before > 85
     held = [place for place, a in enumerate(accuracies) if curve.accuracy_before - a <= 2.0]
     assert curve.largest == (max(held) if held else None)
+
+
+def test_a_ratio_that_cannot_be_reached_is_not_on_the_curve() -> None:
+    net = Net()
+    net.output(net.conv(net.conv(net.input(1, 3, 8, 8), 3, 4, name="first"), 4, 2, name="last"))
+    verification = Verification(provider="cpu")
+    curve = pipeline.tradeoff(net.model(), Options(method="prune"), (0.5, 0.99), verification=verification)
+    assert [point.ratio for point in curve.points] == [0.5]
+    assert [words.partition(":")[0] for words in curve.absent] == ["0.99 is not on the curve"]
+    assert set(curve.absent) <= set(curve.notes)
+    assert curve.synthetic
+    with pytest.raises(
+        NothingToCutError, match=r"at any of the ratios: 0\.98 is not .*; 0\.99 is not on the curve: at most"
+    ):
+        pipeline.tradeoff(net.model(), Options(method="prune"), (0.98, 0.99), verification=verification)
 
 
 def test_a_point_is_what_compress_makes(curve: Tradeoff) -> None:

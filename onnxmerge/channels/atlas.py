@@ -7,6 +7,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from onnxmerge.channels.context import Context
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis, Fork, Indices, Link, Pin, Relation, Tie, Way
 
 __all__ = ["Atlas", "pairs_of"]
@@ -33,14 +34,15 @@ class Atlas:
                     self.forks.setdefault(axis, []).append(fork)
             for pin in relation.pins:
                 self.pins.setdefault(pin.axis, []).append((pin, node.name))
-        for kind, specs in (("input", context.model.inputs), ("output", context.model.outputs)):
-            for spec in specs:
-                self._pin(spec.name, f"graph {kind} {spec.name}")
+        for spec in context.model.inputs:
+            self._pin(spec.name, Reason("graph_input", detail=(spec.name,)))
+        for spec in context.model.outputs:
+            self._pin(spec.name, Reason("graph_output", detail=(spec.name,)))
         for name in sorted(context.model.captured):
-            self._pin(name, f"{name} is read by a subgraph")
+            self._pin(name, Reason("read_by_subgraph", detail=(name,)))
         self._slabs: dict[int, tuple[Fork, list[dict[Axis, Indices]]]] = {}
 
-    def _pin(self, tensor: str, reason: str) -> None:
+    def _pin(self, tensor: str, reason: Reason) -> None:
         for number in range(self.context.rank(tensor)):
             axis = Axis(tensor, number)
             self.pins.setdefault(axis, []).append((Pin(axis, reason), ""))

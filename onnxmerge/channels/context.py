@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis, Pin, Relation
 from onnxmerge.graph import Model, Node, NotEvaluableError, StaticShapes, evaluate
 
@@ -69,7 +70,7 @@ class Context:
         return all(not name or self.dims(name) is not None for name in (*node.inputs, *node.outputs))
 
 
-def pin_all(node: Node, context: Context, reason: str) -> Relation:
+def pin_all(node: Node, context: Context, reason: Reason) -> Relation:
     """A relation that pins every axis of every input and output."""
     names = dict.fromkeys(name for name in (*node.inputs, *node.captures, *node.outputs) if name)
     return Relation(pins=tuple(Pin(Axis(name, axis), reason) for name in names for axis in range(context.rank(name))))

@@ -11,12 +11,13 @@ What is free is split by the set of axes that it touches, so that each group is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.channels.atlas import Atlas
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis, Indices, Producer
 from onnxmerge.channels.walk import Chosen, Walk
 
@@ -41,7 +42,7 @@ class Found:
 
     groups: tuple[Members, ...]
     lost: int
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
 
 
 def explore(atlas: Atlas, producer: Producer, free: Indices, explored: dict[Axis, NDArray[np.bool_]]) -> Found:
@@ -82,8 +83,8 @@ def _held(walk: Walk) -> set[int]:
     return held
 
 
-def _reasons(walk: Walk, roots: set[int]) -> tuple[str, ...]:
-    found: dict[str, None] = {}
+def _reasons(walk: Walk, roots: set[int]) -> tuple[Reason, ...]:
+    found: dict[Reason, None] = {}
     wanted = np.array(sorted(roots), dtype=np.int64)
     for labels, reason in walk.pinned:
         if np.isin(walk.root[labels], wanted).any():
@@ -91,7 +92,7 @@ def _reasons(walk: Walk, roots: set[int]) -> tuple[str, ...]:
     for fork, axis in walk.stuck:
         labels = walk.labels[axis]
         if np.isin(walk.root[labels[labels >= 0]], wanted).any():
-            found[f"{axis.tensor}: {fork.reason}"] = None
+            found[replace(fork.reason, where=axis.tensor)] = None
     return tuple(found)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnxmerge.channels.atlas import Atlas
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.explore import explore
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis, Consumer, Indices, Link, Producer, Relation
 from onnxmerge.channels.rules import relate
 
@@ -79,7 +80,7 @@ class Pinned:
     name: str
     size: int
     total: int
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Analysis:
     relations: tuple[Relation, ...] = field(repr=False)
 
     @cached_property
-    def refused(self) -> Mapping[str, int]:
+    def refused(self) -> Mapping[Reason, int]:
         """Nodes that pin all they touch, counted by reason, most frequent first.
 
         Where no producer is understood there are neither groups nor pinned channels; this says why.
@@ -101,7 +102,7 @@ class Analysis:
             for relation in self.relations
             if relation.pins and not relation.links and not relation.forks
         ]
-        return dict(Counter(reason for reason in reasons if not reason.startswith("made by")).most_common())
+        return dict(Counter(reason for reason in reasons if reason.code != "made_by").most_common())
 
 
 def find_groups(context: Context) -> Analysis:

@@ -7,7 +7,7 @@ channel i of the output" and "channel i of both summands is channel i of the sum
 * `Tie`: elements of one axis in the same class go together.
 * `Fork`: exactly one of several ways holds, depending on how the channels are cut. An axis of H·D elements that
   is reshaped into (H, D) can lose blocks (whole heads) or strides (a width inside every head), never single elements.
-* `Pin`: elements that must stay, with the reason a user reads.
+* `Pin`: elements that must stay, with the reason.
 
 `Passes` says which scaling matrices Z an operator lets through unchanged: f(Z a) = Z f(a). Here a is every signal that
 carries the channels, while constants and signals without a channel axis keep their values. A `Limit` lowers the claim
@@ -23,6 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from onnxmerge.channels.reasons import Reason
 
 __all__ = [
     "Axis",
@@ -98,7 +100,7 @@ class Pin:
     """Elements of an axis that must stay; all of them where `at` is None."""
 
     axis: Axis
-    reason: str
+    reason: Reason
     at: Indices | None = None
 
 
@@ -112,10 +114,10 @@ class Way:
 
 @dataclass(frozen=True)
 class Fork:
-    """Ways that exclude each other; `reason` is what a user reads where none of them can be taken."""
+    """Ways that exclude each other; `reason` holds where none of them can be taken."""
 
     ways: tuple[Way, ...]
-    reason: str
+    reason: Reason
 
 
 @dataclass(frozen=True)

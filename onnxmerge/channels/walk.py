@@ -11,13 +11,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from onnxmerge.channels.atlas import Atlas, pairs_of
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis, Fork, Indices
 
 __all__ = ["Chosen", "Walk"]
@@ -34,7 +35,7 @@ class Walk:
         self._chosen = chosen
         self.root = root
         self.labels: dict[Axis, Indices] = {}
-        self.pinned: list[tuple[Indices, str]] = []
+        self.pinned: list[tuple[Indices, Reason]] = []
         self.stuck: list[tuple[Fork, Axis]] = []
         self._queue: dict[Axis, None] = {}
         self._merged = False
@@ -68,7 +69,7 @@ class Walk:
                 self._pass(fork, axis)
             for pin, node in self.atlas.pins.get(axis, ()):
                 labels = self.labels[axis] if pin.at is None else self.labels[axis][pin.at]
-                self.pinned.append((labels[labels >= 0], f"{node}: {pin.reason}" if node else pin.reason))
+                self.pinned.append((labels[labels >= 0], replace(pin.reason, where=node)))
 
     def _copy(self, source: Axis, at_source: Indices, target: Axis, at_target: Indices) -> None:
         labels = self.labels[source][at_source]
@@ -79,7 +80,7 @@ class Walk:
     def _put(self, axis: Axis, at: Indices, labels: Indices) -> None:
         length = self.atlas.length(axis)
         if length is None:
-            self.pinned.append((labels, f"axis {axis.axis} of {axis.tensor} has no fixed length"))
+            self.pinned.append((labels, Reason("no_fixed_length", axis=axis.axis, detail=(axis.tensor,))))
             return
         if axis not in self.labels:
             self.labels[axis] = np.full(length, -1, dtype=np.int64)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import ChannelGroup
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis
 from onnxmerge.graph import Model
 from onnxmerge.moments.batches import Batches, PassCounter
@@ -122,18 +123,18 @@ def schedule(model: Model, late: Collection[int]) -> tuple[int, ...]:
     return tuple(order)
 
 
-def refusal(context: Context, walk: Walk, group: ChannelGroup) -> str:
-    """Why a group cannot be refitted, "" if it can: all its consumers must be nodes of the walk that read it evenly."""
+def refusal(context: Context, walk: Walk, group: ChannelGroup) -> Reason | None:
+    """Why a group cannot be refitted; None if it can: all its consumers are nodes of the walk that read it evenly."""
     for consumer in group.consumers:
         name = context.model.nodes[consumer.node].name
         node = walk.weighted.get(consumer.node)
         if consumer.weight is None:
-            return f"{name} multiplies two signals"
+            return Reason("two_signals", detail=(name,))
         if node is None:
-            return f"the weight of {name} cannot be solved anew"
+            return Reason("weight_not_solved", detail=(name,))
         if all(node.places(group.members[node.input], group.size, q) is None for q in range(node.groups)):
-            return f"{name} reads channels unevenly"
-    return "" if group.consumers else "no weighted node reads it"
+            return Reason("read_unevenly", detail=(name,))
+    return None if group.consumers else Reason("no_reader")
 
 
 def vanishing(context: Context, walk: Walk, groups: Sequence[ChannelGroup]) -> frozenset[int]:

@@ -13,6 +13,7 @@ import numpy as np
 from onnxmerge import __version__
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, kept_elements
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.graph import Model, written_parameters
 from onnxmerge.moments.sensitivity import Curve
 from onnxmerge.pipeline.cutting import Cut
@@ -20,7 +21,7 @@ from onnxmerge.pipeline.provenance import Origin, environment
 from onnxmerge.pipeline.run import Run
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.report.account import Account, GroupEntry, PinnedEntry, Sizes
-from onnxmerge.report.fixes import fix_of
+from onnxmerge.report.text import sentence
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.verify import Measured
 
@@ -75,11 +76,15 @@ def pinned(model: Model, analysis: Analysis) -> tuple[PinnedEntry, ...]:
             entry.size,
             entry.total,
             entry.reasons,
-            tuple(fix_of(reason) or "" for reason in entry.reasons),
             places.get(entry.name, 0),
         )
         for entry in analysis.pinned
     )
+
+
+def _why(left_alone: Reason | None) -> dict[str, str]:
+    """What the account says of a group that keeps all its channels."""
+    return {} if left_alone is None else {"note": sentence(left_alone), "code": left_alone.code}
 
 
 def _harm(curve: Curve | None, kept: int) -> dict[str, Any]:
@@ -117,7 +122,7 @@ def account(
         words = (
             {"select": entry.select, "compensate": entry.compensate, "note": entry.note}
             if entry is not None
-            else {"note": plan.left_alone.get(position, "")}
+            else _why(plan.left_alone.get(position))
         )
         harm = _harm(result.curves.get(position), kept)
         groups.append(group_entry(result.context, analysis, cost, position, kept, **words, **harm))
@@ -163,4 +168,5 @@ def account(
         passes=dict(run.passes),
         predicted=sum(harms) if harms and plan.allocate == "global" else None,
         measured=None if measured is None else measured.divergence,
+        synthetic=samples is not None and measured is not None and samples.synthetic,
     )

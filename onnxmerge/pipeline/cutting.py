@@ -20,12 +20,13 @@ from onnxmerge.pipeline.evidence import choose_method, gather_evidence
 from onnxmerge.pipeline.landing import land
 from onnxmerge.pipeline.run import Run
 from onnxmerge.pipeline.timing import Clock, start_clock
-from onnxmerge.plan.choosing import check_globs
+from onnxmerge.plan.choosing import NoGroupError, check_globs
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.options import Method
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.planner import Evidence, Planner
 from onnxmerge.refit import refit
+from onnxmerge.report.text import nothing_to_cut
 from onnxmerge.rewrite import cut
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.verify import Verification
@@ -136,7 +137,10 @@ def prepare(run: Run, fitting: Samples | None, held: Samples | None, verificatio
         samples = held if held is not None else fitting
         clock = start_clock(run, context, analysis, cost, samples, provider, verification.threads)
     with run.stage("planning"), _counting(run, "planning", evidence):
-        planner = Planner(statistics, analysis, cost, run.options, method, evidence, clock.model if clock else None)
+        try:
+            planner = Planner(statistics, analysis, cost, run.options, method, evidence, clock.model if clock else None)
+        except NoGroupError as error:
+            raise NothingToCutError(nothing_to_cut(run.model.source, error.reasons)) from error
     return Prepared(context, analysis, cost, method, evidence, statistics, planner, fitting is not None, clock)
 
 

@@ -14,7 +14,7 @@ from onnxmerge.pipeline.run import NO_SHAPES, SYNTHETIC, SampleSource, Shapes, S
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.options import Options
 from onnxmerge.report.account import Inspection, SideBySide
-from onnxmerge.report.fixes import fix_of
+from onnxmerge.report.text import advice, sentence
 from onnxmerge.samples.images import ImageOptions
 from onnxmerge.samples.synthetic import synthetic_samples
 from onnxmerge.verify import Progress, Verification, measure_models, quiet, time_batches
@@ -62,8 +62,8 @@ def _refused(analysis: Analysis) -> list[str]:
     """Nodes that pin all they touch, with what can be done about it, said once."""
     notes, told = [], {""}
     for reason, count in analysis.refused.items():
-        fix = fix_of(reason) or ""
-        notes.append(f"{count} of the nodes: {reason}{'' if fix in told else f'; {fix}'}")
+        fix = advice(reason)
+        notes.append(f"{count} of the nodes: {sentence(reason)}{'' if fix in told else f'; {fix}'}")
         told.add(fix)
     return notes
 
@@ -122,4 +122,5 @@ def compare(
         latency=measured.latency,
         notes=(*one.notes, *two.notes, *measured.notes),
         batches=timed,
+        synthetic=samples.synthetic,
     )

@@ -8,6 +8,7 @@ from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.report.account import NodeEntry
+from onnxmerge.report.text import sentence
 
 __all__ = ["network"]
 
@@ -18,7 +19,7 @@ def network(context: Context, analysis: Analysis, cost: CostModel) -> tuple[Node
     makes = _by_node([{producer.node for producer in group.producers} for group in analysis.groups])
     carries = _by_node([set(group.carriers) for group in analysis.groups])
     contracts = _by_node([{consumer.node for consumer in group.consumers} for group in analysis.groups])
-    pins = {entry.name: entry.reasons for entry in analysis.pinned}
+    pins = {entry.name: tuple(map(sentence, entry.reasons)) for entry in analysis.pinned}
     entries = [NodeEntry(spec.name, "Input", (), cost.dims.get(spec.name)) for spec in model.inputs]
     made_by = {spec.name: place for place, spec in enumerate(model.inputs)}
     for node in model.nodes:

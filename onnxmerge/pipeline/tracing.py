@@ -89,11 +89,9 @@ def tradeoff(
         )  # fmt: skip
         with run.stage("measuring"):
             reference = Reference.of(runnable(run.source), samples, verification.provider, verification.threads)
-        points = [
-            point for ratio in wanted if (point := _point(run, prepared, ratio, reference, verification)) is not None
-        ]
+        points, absent = _points(run, prepared, wanted, reference, verification)
     if not points:
-        why = "; ".join(note for note in run.notes if "not on the curve" in note)
+        why = "; ".join(absent)
         raise NothingToCutError(f"{run.model.source}: no channel goes at any of the ratios: {why}")
     return Tradeoff(
         source=run.model.source,
@@ -107,20 +105,34 @@ def tradeoff(
         samples=samples.source,
         notes=tuple(dict.fromkeys(run.notes)),
         seconds=dict(run.seconds),
+        absent=tuple(absent),
+        synthetic=samples.synthetic,
     )
 
 
-def _point(
-    run: Run, prepared: Prepared, ratio: float, reference: Reference, verification: Verification
-) -> Point | None:
+def _points(
+    run: Run, prepared: Prepared, ratios: Sequence[float], reference: Reference, verification: Verification
+) -> tuple[list[Point], list[str]]:
+    """The curve, and a sentence for each ratio that is not on it, which the run notes too."""
+    points, absent = [], []
+    for ratio in ratios:
+        try:
+            points.append(_point(run, prepared, ratio, reference, verification))
+        except NothingToCutError as error:
+            absent.append(f"{ratio:g} is not on the curve: {error}")
+            run.notes.append(absent[-1])
+    return points, absent
+
+
+def _point(run: Run, prepared: Prepared, ratio: float, reference: Reference, verification: Verification) -> Point:
+    """What a ratio comes to.
+
+    Raises:
+        NothingToCutError: It cannot be reached.
+    """
     if ratio > prepared.planner.most:
-        run.notes.append(f"{ratio:g} is not on the curve: at most {prepared.planner.most:.3f} can go")
-        return None
-    try:
-        found = cut_at(run, prepared, ratio)
-    except NothingToCutError as error:
-        run.notes.append(f"{ratio:g} is not on the curve: {error}")
-        return None
+        raise NothingToCutError(f"at most {prepared.planner.most:.3f} can go")
+    found = cut_at(run, prepared, ratio)
     smaller = to_proto(found.model).SerializeToString()
     with run.stage("measuring"):
         measured = reference.compare(smaller, run.options.seed)

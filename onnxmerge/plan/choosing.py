@@ -1,4 +1,4 @@
-"""Which groups may be cut: what options leave alone, and what is said where nothing is left.
+"""Which groups may be cut: what options leave alone, and why where nothing is left.
 
 Globs of ``--only`` and ``--skip`` have to match something: one that matches nothing is mistyped.
 """
@@ -10,34 +10,47 @@ from fnmatch import fnmatchcase
 
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis
-from onnxmerge.errors import UsageError
+from onnxmerge.channels.reasons import Reason
+from onnxmerge.errors import NothingToCutError, UsageError
 from onnxmerge.graph import Model
 from onnxmerge.plan.options import Options
 from onnxmerge.suggestions import nearest
 
-__all__ = ["check_globs", "left_alone", "why_nothing"]
+__all__ = ["NoGroupError", "check_globs", "left_alone", "why_nothing"]
 
 _SHOWN = 3
 
 
-def left_alone(context: Context, analysis: Analysis, options: Options) -> dict[int, str]:
+class NoGroupError(NothingToCutError):
+    """No group may be cut.
+
+    Attributes:
+        reasons: Why, for whoever puts it into words.
+    """
+
+    def __init__(self, reasons: tuple[Reason, ...]) -> None:
+        super().__init__(", ".join(reason.code for reason in reasons))
+        self.reasons = reasons
+
+
+def left_alone(context: Context, analysis: Analysis, options: Options) -> dict[int, Reason]:
     """Why groups may not be cut, by position."""
-    found: dict[int, str] = {}
+    found: dict[int, Reason] = {}
     for position, group in enumerate(analysis.groups):
         names = [context.model.nodes[producer.node].name for producer in group.producers]
         if group.size < 2:
-            found[position] = "a single channel"
+            found[position] = Reason("one_channel")
         elif not options.coupled and group.coupled:
-            found[position] = f"made by {len(group.producers)} nodes together (--no-coupled)"
+            found[position] = Reason("made_together", detail=(len(group.producers),))
         elif options.only and not any(fnmatchcase(n, glob) for n in names for glob in options.only):
-            found[position] = "not chosen by --only"
+            found[position] = Reason("not_chosen")
         elif any(fnmatchcase(n, glob) for n in names for glob in options.skip):
-            found[position] = "skipped by --skip"
+            found[position] = Reason("skipped")
     return found
 
 
-def why_nothing(context: Context, analysis: Analysis, reasons_of: Mapping[int, str]) -> str:
-    """What to say where no group may be cut.
+def why_nothing(context: Context, analysis: Analysis, reasons_of: Mapping[int, Reason]) -> tuple[Reason, ...]:
+    """Why no group may be cut, each reason once.
 
     Args:
         context: The analysed model.
@@ -49,12 +62,8 @@ def why_nothing(context: Context, analysis: Analysis, reasons_of: Mapping[int, s
     reasons.update(dict.fromkeys(analysis.refused))
     failed = context.shapes.first.failed
     if failed:
-        reasons[f"the shapes around {failed[0]} could not be inferred"] = None
-    shown = list(reasons)[:3]
-    more = f" (and {len(reasons) - 3} more reasons)" if len(reasons) > len(shown) else ""
-    if not shown:
-        shown = ["no operator in it makes channels"]
-    return f"{context.model.source}: nothing can be cut: {'; '.join(shown)}{more}"
+        reasons[Reason("shapes_unknown_at", detail=(failed[0],))] = None
+    return tuple(reasons) or (Reason("no_channels"),)
 
 
 def check_globs(model: Model, analysis: Analysis, options: Options) -> None:

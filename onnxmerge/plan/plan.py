@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Indices
 from onnxmerge.decompose import Expression
 from onnxmerge.errors import UsageError
@@ -83,7 +84,7 @@ class Plan:
     allocate: str
     fold_mean: bool
     groups: tuple[GroupPlan, ...]
-    left_alone: Mapping[int, str] = field(default_factory=dict)
+    left_alone: Mapping[int, Reason] = field(default_factory=dict)
     predicted: float | None = None
     importances: Importances | None = None
 
@@ -109,7 +110,7 @@ class Plan:
         try:
             data = json.loads(text)
             groups = tuple(_group_from(entry) for entry in data.pop("groups"))
-            left_alone = {int(position): str(why) for position, why in data.pop("left_alone").items()}
+            left_alone = {int(position): Reason.of(why) for position, why in data.pop("left_alone").items()}
             looked = data.pop("importances", None)
             importances = None if looked is None else Importances.of(looked)
             return cls(**data, groups=groups, left_alone=left_alone, importances=importances)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, kept_elements
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis, Indices
 from onnxmerge.decompose import RANKED_BY, least_first
 from onnxmerge.errors import NothingToCutError, UsageError
@@ -31,7 +32,7 @@ from onnxmerge.plan.allocate import (
     uniform_path,
 )
 from onnxmerge.plan.budget import Cost, descend
-from onnxmerge.plan.choosing import left_alone, why_nothing
+from onnxmerge.plan.choosing import NoGroupError, left_alone, why_nothing
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.decide import all_finite, has_scales, plan_group, ranked_by, scores_of
 from onnxmerge.plan.effort import Effort, probing_for
@@ -45,8 +46,6 @@ from onnxmerge.runtime.session import Provider
 __all__ = ["Evidence", "Planner"]
 
 Floats = NDArray[np.float64]
-
-_UNLISTED = "no BatchNormalization, so no importance that could be set beside the others'"
 
 
 @dataclass(frozen=True)
@@ -115,23 +114,24 @@ class Planner:
         if options.timed and latency is None and options.ratio != 0:
             raise UsageError("--of latency and --round-to auto need the times of operators")
         for position, group in enumerate(analysis.groups):
-            why = refusal(context, evidence.walk, group) if evidence is not None else ""
-            if position in self._left_alone or why:
+            why = refusal(context, evidence.walk, group) if evidence is not None else None
+            if why is not None:
                 self._left_alone.setdefault(position, why)
+            if position in self._left_alone:
                 continue
             read = producer_rows(context, group, importance=ranked_by(method) == "bn")
             if read is None:
-                self._left_alone[position] = "the weights that make it cannot be read"
+                self._left_alone[position] = Reason("not_readable")
                 continue
             score = scores_of(read, method)
             if not np.isfinite(score).all() or (method.select in RANKED_BY and not all_finite(read)):
-                self._left_alone[position] = "the weights that make it are not all finite"
+                self._left_alone[position] = Reason("not_finite")
                 continue
             self._scores[position] = score
             if has_scales(read):
                 self._scaled.add(position)
         if not self._scores:
-            raise NothingToCutError(why_nothing(context, analysis, self._left_alone))
+            raise NoGroupError(why_nothing(context, analysis, self._left_alone))
         if options.ratio != 0 and options.of in ("macs", "params") and not _counted(cost, options.of, {}):
             raise NothingToCutError(
                 f"{context.model.source}: its {options.of} count as 0, so there is no fraction of them to remove; "
@@ -172,7 +172,7 @@ class Planner:
             NothingToCutError: The importances have no two modes.
         """
         counts, importances = below_valley(self._scores, self._scaled, self._allowed, self._context.model.source)
-        unlisted = {group: _UNLISTED for group in self._scores if self._scaled and group not in self._scaled}
+        unlisted = {group: Reason("no_scale") for group in self._scores if self._scaled and group not in self._scaled}
         cost_of = self._ranked_cost()
         allocation = Allocation(counts, 1.0 - cost_of(counts) / (cost_of({}) or 1.0), self.most)
         plan = self._planned(allocation.reached, allocation)

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.plan.modes import Importances
+from onnxmerge.report.text import advice, sentence
 from onnxmerge.runtime.differences import Differences
 from onnxmerge.runtime.fidelity import Fidelity
 from onnxmerge.runtime.latency import Comparison
@@ -63,6 +65,7 @@ class GroupEntry:
             the method predicts nothing.
         curve: The same for other counts: (channels kept, harm), ascending, of at most two dozen counts.
         probed: Counts at which the harm was measured, not interpolated.
+        code: Of the reason for which it was left alone, "" where it was not; the words are the note.
     """
 
     name: str
@@ -79,6 +82,7 @@ class GroupEntry:
     harm: float | None = None
     curve: tuple[tuple[int, float], ...] = field(default=(), repr=False)
     probed: tuple[int, ...] = field(default=(), repr=False)
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,16 +94,24 @@ class PinnedEntry:
         size: Pinned channels.
         total: Channels of that producer.
         reasons: Why, each naming the node that pins.
-        fixes: For each reason what can be done about it, "" where nothing can or the reason says it.
         place: Position of the producer among the nodes of the model.
     """
 
     name: str
     size: int
     total: int
-    reasons: tuple[str, ...]
-    fixes: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...]
     place: int = 0
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Why, in words."""
+        return tuple(map(sentence, self.reasons))
+
+    @property
+    def fixes(self) -> tuple[str, ...]:
+        """For each reason what can be done about it, "" where nothing can or the words say it."""
+        return tuple(map(advice, self.reasons))
 
 
 @dataclass(frozen=True)
@@ -212,6 +224,7 @@ class Account:
         predicted: Divergence of the outputs that the plan predicts: the sum of the groups' harm; None where the method
             predicts nothing.
         measured: The same, measured on `samples`; None without verification.
+        synthetic: Whether `samples` were made up.
     """
 
     source: str
@@ -245,6 +258,7 @@ class Account:
     passes: Mapping[str, float] = field(default_factory=dict)
     predicted: float | None = None
     measured: float | None = None
+    synthetic: bool = False
 
     def html(self, path: str | Path) -> Path:
         """Write the account as one page that needs nothing else; see `docs/report.md`.
@@ -301,6 +315,8 @@ class Tradeoff:
         samples: Words for the inputs that it was measured on.
         notes: Everything else a person should read.
         seconds: Wall time by stage.
+        absent: A sentence for each ratio that is not on the curve; the notes hold them too.
+        synthetic: Whether `samples` were made up.
     """
 
     source: str
@@ -314,6 +330,8 @@ class Tradeoff:
     samples: str
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    synthetic: bool = False
 
 
 @dataclass(frozen=True)
@@ -322,6 +340,7 @@ class SideBySide:
 
     Attributes:
         batches: Timing at the batch sizes that were asked for.
+        synthetic: Whether `samples` were made up.
     """
 
     first: str
@@ -335,3 +354,4 @@ class SideBySide:
     latency: Comparison | None
     notes: tuple[str, ...] = ()
     batches: tuple[BatchTiming, ...] = ()
+    synthetic: bool = False

@@ -58,7 +58,7 @@ def depth_chart(account: Account) -> str:
 def _depth_words(entry: GroupEntry | PinnedEntry, nodes: int) -> str:
     lines = [entry.name, f"node {entry.place} of {nodes}"]
     if isinstance(entry, PinnedEntry):
-        return "\n".join([*lines, f"{entry.size} of {entry.total} channels pinned", *entry.reasons[:3]])
+        return "\n".join([*lines, f"{entry.size} of {entry.total} channels pinned", *entry.words[:3]])
     kept = f"{entry.kept} of {entry.size} channels kept ({units.percent(entry.kept / entry.size)})"
     lines += [kept, f"{units.share(entry.macs_share)} of the MACs"]
     if entry.kept < entry.size:

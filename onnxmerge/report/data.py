@@ -2,7 +2,8 @@
 
 1. ``schema`` is the version of this form; it is raised whenever a field goes or changes its meaning. A new field does
    not raise it. ``kind`` is account, inspection, side_by_side or tradeoff.
-2. Fields keep the order and the names of the dataclasses in ``account``; mappings keep their own order.
+2. Fields keep the order and the names of the dataclasses in ``account``; mappings keep their own order. A pin has the
+   words of its ``reasons``, and beside them ``fixes`` and ``codes``, one for each.
 3. Tuples are arrays. NaN and infinities, which JSON does not have, are null.
 4. Left out is what is much and only drawn: single timings (``times_ms``; the median and interval say what they say),
    pictures of samples, harm at counts that were not chosen (``curve``, ``probed``), and the nodes of a ``network``.
@@ -21,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxmerge.errors import UsageError
-from onnxmerge.report.account import Account, Inspection, SideBySide, Tradeoff
+from onnxmerge.report.account import Account, Inspection, PinnedEntry, SideBySide, Tradeoff
 
 __all__ = ["SCHEMA", "check_writable", "to_json", "write_text"]
 
@@ -100,6 +101,8 @@ def write_text(target: Path, text: str) -> None:
 
 def _plain(value: object) -> object:
     """Dataclasses, mappings, sequences and NumPy scalars as what ``json`` knows."""
+    if isinstance(value, PinnedEntry):
+        return _pin(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value) if field.name not in LEFT_OUT]
         return {name: _plain(getattr(value, name)) for name in names}
@@ -116,3 +119,16 @@ def _plain(value: object) -> object:
     if value is None or isinstance(value, (str, int)):
         return value
     raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def _pin(entry: PinnedEntry) -> dict[str, object]:
+    """A pin with its reasons in words."""
+    return {
+        "name": entry.name,
+        "size": entry.size,
+        "total": entry.total,
+        "reasons": list(entry.words),
+        "fixes": list(entry.fixes),
+        "place": entry.place,
+        "codes": [reason.code for reason in entry.reasons],
+    }

@@ -8,8 +8,6 @@
 
 from __future__ import annotations
 
-import re
-
 from onnxmerge.report import units
 from onnxmerge.report.account import Account, Inspection, Point, SideBySide, Sizes, Tradeoff
 from onnxmerge.runtime.fidelity import Fidelity
@@ -18,8 +16,6 @@ from onnxmerge.runtime.latency import Comparison
 __all__ = ["account_verdict", "inspection_verdict", "outcome", "side_by_side_verdict", "tradeoff_verdict"]
 
 NAMES = {"macs": "MACs", "params": "parameters", "channels": "channels", "latency": "time"}
-# How ``synthetic_samples`` begins the words for its source; those of files begin with their path.
-SYNTHETIC = re.compile(r"\d+ synthetic samples\b")
 CAUTION = "fidelity measured on synthetic inputs: says how far outputs moved, not how good they are"
 
 
@@ -30,7 +26,7 @@ def account_verdict(account: Account) -> str:
     if account.latency is not None:
         parts.append(_speed(account.latency))
     accuracies = (account.accuracy_before, account.accuracy_after)
-    parts += _quality(account.fidelity, account.samples, accuracies)
+    parts += _quality(account.fidelity, account.synthetic, accuracies)
     if account.fidelity is None and account.latency is None:
         parts.append("not verified")
     return ", ".join(parts) + "."
@@ -60,7 +56,7 @@ def side_by_side_verdict(result: SideBySide) -> str:
     parts = [f"B has {_macs(result.before, result.after)}"]
     if result.latency is not None:
         parts.append(f"is {_speed(result.latency)}")
-    return ", ".join([*parts, *_quality(result.fidelity, result.samples, _accuracies(result))]) + "."
+    return ", ".join([*parts, *_quality(result.fidelity, result.synthetic, _accuracies(result))]) + "."
 
 
 def tradeoff_verdict(result: Tradeoff) -> str:
@@ -115,7 +111,7 @@ def _factor(speedup: float) -> str:
     return f"{speedup:.2f}x faster" if speedup >= 1 else f"{1 / speedup:.2f}x slower"
 
 
-def _quality(fidelity: Fidelity | None, samples: str, accuracies: tuple[float | None, float | None]) -> list[str]:
+def _quality(fidelity: Fidelity | None, synthetic: bool, accuracies: tuple[float | None, float | None]) -> list[str]:
     before, after = accuracies
     if before is not None and after is not None:
         return [f"top-1 {units.percent(before / 100)} -> {units.percent(after / 100)}"]
@@ -130,4 +126,4 @@ def _quality(fidelity: Fidelity | None, samples: str, accuracies: tuple[float | 
         parts.append(f"cosine of the outputs {units.cosine(fidelity.cosine)}")
     elif equal:
         parts.append(f"{units.percent(min(equal))} of the outputs equal")
-    return [*parts, CAUTION] if SYNTHETIC.match(samples) else parts
+    return [*parts, CAUTION] if synthetic else parts

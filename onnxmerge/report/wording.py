@@ -1,6 +1,6 @@
 """Words that every view says the same way: what was done to a group, why channels stay, and text that can be shown.
 
-A pin's reason reads "node: why". In short, all nodes with the same why share a row, and all graph outputs do.
+In short, all nodes that pin for the same reason share a row, and so do all graph inputs and all graph outputs.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from onnxmerge.report.account import GroupEntry, PinnedEntry
+from onnxmerge.report.text import advice, kind, sentence
 
-__all__ = ["Reason", "how", "printable", "reasons_of"]
+__all__ = ["Why", "how", "printable", "reasons_of"]
 
 _NOT_SAID = "not said why"
 
 
 @dataclass
-class Reason:
+class Why:
     """Why channels stay.
 
     Attributes:
@@ -42,21 +43,21 @@ def how(group: GroupEntry) -> str:
     return " + ".join(each for each in (group.select, group.compensate) if each and each != "none") or "–"
 
 
-def reasons_of(pinned: Sequence[PinnedEntry], *, full: bool = False) -> list[Reason]:
+def reasons_of(pinned: Sequence[PinnedEntry], *, full: bool = False) -> list[Why]:
     """Pins by reason, in the order in which reasons first appear.
 
     Args:
         pinned: What is pinned.
         full: Whether reasons of several nodes stay apart.
     """
-    found: dict[str, Reason] = {}
+    found: dict[str, Why] = {}
+    words_of = sentence if full else kind
     for entry in pinned:
-        reasons = entry.reasons or (_NOT_SAID,)
-        for each, fix in zip(reasons, entry.fixes or ("",) * len(reasons), strict=True):
-            why = each if full else _kind(each)
-            reason = found.setdefault(why, Reason(why, fix))
-            if not reason.entries or reason.entries[-1] is not entry:
-                reason.entries.append(entry)
+        told = [(words_of(reason), advice(reason)) for reason in entry.reasons] or [(_NOT_SAID, "")]
+        for words, fix in told:
+            why = found.setdefault(words, Why(words, fix))
+            if not why.entries or why.entries[-1] is not entry:
+                why.entries.append(entry)
     return list(found.values())
 
 
@@ -68,7 +69,3 @@ def printable(words: str, keep: str = "") -> str:
         'a�b\n'
     """
     return "".join(each if each.isprintable() or each in keep else "\N{REPLACEMENT CHARACTER}" for each in words)
-
-
-def _kind(reason: str) -> str:
-    return "graph output" if reason.startswith("graph output ") else reason.rpartition(": ")[2]

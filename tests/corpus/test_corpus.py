@@ -41,7 +41,7 @@ def test_inspect(path: Path) -> None:
     for entry in seen.pinned:
         assert 0 < entry.size <= entry.total
         assert entry.reasons
-        assert all(reason.strip() and "\n" not in reason for reason in entry.reasons)
+        assert all(words.strip() and "\n" not in words for words in entry.words)
     for group in seen.groups:
         assert group.size > 0
         assert group.producers

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import linkage
 
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.decompose import ProducerRows, Rows, select
 from onnxmerge.decompose.coverage import _clusters, _cover, merge_heights
 from onnxmerge.moments.weights import producer_rows
@@ -146,7 +147,7 @@ def test_a_group_with_an_infinite_weight_is_left_alone(method: str) -> None:
     net.output(net.conv(h, 8, 4, name="last"))
     plan = compress(net.model(), Options(ratio=0.2, method=method), verification=Verification(enabled=False)).plan
     assert [entry.name for entry in plan.groups] == ["fine"]
-    assert list(plan.left_alone.values()) == ["the weights that make it are not all finite"]
+    assert list(plan.left_alone.values()) == [Reason("not_finite")]
 
 
 def test_many_equal_numbers_take_no_time() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 import pytest
 
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.errors import NothingToCutError, UsageError
 from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import BUDGETS, METHODS, Options
@@ -105,9 +106,13 @@ def test_no_coupled() -> None:
     h = net.conv(net.input(1, 3, 8, 8), 3, 8, name="stem")
     h = net.add("Add", h, net.conv(net.add("Relu", net.conv(h, 8, 8, name="in")), 8, 8, name="out"))
     net.output(net.conv(h, 8, 4, name="head"))
-    plan = compress(net.model(), Options(of="channels", coupled=False, method="prune"), verification=UNVERIFIED).plan
+    result = compress(net.model(), Options(of="channels", coupled=False, method="prune"), verification=UNVERIFIED)
+    plan = result.plan
     assert [entry.name for entry in plan.groups] == ["in"]
-    assert "made by 2 nodes together" in next(iter(plan.left_alone.values()))
+    assert list(plan.left_alone.values()) == [Reason("made_together", detail=(2,))]
+    assert Plan.from_json(plan.to_json()) == plan
+    (entry,) = (entry for entry in result.report.groups if entry.code)
+    assert (entry.code, entry.note) == ("made_together", "made by 2 nodes together (--no-coupled)")
 
 
 def test_a_compensation_that_does_not_pass_is_not_used() -> None:

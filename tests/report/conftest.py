@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.report.account import Account, GroupEntry, PinnedEntry, Sizes
 from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity
 from onnxmerge.runtime.latency import Comparison, Latency
@@ -30,9 +31,9 @@ def account() -> Account:
             GroupEntry("conv2", 32, 32, ("conv2",), ("fc",), 0.25, note="matches --skip conv2"),
         ),
         pinned=(
-            PinnedEntry("fc", 10, 10, ("graph output logits",)),
-            PinnedEntry("norm1", 8, 16, ("norm1: LRN mixes neighbouring channels",)),
-            PinnedEntry("norm2", 4, 16, ("norm2: LRN mixes neighbouring channels",)),
+            PinnedEntry("fc", 10, 10, (Reason("graph_output", detail=("logits",)),)),
+            PinnedEntry("norm1", 8, 16, (Reason("mixes_neighbours", "LRN", where="norm1"),)),
+            PinnedEntry("norm2", 4, 16, (Reason("mixes_neighbours", "LRN", where="norm2"),)),
         ),
         fidelity=Fidelity((OutputFidelity("logits", 0.99871, 0.0512, 0.75, 0.982, None, 2000),)),
         samples="held_out.npz: 2000 of 2000 samples",

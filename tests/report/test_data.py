@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.errors import UsageError
-from onnxmerge.report.account import Account, Inspection, SideBySide
+from onnxmerge.report.account import Account, Inspection, PinnedEntry, SideBySide
 from onnxmerge.report.data import check_writable, to_json, write_text
 from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity
 
@@ -31,6 +33,24 @@ def test_an_account_as_data(account: Account) -> None:
     assert data["shapes"] == {"x": [1, 3, 224, 224]}
     assert data["latency"]["dense"]["median_ms"] == 17.2
     assert data["fidelity"]["outputs"][0]["cosine"] == 0.99871
+    assert data["synthetic"] is False
+
+
+def test_a_pin_has_words_advice_and_a_code_for_each_reason(account: Account) -> None:
+    entry = PinnedEntry("fc", 4, 10, (Reason("batch_first", "GRU", where="r"), Reason("tokens", "Attention")), 7)
+    assert strict(to_json(replace(account, pinned=(entry,))))["pinned"] == [
+        {
+            "name": "fc", "size": 4, "total": 10,
+            "reasons": ["r: GRU with the batch first", "tokens of Attention"],
+            "fixes": ["export with layout 0, (sequence, batch, input)", ""],
+            "place": 7, "codes": ["batch_first", "tokens"],
+        }
+    ]  # fmt: skip
+
+
+def test_no_field_of_a_pin_is_left_out(account: Account) -> None:
+    named = {field.name for field in dataclasses.fields(PinnedEntry)}
+    assert named <= set(strict(to_json(account))["pinned"][0])
 
 
 def test_single_timings_are_left_out(account: Account) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.report.account import Account, GroupEntry, Inspection, PinnedEntry, SideBySide
 from onnxmerge.report.terminal import ROWS, show_account, show_inspection, show_side_by_side
+from onnxmerge.report.text import advice
 from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity
 
 
@@ -52,18 +54,19 @@ def test_figures_of_an_account(account: Account) -> None:
 
 
 def test_pins_are_grouped_by_reason(account: Account) -> None:
-    lines = [" ".join(line) for line in rows(shown(show_account, account))]
+    fix = advice(Reason("graph_output"))
+    lines = [" ".join(line) for line in rows(shown(show_account, account, 200))]
     assert "LRN mixes neighbouring channels 12 / 32 norm1, norm2" in lines
-    assert "graph output 10 / 10 fc" in lines
-    lines = [" ".join(line) for line in rows(shown(show_account, account, verbose=True))]
+    assert f"graph output: {fix} 10 / 10 fc" in lines
+    lines = [" ".join(line) for line in rows(shown(show_account, account, 200, verbose=True))]
     assert "norm1: LRN mixes neighbouring channels 8 / 16 norm1" in lines
-    assert "graph output logits 10 / 10 fc" in lines
+    assert f"graph output logits: {fix} 10 / 10 fc" in lines
 
 
 def test_a_pin_says_what_can_be_done(account: Account) -> None:
-    pinned = (PinnedEntry("fc", 10, 10, ("r: Reshape mixes it",), ("pass --shape",)), account.pinned[1])
-    lines = [" ".join(line) for line in rows(shown(show_account, replace(account, pinned=pinned)))]
-    assert "Reshape mixes it: pass --shape 10 / 10 fc" in lines
+    pinned = (PinnedEntry("fc", 10, 10, (Reason("batch_first", "GRU", where="r"),)), account.pinned[1])
+    lines = [" ".join(line) for line in rows(shown(show_account, replace(account, pinned=pinned), 200))]
+    assert "GRU with the batch first: export with layout 0, (sequence, batch, input) 10 / 10 fc" in lines
     assert "LRN mixes neighbouring channels 8 / 16 norm1" in lines
 
 
@@ -91,7 +94,7 @@ def test_one_more_is_not_more_groups(account: Account) -> None:
 
 
 def test_many_pins_of_one_reason_are_counted(account: Account) -> None:
-    pinned = tuple(PinnedEntry(f"p{i}", 1, 2, (f"n{i}: Reshape mixes",)) for i in range(9))
+    pinned = tuple(PinnedEntry(f"p{i}", 1, 2, (Reason("mixes_all", "Softmax", where=f"n{i}"),)) for i in range(9))
     text = shown(show_account, replace(account, pinned=pinned))
     assert "p0, p1, p2 and 6 more" in text
     assert "p8" in shown(show_account, replace(account, pinned=pinned), verbose=True)
@@ -105,7 +108,7 @@ def test_narrow_terminals_hold_long_names(account: Account, verbose: bool, width
         many(account, 40),
         source="a" * 100 + ".onnx",
         groups=(replace(account.groups[0], name=name, note="n" * 300),),
-        pinned=(PinnedEntry(name, 10, 10, (f"{name}: mixes",)),),
+        pinned=(PinnedEntry(name, 10, 10, (Reason("mixes_all", "Softmax", where=name),)),),
         fidelity=Fidelity((OutputFidelity(name, 0.5, 1e-7, 1e30, 0.5, None, 10**9),)),
         notes=("w" * 200,),
         seconds={name: 1.0},
@@ -224,7 +227,7 @@ def test_a_tree_without_unicode(account: Account) -> None:
 def test_side_by_side(account: Account) -> None:
     result = SideBySide(
         "a.onnx", "b.onnx", "16 synthetic samples: normal (seed 0)", account.before, account.after,
-        account.fidelity, None, None, account.latency,
+        account.fidelity, None, None, account.latency, synthetic=True,
     )  # fmt: skip
     text = shown(show_side_by_side, result)
     assert "A is a.onnx" in text

@@ -4,11 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from onnxmerge.graph.values import TensorSpec
 from onnxmerge.report.account import Account, Inspection, SideBySide, Sizes
 from onnxmerge.report.verdict import CAUTION, account_verdict, inspection_verdict, outcome, side_by_side_verdict
 from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity
-from onnxmerge.samples import synthetic_samples
 
 
 def test_everything_known_is_in_the_sentence(account: Account) -> None:
@@ -53,12 +51,10 @@ def test_without_labels_agreement_and_without_classes_cosine(account: Account) -
     assert account_verdict(replace(account, fidelity=tokens)).endswith("50.0 % of the outputs equal.")
 
 
-def test_synthetic_inputs_are_told_by_the_words_of_their_source(account: Account) -> None:
+def test_synthetic_inputs_are_said(account: Account) -> None:
     account = replace(account, accuracy_before=None, accuracy_after=None)
-    spec = TensorSpec("x", "float32", (1, 4))
-    words = synthetic_samples([spec], {"x": (1, 4)}, 2, 0).source
-    assert CAUTION in account_verdict(replace(account, samples=words))
-    assert CAUTION not in account_verdict(replace(account, samples="16 synthetic samples.npz".replace("16 ", "")))
+    assert CAUTION in account_verdict(replace(account, synthetic=True))
+    assert CAUTION not in account_verdict(replace(account, samples="16 synthetic samples"))
 
 
 def test_unverified_is_said(account: Account) -> None:

@@ -9,22 +9,27 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.report.account import Account, PinnedEntry
 from onnxmerge.report.terminal import show_account
+from onnxmerge.report.text import advice
 from onnxmerge.report.wording import how, printable, reasons_of
 from tests.pages import Reader
 
+OUTPUTS = (Reason("graph_output", detail=("logits",)), Reason("graph_output", detail=("aux",)))
+UNPACK = Reason("returns_positions", "MaxPool", where="aux")
+MIXING = tuple(Reason("mixes_neighbours", "LRN", where=f"norm{number}") for number in (1, 2, 3))
 PINNED = (
-    PinnedEntry("fc", 10, 10, ("graph output logits",), ("export both as one",)),
-    PinnedEntry("aux", 4, 4, ("graph output aux", "aux: Reshape mixes it"), ("export both as one", "pass --shape")),
-    PinnedEntry("norm1", 8, 16, ("norm1: LRN mixes channels",)),
-    PinnedEntry("norm2", 4, 16, ("norm2: LRN mixes channels", "norm3: LRN mixes channels")),
+    PinnedEntry("fc", 10, 10, OUTPUTS[:1]),
+    PinnedEntry("aux", 4, 4, (OUTPUTS[1], UNPACK)),
+    PinnedEntry("norm1", 8, 16, MIXING[:1]),
+    PinnedEntry("norm2", 4, 16, MIXING[1:]),
     PinnedEntry("odd", 1, 2, ()),
 )
 ROWS = [
-    ("graph output: export both as one", "14", "14"),
-    ("Reshape mixes it: pass --shape", "4", "4"),
-    ("LRN mixes channels", "12", "32"),
+    (f"graph output: {advice(OUTPUTS[0])}", "14", "14"),
+    (f"MaxPool returns positions: {advice(UNPACK)}", "4", "4"),
+    ("LRN mixes neighbouring channels", "12", "32"),
     ("not said why", "1", "2"),
 ]
 
@@ -36,8 +41,9 @@ def test_pins_by_reason() -> None:
         ["fc", "aux"], ["aux"], ["norm1", "norm2"], ["odd"],
     ]  # fmt: skip
     assert [reason.why for reason in reasons_of(PINNED, full=True)] == [
-        "graph output logits", "graph output aux", "aux: Reshape mixes it", "norm1: LRN mixes channels",
-        "norm2: LRN mixes channels", "norm3: LRN mixes channels", "not said why",
+        "graph output logits", "graph output aux", "aux: MaxPool returns positions",
+        "norm1: LRN mixes neighbouring channels", "norm2: LRN mixes neighbouring channels",
+        "norm3: LRN mixes neighbouring channels", "not said why",
     ]  # fmt: skip
 
 
@@ -48,7 +54,7 @@ def test_the_page_and_the_terminal_say_the_same(account: Account, tmp_path: Path
     told = replace(account, groups=groups, pinned=PINNED)
     read = Reader(told.html(tmp_path / "page.html").read_text(encoding="utf-8"))
     stream = io.StringIO()
-    show_account(Console(file=stream, width=120, highlight=False), told)
+    show_account(Console(file=stream, width=200, highlight=False), told)
     printed = [" ".join(line.split()) for line in stream.getvalue().splitlines()]
     assert read.column("groups", 7) == ["l2 + merge", "left alone", "kept whole"]
     assert [tuple(row[:3]) for row in read.cells["pins"][1:]] == ROWS

@@ -7,6 +7,7 @@ from itertools import chain
 from types import MappingProxyType
 
 from onnxmerge.channels.context import Context, pin_all
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis, Limit, Passes, Pin, Relation
 from onnxmerge.channels.rules import (
     attention,
@@ -62,17 +63,17 @@ def relate(node: Node, context: Context) -> Relation:
     """What a node says about its axes; everything is pinned where it is not understood."""
     if node.domain == "" and node.op in _SILENT:
         made = [Axis(name, axis) for name in node.outputs if name for axis in range(context.rank(name))]
-        return Relation(pins=tuple(Pin(axis, f"made by {node.op}") for axis in made))
+        return Relation(pins=tuple(Pin(axis, Reason("made_by", node.op)) for axis in made))
     rule = rule_of(node)
     if node.captures or node.op in ("If", "Loop", "Scan"):
-        return pin_all(node, context, f"{node.op} has a subgraph")
+        return pin_all(node, context, Reason("has_subgraph", node.op))
     if rule is None:
         return pin_all(node, context, _refusal(node))
     if not context.known(node):
-        return pin_all(node, context, f"the shapes around {node.op} could not be inferred")
+        return pin_all(node, context, Reason("shapes_unknown", node.op))
     relation = rule.relate(node, context)
     if not _consistent(relation, context):
-        return pin_all(node, context, f"the shapes around {node.op} contradict each other")
+        return pin_all(node, context, Reason("shapes_contradict", node.op))
     return _complete(node, context, _limited(node, context, relation))
 
 
@@ -110,7 +111,7 @@ def _complete(node: Node, context: Context, relation: Relation) -> Relation:
         pin.axis for pin in relation.pins
     }
     untold = tuple(
-        Pin(Axis(name, axis), f"{node.op} works along it")
+        Pin(Axis(name, axis), Reason("works_along", node.op))
         for name in dict.fromkeys(name for name in (*node.inputs, *node.outputs) if name)
         for axis, length in enumerate(context.dims(name) or ())
         if length != 1 and Axis(name, axis) not in told
@@ -118,12 +119,12 @@ def _complete(node: Node, context: Context, relation: Relation) -> Relation:
     return replace(relation, pins=(*relation.pins, *untold)) if untold else relation
 
 
-def _refusal(node: Node) -> str:
+def _refusal(node: Node) -> Reason:
     """Why an operator without a rule is pinned."""
     shown = f"{node.domain}.{node.op}" if node.domain else node.op
     if (node.domain, node.op) in TABLE:
-        return f"{shown} of opset {node.version} has no rule"
-    return REFUSED.get((node.domain, node.op), f"{shown} has no rule")
+        return Reason("old_opset", shown, detail=(node.version,))
+    return REFUSED.get((node.domain, node.op), Reason("no_rule", shown))
 
 
 def _consistent(relation: Relation, context: Context) -> bool:

@@ -15,6 +15,7 @@ from math import sqrt
 import numpy as np
 
 from onnxmerge.channels.context import Context, pin_all
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis, Consumer, Edit, Kept, Link, Pin, Relation, SetAttribute, link
 from onnxmerge.channels.rules.base import Rule
 from onnxmerge.graph import Node
@@ -25,12 +26,12 @@ __all__ = ["RULES"]
 def _attention(node: Node, context: Context) -> Relation:
     q, k, v, mask, y = node.input(0), node.input(1), node.input(2), node.input(3), node.outputs[0]
     if any(context.rank(name) != 4 for name in (q, k, v, y)):
-        return pin_all(node, context, "Attention with heads packed in one axis")
+        return pin_all(node, context, Reason("heads_packed", node.op))
     if any(node.inputs[4:]) or any(node.outputs[1:]):
-        return pin_all(node, context, "Attention with a cache, a length or a second output")
+        return pin_all(node, context, Reason("attention_extras", node.op))
     heads, shared = (context.dims(q) or ())[1], (context.dims(k) or ())[1]
     if shared < 1 or heads % shared:
-        return pin_all(node, context, f"Attention of {heads} heads over {shared}")
+        return pin_all(node, context, Reason("heads_uneven", node.op, detail=(heads, shared)))
     links: list[Link] = [*(link(name, 0, y, 0) for name in (q, k, v)), link(q, 1, y, 1), link(q, 2, y, 2)]
     links += [link(q, 3, k, 3), link(v, 3, y, 3), link(k, 1, v, 1)]
     if shared > 1:
@@ -40,7 +41,7 @@ def _attention(node: Node, context: Context) -> Relation:
         place = context.rank(mask) - 3
         if place >= 0 and (context.dims(mask) or ())[place] == heads > 1:
             links.append(link(mask, place, y, 1))
-    pins = [Pin(Axis(name, 2), "tokens of Attention") for name in (q, k, v, y)]
+    pins = [Pin(Axis(name, 2), Reason("tokens", node.op)) for name in (q, k, v, y)]
     return Relation(tuple(links), pins=tuple(pins), consumers=(Consumer(node.index, 0, Axis(q, 3), None),))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxmerge.channels.context import Context, pin_all
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import (
     Axis,
     Consumer,
@@ -37,7 +38,7 @@ __all__ = ["RULES"]
 
 def _spatial_pins(tensors: tuple[str, ...], context: Context, op: str) -> tuple[Pin, ...]:
     return tuple(
-        Pin(Axis(tensor, axis), f"spatial axis of {op}")
+        Pin(Axis(tensor, axis), Reason("spatial_axis", op))
         for tensor in tensors
         for axis in range(2, context.rank(tensor))
     )
@@ -69,7 +70,7 @@ def _conv(node: Node, context: Context) -> Relation:
     dims_x, dims_w = context.dims(x) or (), context.dims(w) or ()
     g = _groups(node)
     if not _fits(context, x, w, g, transposed=False):
-        return pin_all(node, context, f"{node.op} whose weight does not fit its input")
+        return pin_all(node, context, Reason("weight_does_not_fit", node.op))
     m, outputs = dims_w[1], dims_w[0]
     r = outputs // g
     links = [link(x, 0, y, 0), link(w, 0, y, 1)]
@@ -89,7 +90,7 @@ def _conv(node: Node, context: Context) -> Relation:
     else:
         channels = np.arange(dims_x[1])
         by_position = link(x, 1, w, 1, (channels, channels % m))
-        reason = f"convolution in {g} groups"
+        reason = Reason("grouped_convolution", detail=(g,))
         free_x, free_w = Tie(Axis(x, 1), channels), Tie(Axis(w, 0), np.arange(outputs))
         forks.append(Fork((Way((by_position,), (free_w,)), Way((whole,))), reason))
         forks.append(Fork((Way(ties=(Tie(Axis(w, 0), np.arange(outputs) % r), free_x)), Way((whole,))), reason))
@@ -103,7 +104,7 @@ def _conv_transpose(node: Node, context: Context) -> Relation:
     dims_w = context.dims(w) or ()
     g = _groups(node)
     if not _fits(context, x, w, g, transposed=True):
-        return pin_all(node, context, f"{node.op} whose weight does not fit its input")
+        return pin_all(node, context, Reason("weight_does_not_fit", node.op))
     m, r = dims_w[0] // g, dims_w[1]
     links = [link(x, 0, y, 0), link(x, 1, w, 0)]
     if bias:
@@ -121,7 +122,7 @@ def _conv_transpose(node: Node, context: Context) -> Relation:
         producers = ()
     else:
         by_position = link(y, 1, w, 1, (outputs, outputs % r))
-        reason = f"convolution in {g} groups"
+        reason = Reason("grouped_convolution", detail=(g,))
         free_x, free_y = Tie(Axis(x, 1), np.arange(g * m)), Tie(Axis(y, 1), outputs)
         forks.append(Fork((Way(ties=(Tie(Axis(x, 1), np.arange(g * m) % m), free_y)), Way((whole,))), reason))
         forks.append(Fork((Way((by_position,), (free_x,)), Way((whole,))), reason))

@@ -22,6 +22,7 @@ from math import prod
 import numpy as np
 
 from onnxmerge.channels.context import Context, pin_all
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import (
     Axis,
     Edit,
@@ -89,9 +90,9 @@ def _reshape(node: Node, context: Context) -> Relation:
     x, y = node.input(0), node.outputs[0]
     before, after = context.dims(x) or (), context.dims(y) or ()
     if 0 in before or 0 in after:
-        return pin_all(node, context, f"{node.op} of an empty tensor")
+        return pin_all(node, context, Reason("empty_tensor", node.op))
     if prod(before) != prod(after):
-        return pin_all(node, context, f"{node.op} from {before} to {after}, which hold unequally many elements")
+        return pin_all(node, context, Reason("unequal_elements", node.op, detail=(before, after)))
     links: list[Link] = []
     forks: list[Fork] = []
     pins: list[Pin] = []
@@ -108,16 +109,15 @@ def _reshape(node: Node, context: Context) -> Relation:
             continue
         size = int(np.prod([before[axis] for axis in wide_in]))
         if size > _LARGEST_BLOCK or not all(context.shapes.is_static(x, axis) for axis in wide_in):
-            reason = f"{node.op} mixes it with an axis of free length"
+            reason = Reason("mixes_free_length", node.op)
             pins.extend(Pin(Axis(x, axis), reason) for axis in wide_in if len(wide_in) + len(wide_out) > 1)
             pins.extend(Pin(Axis(y, axis), reason) for axis in wide_out)
             continue
-        shown_in = "x".join(str(before[axis]) for axis in ins)
-        shown_out = "x".join(str(after[axis]) for axis in outs)
+        left, right = tuple(before[axis] for axis in ins), tuple(after[axis] for axis in outs)
         ways = tuple(
             Way((_block_link(x, y, wide_in, wide_out, one, two, before, after),)) for one in wide_in for two in wide_out
         )
-        forks.append(Fork(ways, f"{node.op} mixes it with other axes ({shown_in} to {shown_out})"))
+        forks.append(Fork(ways, Reason("mixes_axes", node.op, detail=(left, right))))
     return Relation(tuple(links), forks=tuple(forks), pins=tuple(pins), passes=Passes.LINEAR)
 
 
@@ -159,7 +159,7 @@ def _resize_lengths(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...
 
 # --- operators that treat axes separately -----------------------------------------------------------------------
 
-_Maps = Callable[[Node, Context], "list[Link] | str"]
+_Maps = Callable[[Node, Context], "list[Link] | Reason"]
 
 
 def _separate(maps: _Maps) -> Callable[[Node, Context], Relation]:
@@ -167,7 +167,7 @@ def _separate(maps: _Maps) -> Callable[[Node, Context], Relation]:
 
     def relate(node: Node, context: Context) -> Relation:
         links = maps(node, context)
-        if isinstance(links, str):
+        if isinstance(links, Reason):
             return pin_all(node, context, links)
         return Relation(tuple(links), pins=_unexplained(node, context, links), passes=Passes.LINEAR)
 
@@ -178,7 +178,7 @@ def _unexplained(node: Node, context: Context, links: list[Link]) -> tuple[Pin, 
     """Axes of the outputs that no link reaches: filled or repeated in a way that the maps do not tell."""
     reached = {entry.one for entry in links} | {entry.two for entry in links}
     return tuple(
-        Pin(Axis(name, axis), f"{node.op} works along it")
+        Pin(Axis(name, axis), Reason("works_along", node.op))
         for name in (node.input(0), *node.outputs)
         if name
         for axis in range(context.rank(name))
@@ -186,13 +186,13 @@ def _unexplained(node: Node, context: Context, links: list[Link]) -> tuple[Pin, 
     )
 
 
-def _transpose(node: Node, context: Context) -> list[Link] | str:
+def _transpose(node: Node, context: Context) -> list[Link] | Reason:
     x, y = node.input(0), node.outputs[0]
     order = [int(a) for a in node.attributes.get("perm", reversed(range(context.rank(x))))]
     return [link(x, axis, y, out) for out, axis in enumerate(order)]
 
 
-def _concat(node: Node, context: Context) -> list[Link] | str:
+def _concat(node: Node, context: Context) -> list[Link] | Reason:
     y = node.outputs[0]
     axis = int(node.attributes["axis"]) % context.rank(y)
     links: list[Link] = []
@@ -206,7 +206,7 @@ def _concat(node: Node, context: Context) -> list[Link] | str:
     return links
 
 
-def _split(node: Node, context: Context) -> list[Link] | str:
+def _split(node: Node, context: Context) -> list[Link] | Reason:
     x = node.input(0)
     axis = int(node.attributes.get("axis", 0)) % context.rank(x)
     links: list[Link] = []
@@ -220,7 +220,7 @@ def _split(node: Node, context: Context) -> list[Link] | str:
     return links
 
 
-def _slice_parameters(node: Node, context: Context) -> dict[int, slice] | str:
+def _slice_parameters(node: Node, context: Context) -> dict[int, slice] | Reason:
     """Python slices by axis, or why they are not known."""
     rank = context.rank(node.input(0))
     if "starts" in node.attributes:
@@ -230,11 +230,11 @@ def _slice_parameters(node: Node, context: Context) -> dict[int, slice] | str:
     values = [context.value(name) if name else None for name in node.inputs[1:]]
     values += [None] * (4 - len(values))
     if node.input(3) and values[2] is None:
-        return "Slice along axes that are computed while the network runs"
+        return Reason("computed_axes", node.op)
     count = (context.dims(node.input(1)) or (0,))[0]
     axes = [int(a) % rank for a in (values[2] if values[2] is not None else range(count))]
     if values[0] is None or values[1] is None or (node.input(4) and values[3] is None):
-        return "Slice between bounds that are computed while the network runs"
+        return Reason("computed_bounds", node.op)
     steps = [int(s) for s in (values[3] if values[3] is not None else [1] * count)]
     return {
         a: _python_slice(int(s), int(e), step) for a, s, e, step in zip(axes, values[0], values[1], steps, strict=True)
@@ -249,11 +249,11 @@ def _python_slice(start: int, end: int, step: int) -> slice:
     )
 
 
-def _slice(node: Node, context: Context) -> list[Link] | str:
+def _slice(node: Node, context: Context) -> list[Link] | Reason:
     x, y = node.input(0), node.outputs[0]
     dims, out = context.dims(x) or (), context.dims(y) or ()
     bounds = _slice_parameters(node, context)
-    if isinstance(bounds, str):
+    if isinstance(bounds, Reason):
         axes = context.value(node.input(3)) if node.input(3) else None
         if axes is None:
             return bounds
@@ -263,7 +263,7 @@ def _slice(node: Node, context: Context) -> list[Link] | str:
     for axis, length in enumerate(dims):
         ids = np.arange(length)[bounds.get(axis, slice(None))]
         if len(ids) != out[axis]:
-            return "Slice whose bounds could not be followed"
+            return Reason("bounds_not_followed", node.op)
         links.append(_mapped(x, axis, y, axis, ids))
     return links
 
@@ -272,7 +272,7 @@ def _resize_slice(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...]:
     """Bounds along a cut axis, in the numbering of what is left; steps other than 1 are pinned by the rule."""
     bounds = _slice_parameters(node, context)
     rank = context.rank(node.input(0))
-    if isinstance(bounds, str):
+    if isinstance(bounds, Reason):
         return ()
     new: dict[int, tuple[int, int]] = {}
     for axis, part in bounds.items():
@@ -309,10 +309,10 @@ def _resize_slice(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...]:
 def _slice_relation(node: Node, context: Context) -> Relation:
     relation = _separate(_slice)(node, context)
     bounds = _slice_parameters(node, context)
-    if isinstance(bounds, str):
+    if isinstance(bounds, Reason):
         return relation
     pins = [
-        Pin(Axis(node.input(0), axis), f"Slice with step {part.step} along the channels")
+        Pin(Axis(node.input(0), axis), Reason("steps", node.op, detail=(part.step,)))
         for axis, part in bounds.items()
         if part.step != 1
     ]
@@ -330,8 +330,8 @@ def _gather(node: Node, context: Context) -> Relation:
         length = (context.dims(x) or ())[axis]
         links.append(_mapped(x, axis, y, axis, np.where(value < 0, value + length, value).astype(np.int64)))
     else:
-        pins.append(Pin(Axis(x, axis), "Gather picks from it by number"))
-        pins.extend(Pin(Axis(y, axis + a), "Gather picks by number") for a in range(index_rank))
+        pins.append(Pin(Axis(x, axis), Reason("gathers_from", node.op)))
+        pins.extend(Pin(Axis(y, axis + a), Reason("gathers", node.op)) for a in range(index_rank))
     producers: tuple[Producer, ...] = ()
     if context.is_constant(x) and not context.is_constant(indices):
         producers = tuple(
@@ -376,11 +376,11 @@ def _pad_amounts(node: Node, context: Context) -> tuple[tuple[int, int], ...] | 
     return tuple(amounts)
 
 
-def _pad(node: Node, context: Context) -> list[Link] | str:
+def _pad(node: Node, context: Context) -> list[Link] | Reason:
     x, y = node.input(0), node.outputs[0]
     amounts = _pad_amounts(node, context)
     if amounts is None:
-        return "Pad by amounts that are computed while the network runs"
+        return Reason("computed_amounts", node.op)
     links = []
     for axis, (before, after) in enumerate(amounts):
         length = (context.dims(x) or ())[axis]
@@ -434,22 +434,22 @@ def _resize_pad(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...]:
     return (SetInput(1, np.array(flat, dtype=np.int64)),)
 
 
-def _expand(node: Node, context: Context) -> list[Link] | str:
+def _expand(node: Node, context: Context) -> list[Link] | Reason:
     return list(broadcast_links(node.input(0), node.outputs[0], context))
 
 
-def _tile(node: Node, context: Context) -> list[Link] | str:
+def _tile(node: Node, context: Context) -> list[Link] | Reason:
     x, y = node.input(0), node.outputs[0]
     repeats = context.value(node.input(1))
     if repeats is None:
-        return "Tile by counts that are computed while the network runs"
+        return Reason("computed_counts", node.op)
     return [
         _mapped(x, axis, y, axis, np.tile(np.arange(length), int(count)))
         for axis, (length, count) in enumerate(zip(context.dims(x) or (), repeats, strict=True))
     ]
 
 
-def _blocks_of_depth(node: Node, context: Context) -> list[Link] | str:
+def _blocks_of_depth(node: Node, context: Context) -> list[Link] | Reason:
     """DepthToSpace and SpaceToDepth: b² positions of one channel, or one channel of b² positions."""
     x, y = node.input(0), node.outputs[0]
     square = int(node.attributes["blocksize"]) ** 2

@@ -8,6 +8,7 @@ consumed without a weight.
 from __future__ import annotations
 
 from onnxmerge.channels.context import Context, pin_all
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis, Consumer, Link, Producer, Relation, link
 from onnxmerge.channels.rules.base import MICROSOFT, Rule, broadcast_links
 from onnxmerge.graph import Node
@@ -35,7 +36,7 @@ def _matmul(node: Node, context: Context) -> Relation:
     """MatMul, and ONNX Runtime's form of it, which takes the axes of its operands in another order if asked to."""
     a, b, y = node.input(0), node.input(1), node.outputs[0]
     if min(context.rank(a), context.rank(b)) < 2:
-        return pin_all(node, context, f"{node.op} with a vector")
+        return pin_all(node, context, Reason("with_a_vector", node.op))
     rank_y = context.rank(y)
     order_a, order_b = _order(node, "A", context.rank(a)), _order(node, "B", context.rank(b))
     (*_, rows, k_a), (*_, k_b, columns) = order_a, order_b
@@ -88,7 +89,7 @@ def _einsum(node: Node, context: Context) -> Relation:
     terms = operands.split(",")
     y = node.outputs[0]
     if not arrow or "." in equation or len(terms) != len(node.inputs) or any(len(set(t)) != len(t) for t in terms):
-        return pin_all(node, context, f"Einsum {equation!r} is not of a form that is understood")
+        return pin_all(node, context, Reason("einsum_form", node.op, detail=(equation,)))
     first = {letter: (y, axis) for axis, letter in reversed(list(enumerate(result)))}
     links: list[Link] = []
     contracted: dict[str, list[tuple[str, int]]] = {}
@@ -102,7 +103,7 @@ def _einsum(node: Node, context: Context) -> Relation:
                 contracted.setdefault(letter, []).append((name, axis))
     consumers, producers = _einsum_roles(node, context, terms, result)
     if any(len(places) == 1 for places in contracted.values()):
-        return pin_all(node, context, f"Einsum {equation!r} sums over an axis of one operand")
+        return pin_all(node, context, Reason("einsum_sum", node.op, detail=(equation,)))
     return Relation(tuple(links), producers=producers, consumers=consumers)
 
 

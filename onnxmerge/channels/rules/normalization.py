@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxmerge.channels.context import Context, pin_all
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis, Edit, Kept, Pin, Relation, SetAttribute, Tie, link
 from onnxmerge.channels.rules.base import MICROSOFT, Rule, broadcast_links, same_axes
 from onnxmerge.graph import Node
@@ -21,20 +22,20 @@ __all__ = ["RULES"]
 def _batch(node: Node, context: Context) -> Relation:
     x, y = node.input(0), node.outputs[0]
     if context.rank(x) < 2:
-        return pin_all(node, context, f"{node.op} of a vector")
+        return pin_all(node, context, Reason("of_a_vector", node.op))
     parameters = [name for name in (*node.inputs[1:], *node.outputs[1:]) if name]
     links = [*same_axes(x, y, range(context.rank(x))), *(link(name, 0, y, 1) for name in parameters)]
     trains = bool(node.attributes.get("training_mode", 0)) or any(node.outputs[1:])
     mixed = [axis for axis in range(context.rank(x)) if axis != 1] if trains else []
     return Relation(
-        tuple(links), pins=tuple(Pin(Axis(x, axis), f"{node.op} takes its statistics over it") for axis in mixed)
+        tuple(links), pins=tuple(Pin(Axis(x, axis), Reason("statistics_over_it", node.op)) for axis in mixed)
     )
 
 
 def _instance(node: Node, context: Context) -> Relation:
     x, y = node.input(0), node.outputs[0]
     links = [link(x, 0, y, 0), link(x, 1, y, 1), *(link(name, 0, y, 1) for name in node.inputs[1:])]
-    pins = [Pin(Axis(x, axis), f"{node.op} over it") for axis in range(2, context.rank(x))]
+    pins = [Pin(Axis(x, axis), Reason("normalises_over_it", node.op)) for axis in range(2, context.rank(x))]
     return Relation(tuple(links), pins=tuple(pins))
 
 
@@ -49,7 +50,7 @@ def _group(node: Node, context: Context) -> Relation:
         # Opset 18 has one scale a group, 21 and later one a channel.
         per_group = (context.dims(name) or ())[0] == groups
         links.append(link(y, 1, name, 0, (channels, classes)) if per_group else link(y, 1, name, 0))
-    pins = [Pin(Axis(x, axis), f"{node.op} over it") for axis in range(2, len(dims))]
+    pins = [Pin(Axis(x, axis), Reason("normalises_over_it", node.op)) for axis in range(2, len(dims))]
     return Relation(tuple(links), ties=(Tie(Axis(x, 1), classes),), pins=tuple(pins))
 
 
@@ -72,7 +73,7 @@ def _layer(node: Node, context: Context) -> Relation:
     for name in filter(None, node.outputs[1:]):
         # Statistics have length 1 along the normalised axes; Skip... also returns the sum itself.
         links.extend(broadcast_links(name, y, context))
-    pins = [Pin(Axis(x, a), f"{node.op} takes its statistics over all channels") for a in range(axis, rank)]
+    pins = [Pin(Axis(x, a), Reason("statistics_over_all", node.op)) for a in range(axis, rank)]
     return Relation(tuple(links), pins=tuple(pins))
 
 
@@ -85,7 +86,7 @@ def _along_axis(node: Node, context: Context) -> Relation:
     default = 1 if flattened else -1
     axis = int(node.attributes.get("axis", default)) % max(rank, 1)
     mixed = range(axis, rank) if flattened else (axis,)
-    pins = [Pin(Axis(x, a), f"{node.op} mixes all channels") for a in mixed]
+    pins = [Pin(Axis(x, a), Reason("mixes_all", node.op)) for a in mixed]
     return Relation(same_axes(x, y, range(rank)), pins=tuple(pins))
 
 
@@ -94,21 +95,23 @@ def _cumulative(node: Node, context: Context) -> Relation:
     x, y = node.input(0), node.outputs[0]
     axis = context.value(node.input(1))
     if axis is None:
-        return pin_all(node, context, "CumSum along an axis that is computed while the network runs")
+        return pin_all(node, context, Reason("computed_axis", node.op))
     mixed = Axis(x, int(axis.reshape(-1)[0]) % context.rank(x))
-    return Relation(same_axes(x, y, range(context.rank(x))), pins=(Pin(mixed, "CumSum mixes all channels"),))
+    return Relation(same_axes(x, y, range(context.rank(x))), pins=(Pin(mixed, Reason("mixes_all", node.op)),))
 
 
 def _mean_variance(node: Node, context: Context) -> Relation:
     x, y = node.input(0), node.outputs[0]
     axes = [int(a) % context.rank(x) for a in node.attributes.get("axes", [0, 2, 3])]
-    pins = [Pin(Axis(x, a), f"{node.op} takes its statistics over it") for a in axes]
+    pins = [Pin(Axis(x, a), Reason("statistics_over_it", node.op)) for a in axes]
     return Relation(same_axes(x, y, range(context.rank(x))), pins=tuple(pins))
 
 
 def _local_response(node: Node, context: Context) -> Relation:
     x, y = node.input(0), node.outputs[0]
-    return Relation(same_axes(x, y, range(context.rank(x))), pins=(Pin(Axis(x, 1), "LRN mixes neighbouring channels"),))
+    return Relation(
+        same_axes(x, y, range(context.rank(x))), pins=(Pin(Axis(x, 1), Reason("mixes_neighbours", node.op)),)
+    )
 
 
 RULES = (

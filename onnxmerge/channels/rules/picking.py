@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxmerge.channels.context import Context
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis, Limit, Link, Passes, Pin, Relation, link
 from onnxmerge.channels.rules.base import Rule
 from onnxmerge.graph import Node
@@ -33,15 +34,15 @@ def _elements(node: Node, context: Context) -> Relation:
     axis = int(node.attributes.get("axis", 0)) % max(context.rank(x), 1)
     names = list(dict.fromkeys(name for name in (x, indices, node.input(2)) if name))
     links = [entry for name in names for entry in _aligned(name, y, context, axis)]
-    pins = [Pin(Axis(name, axis), f"{node.op} works along it by number") for name in (*names, y)]
+    pins = [Pin(Axis(name, axis), Reason("works_by_number", node.op)) for name in (*names, y)]
     return Relation(tuple(links), pins=tuple(pins), passes=Passes.NOTHING)
 
 
 def _grid_sample(node: Node, context: Context) -> Relation:
     x, grid, y = node.input(0), node.input(1), node.outputs[0]
     links = (link(x, 0, y, 0), link(grid, 0, y, 0), link(x, 1, y, 1))
-    pins = [Pin(Axis(name, axis), f"place of {node.op}") for name in (x, y) for axis in range(2, context.rank(name))]
-    pins += [Pin(Axis(grid, axis), f"grid of {node.op}") for axis in range(1, context.rank(grid))]
+    pins = [Pin(Axis(name, axis), Reason("place", node.op)) for name in (x, y) for axis in range(2, context.rank(name))]
+    pins += [Pin(Axis(grid, axis), Reason("grid", node.op)) for axis in range(1, context.rank(grid))]
     # Linear in the picture, not in the places: where both carry the channels, along the batch, only copies pass.
     return Relation(links, pins=tuple(pins), passes=Passes.LINEAR, limits=(Limit(Axis(grid, 0), Passes.SELECTION),))
 

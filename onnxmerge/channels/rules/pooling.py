@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxmerge.channels.context import Context, pin_all
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis, Passes, Pin, Relation, link
 from onnxmerge.channels.rules.base import Rule
 from onnxmerge.graph import Node
@@ -19,8 +20,8 @@ _OTHER_REDUCTIONS = ("ReduceLogSum", "ReduceLogSumExp", "ReduceProd", "ReduceSum
 def _pool(node: Node, context: Context) -> Relation:
     x, y = node.input(0), node.outputs[0]
     if any(node.outputs[1:]):
-        return pin_all(node, context, f"{node.op} returns positions")
-    pins = [Pin(Axis(t, a), f"spatial axis of {node.op}") for t in (x, y) for a in range(2, context.rank(t))]
+        return pin_all(node, context, Reason("returns_positions", node.op))
+    pins = [Pin(Axis(t, a), Reason("spatial_axis", node.op)) for t in (x, y) for a in range(2, context.rank(t))]
     passes = Passes.LINEAR if node.op in _LINEAR_POOLS else Passes.POSITIVE
     return Relation((link(x, 0, y, 0), link(x, 1, y, 1)), pins=tuple(pins), passes=passes)
 
@@ -44,14 +45,14 @@ def _reduce(node: Node, context: Context) -> Relation:
     x, y = node.input(0), node.outputs[0]
     axes = _reduced_axes(node, context)
     if axes is None:
-        return pin_all(node, context, f"{node.op} over axes that are computed while the network runs")
+        return pin_all(node, context, Reason("reduces_computed", node.op))
     keep = bool(node.attributes.get("keepdims", 1))
     links, out = [], 0
     for axis in range(context.rank(x)):
         if axis not in axes:
             links.append(link(x, axis, y, out))
         out += axis not in axes or keep
-    pins = [Pin(Axis(x, axis), f"{node.op} over the channels") for axis in axes]
+    pins = [Pin(Axis(x, axis), Reason("reduces", node.op)) for axis in axes]
     passes = (
         Passes.LINEAR
         if node.op in _LINEAR_REDUCTIONS
@@ -68,9 +69,7 @@ def _arg(node: Node, context: Context) -> Relation:
     rank = context.rank(x)
     axis, keep = int(node.attributes.get("axis", 0)) % rank, bool(node.attributes.get("keepdims", 1))
     links = [link(x, a, y, a if keep or a < axis else a - 1) for a in range(rank) if a != axis]
-    return Relation(
-        tuple(links), pins=(Pin(Axis(x, axis), f"{node.op} numbers the channels"),), passes=Passes.SELECTION
-    )
+    return Relation(tuple(links), pins=(Pin(Axis(x, axis), Reason("numbers", node.op)),), passes=Passes.SELECTION)
 
 
 RULES = (

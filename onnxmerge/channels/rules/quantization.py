@@ -7,6 +7,7 @@ elements, is pinned.
 from __future__ import annotations
 
 from onnxmerge.channels.context import Context, pin_all
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Passes, Relation, link
 from onnxmerge.channels.rules.base import Rule, same_axes
 from onnxmerge.graph import Node
@@ -22,7 +23,7 @@ def _linear(node: Node, context: Context) -> Relation:
     for name in (node.input(1), node.input(2)):
         dims = context.dims(name) or () if name else ()
         if len(dims) > 1:
-            return pin_all(node, context, f"{node.op} with one scale a block")
+            return pin_all(node, context, Reason("scale_a_block", node.op))
         if dims and dims[0] > 1:
             per_axis = True
             links.append(link(name, 0, y, int(node.attributes.get("axis", 1)) % rank))

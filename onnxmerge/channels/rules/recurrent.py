@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxmerge.channels.context import Context, pin_all
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis, Consumer, Pin, Relation, link
 from onnxmerge.channels.rules.base import Rule
 from onnxmerge.graph import Node
@@ -12,16 +13,16 @@ __all__ = ["RULES"]
 
 def _recurrent(node: Node, context: Context) -> Relation:
     if node.attributes.get("layout", 0):
-        return pin_all(node, context, f"{node.op} with the batch first")
+        return pin_all(node, context, Reason("batch_first", node.op))
     x, w, y = node.input(0), node.input(1), node.outputs[0]
     pins = [
-        Pin(Axis(name, axis), f"hidden state of {node.op}")
+        Pin(Axis(name, axis), Reason("hidden_state", node.op))
         for name in (*node.inputs[2:], *node.outputs)
         if name
         for axis in range(context.rank(name))
     ]
-    pins.extend(Pin(Axis(w, axis), f"hidden state of {node.op}") for axis in (0, 1))
-    pins.extend(Pin(Axis(x, axis), f"time or batch of {node.op}") for axis in (0, 1))
+    pins.extend(Pin(Axis(w, axis), Reason("hidden_state", node.op)) for axis in (0, 1))
+    pins.extend(Pin(Axis(x, axis), Reason("time_or_batch", node.op)) for axis in (0, 1))
     held = Axis(w, 2) if context.is_constant(w) else None
     consumer = Consumer(node.index, 0, Axis(x, 2), held, None)
     links = [link(x, 2, w, 2)]

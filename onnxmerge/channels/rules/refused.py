@@ -1,4 +1,4 @@
-"""Operators that are known and not cut, each with the reason that a user reads.
+"""Operators that are known and not cut, each with the reason.
 
 What is neither here nor in the rule table is pinned as well, as an operator that has no rule.
 """
@@ -7,20 +7,15 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.rules.base import MICROSOFT
 
 __all__ = ["REFUSED"]
 
-_PACKED = "keeps several heads packed in one axis, and its sizes in attributes"
-_INTEGER = "computes in integers, whose scales were measured for all channels; quantize after cutting"
-_STORED = "reads a weight stored as packed integers in blocks that cross channels; quantize after cutting"
-_UNTESTED = "has no CPU implementation to hold a cut against"
-_POSITIONS = "reads or writes by positions that are computed while the network runs"
-
 REFUSED = MappingProxyType(
     {
         **{
-            (MICROSOFT, op): f"{op} {_PACKED}"
+            (MICROSOFT, op): Reason("packed_in_attributes", op)
             for op in (
                 "Attention", "DecoderMaskedMultiHeadAttention", "DecoderMaskedSelfAttention", "GroupQueryAttention",
                 "LongformerAttention", "MultiHeadAttention", "PackedAttention", "PackedMultiHeadAttention",
@@ -28,11 +23,11 @@ REFUSED = MappingProxyType(
             )
         },
         **{
-            ("", op): f"{op} {_INTEGER}"
+            ("", op): Reason("integer_arithmetic", op)
             for op in ("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul")
         },
         **{
-            (MICROSOFT, op): f"{op} {_INTEGER}"
+            (MICROSOFT, op): Reason("integer_arithmetic", op)
             for op in (
                 "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QAttention", "QGemm", "QLinearAdd",
                 "QLinearAveragePool", "QLinearConcat", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMul",
@@ -40,13 +35,13 @@ REFUSED = MappingProxyType(
             )
         },
         **{
-            (MICROSOFT, op): f"{op} {_STORED}"
+            (MICROSOFT, op): Reason("integer_weights", op)
             for op in ("GatherBlockQuantized", "MatMulBnb4", "MatMulFpQ4", "MatMulNBits", "QMoE")
         },
         **{
-            (MICROSOFT, op): f"{op} {_UNTESTED}"
+            (MICROSOFT, op): Reason("no_cpu_kernel", op)
             for op in ("BiasSplitGelu", "GroupNorm", "NhwcConv", "NhwcFusedConv", "SkipGroupNorm")
         },
-        **{("", op): f"{op} {_POSITIONS}" for op in ("GatherND", "ScatterND", "TensorScatter")},
+        **{("", op): Reason("computed_positions", op) for op in ("GatherND", "ScatterND", "TensorScatter")},
     }
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxmerge.channels.context import Context
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis, Edit, Kept, Passes, Pin, Relation, SetInput, SetLengths, link
 from onnxmerge.channels.rules.base import Rule
 from onnxmerge.graph import Node
@@ -21,7 +22,7 @@ def _resize(node: Node, context: Context) -> Relation:
         resized = [int(axis) % len(before) for axis in node.attributes.get("axes", range(len(before)))]
         same = [axis for axis in same if axis not in resized]
     pins = [
-        Pin(Axis(name, axis), f"resampled by {node.op}")
+        Pin(Axis(name, axis), Reason("resampled", node.op))
         for name in (x, y)
         for axis in range(len(before))
         if axis not in same

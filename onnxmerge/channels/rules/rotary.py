@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxmerge.channels.context import Context, pin_all
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis, Edit, Kept, Pin, Relation, SetAttribute, Tie, link
 from onnxmerge.channels.rules.base import MICROSOFT, Rule, same_axes
 from onnxmerge.graph import Node
@@ -33,21 +34,21 @@ def _rotary(node: Node, context: Context) -> Relation:
     x, y = node.input(0), node.outputs[0]
     rank = context.rank(x)
     tables = [
-        Pin(Axis(name, a), f"angles of {node.op}")
+        Pin(Axis(name, a), Reason("angles", node.op))
         for name in node.inputs[1:]
         if name
         for a in range(context.rank(name))
     ]
     if rank == 4:
-        pins = [Pin(Axis(x, 2), f"tokens of {node.op}"), Pin(Axis(x, 3), f"{node.op} turns pairs of elements of it")]
+        pins = [Pin(Axis(x, 2), Reason("tokens", node.op)), Pin(Axis(x, 3), Reason("turns_pairs", node.op))]
         return Relation(same_axes(x, y, range(4)), pins=(*pins, *tables))
     width = _width(node, context) if rank == 3 else 0
     if width == 0:
-        return pin_all(node, context, f"{node.op} of packed heads whose number is not known")
+        return pin_all(node, context, Reason("heads_unknown", node.op))
     hidden = (context.dims(x) or ())[2]
     tie = Tie(Axis(x, 2), np.arange(hidden) // width)
     links = (link(x, 0, y, 0), link(x, 1, y, 1), link(x, 2, y, 2))
-    return Relation(links, ties=(tie,), pins=(Pin(Axis(x, 1), f"tokens of {node.op}"), *tables))
+    return Relation(links, ties=(tie,), pins=(Pin(Axis(x, 1), Reason("tokens", node.op)), *tables))
 
 
 def _resize_heads(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...]:
