@@ -35,7 +35,11 @@ class Atlas:
                 self.pins.setdefault(pin.axis, []).append((pin, node.name))
         for kind, specs in (("input", context.model.inputs), ("output", context.model.outputs)):
             for spec in specs:
-                self._pin(spec.name, f"graph {kind} {spec.name}")
+                if kind == "output" and context.rank(spec.name) == 2:
+                    words = f"the classes or features of graph output {spec.name} are the model's interface"
+                    self._pin(spec.name, words)
+                else:
+                    self._pin(spec.name, f"graph {kind} {spec.name}")
         for name in sorted(context.model.captured):
             self._pin(name, f"{name} is read by a subgraph")
         self._slabs: dict[int, tuple[Fork, list[dict[Axis, Indices]]]] = {}

@@ -126,8 +126,10 @@ def account(
     notes = [*run.notes, *(measured.notes if measured is not None else ())]
     harms = [each.harm for each in groups if each.harm is not None]
     timing = None if measured is None else measured.latency
-    if timing is not None and timing.high is not None and timing.high < 1 and run.options.round_to == 1:
-        notes.append("slower than before: CPUs work in blocks of 8 or 16 channels; try --of latency or --round-to auto")
+    if timing is not None and timing.high is not None and timing.high < 1 and not run.options.timed:
+        odd = run.options.multiple == 1
+        why = "CPUs work in blocks of 8 or 16 channels" if odd else "fewer MACs are not always less time"
+        notes.append(f"slower than before: {why}; try --of latency or --round-to {'8' if odd else 'auto'}")
     return Account(
         source=run.model.source,
         target=None if target is None else str(target),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis
 from onnxmerge.errors import UsageError
+from onnxmerge.moments.walk import walk_of
 from onnxmerge.pipeline.accounts import group_entry, input_shapes, pinned, sizes
 from onnxmerge.pipeline.cutting import analyse
+from onnxmerge.pipeline.evidence import why_unfitted
 from onnxmerge.pipeline.loading import check_images, load
 from onnxmerge.pipeline.network import network
-from onnxmerge.pipeline.run import NO_SHAPES, SYNTHETIC, SampleSource, Shapes, Source, advising, runnable, start
+from onnxmerge.pipeline.run import NO_SHAPES, SYNTHETIC, Run, SampleSource, Shapes, Source, advising, runnable, start
 from onnxmerge.plan.cost import CostModel
+from onnxmerge.plan.eligible import most_of_macs
 from onnxmerge.plan.options import Options
 from onnxmerge.report.account import Inspection, SideBySide
 from onnxmerge.report.fixes import fix_of
@@ -20,6 +24,9 @@ from onnxmerge.samples.synthetic import synthetic_samples
 from onnxmerge.verify import Progress, Verification, measure_models, quiet, time_batches
 
 __all__ = ["compare", "inspect"]
+
+_SHOWN = 3
+"""Reasons that a note names."""
 
 
 def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> Inspection:
@@ -30,32 +37,50 @@ def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> Inspection:
     """
     run = start(source, Options(ratio=0.0), shapes, quiet)
     context, analysis, cost = analyse(run, None)
+    walk = None if why_unfitted(run, context, analysis) else walk_of(context)
+    most, left_alone = most_of_macs(context, analysis, cost, run.options, walk)
     groups = tuple(
-        group_entry(context, analysis, cost, position, analysis.groups[position].size)
-        for position in range(len(analysis.groups))
+        group_entry(context, analysis, cost, position, group.size, note=left_alone.get(position, ""))
+        for position, group in enumerate(analysis.groups)
     )
+    shrinking = tuple(group for position, group in enumerate(analysis.groups) if position not in left_alone)
     return Inspection(
         source=run.model.source,
         opset=run.model.opsets[""],
         producer=" ".join(part for part in run.model.producer if part),
         nodes=len(run.model.nodes),
         sizes=sizes(analysis, cost, {}, run.size),
-        cuttable_macs_share=cost.cuttable_share(analysis.groups),
+        cuttable_macs_share=cost.cuttable_share(shrinking),
         shapes=input_shapes(run.model, cost),
         groups=groups,
         pinned=pinned(run.model, analysis),
-        notes=(*run.notes, *_refused(analysis)),
-        most_macs_share=_most(analysis, cost),
+        notes=(*run.notes, *_refused(analysis), *_unfitted(run, context, analysis, cost, most, left_alone)),
+        most_macs_share=most,
         network=network(context, analysis, cost),
     )
 
 
-def _most(analysis: Analysis, cost: CostModel) -> float:
-    """The fraction of the MACs that goes when every group keeps one channel."""
-    groups = dict(enumerate(analysis.groups))
-    macs = cost.by_counts(groups, "macs")
-    whole = macs({})
-    return 1.0 - macs(dict.fromkeys(groups, 1)) / whole if whole else 0.0
+_MORE = 0.001
+"""What another method has to be able to take beyond the default one for an inspection to say so."""
+
+
+def _unfitted(
+    run: Run, context: Context, analysis: Analysis, cost: CostModel, most: float, left_alone: Mapping[int, str]
+) -> list[str]:
+    """What methods that fit no weights to samples could take beyond the default one."""
+    without, still = most_of_macs(context, analysis, cost, run.options, None)
+    more = [position for position in left_alone if position not in still]
+    if not more or without < most + _MORE:
+        return []
+    savings = {position: cost.saving(analysis.groups[position]) for position in more}
+    reasons = list(dict.fromkeys(left_alone[p] for p in sorted(more, key=lambda p: -savings[p])))
+    shown = "; ".join(
+        [*reasons[:_SHOWN], *([f"{len(reasons) - _SHOWN} more reasons"] if len(reasons) > _SHOWN else [])]
+    )
+    return [
+        f"{len(more)} of the groups can only be cut without a fit to samples ({shown}): "
+        f"--method neuron-merging could take up to {without:.3f} of the MACs"
+    ]
 
 
 def _refused(analysis: Analysis) -> list[str]:

@@ -5,7 +5,7 @@ Globs of ``--only`` and ``--skip`` have to match something: one that matches not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from onnxmerge.channels.context import Context
@@ -15,7 +15,7 @@ from onnxmerge.graph import Model
 from onnxmerge.plan.options import Options
 from onnxmerge.suggestions import nearest
 
-__all__ = ["check_globs", "left_alone", "why_nothing"]
+__all__ = ["check_globs", "left_alone", "why_little", "why_nothing"]
 
 _SHOWN = 3
 
@@ -44,17 +44,35 @@ def why_nothing(context: Context, analysis: Analysis, reasons_of: Mapping[int, s
         analysis: Its groups.
         reasons_of: Why groups are left alone, by position.
     """
-    reasons = dict.fromkeys(reasons_of.values())
+    return f"{context.model.source}: nothing can be cut: {_listed(context, analysis, reasons_of.values())}"
+
+
+def why_little(
+    context: Context, analysis: Analysis, reasons_of: Mapping[int, str], savings: Mapping[int, float]
+) -> str:
+    """What keeps a model from losing more.
+
+    Args:
+        context: The analysed model.
+        analysis: Its groups.
+        reasons_of: Why groups are left alone, by position.
+        savings: What each of those could save; the reasons of those that could save most come first.
+    """
+    ranked = sorted(reasons_of, key=lambda position: -savings[position])
+    return _listed(context, analysis, [reasons_of[position] for position in ranked])
+
+
+def _listed(context: Context, analysis: Analysis, first: Iterable[str]) -> str:
+    """The first reasons of all: those given, then those of pins and of nodes that were not understood."""
+    reasons = dict.fromkeys(first)
     reasons.update(dict.fromkeys(reason for entry in analysis.pinned for reason in entry.reasons))
     reasons.update(dict.fromkeys(analysis.refused))
     failed = context.shapes.first.failed
     if failed:
         reasons[f"the shapes around {failed[0]} could not be inferred"] = None
-    shown = list(reasons)[:3]
-    more = f" (and {len(reasons) - 3} more reasons)" if len(reasons) > len(shown) else ""
-    if not shown:
-        shown = ["no operator in it makes channels"]
-    return f"{context.model.source}: nothing can be cut: {'; '.join(shown)}{more}"
+    shown = list(reasons)[:_SHOWN] or ["no operator in it makes channels"]
+    more = f" (and {len(reasons) - _SHOWN} more reasons)" if len(reasons) > _SHOWN else ""
+    return f"{'; '.join(shown)}{more}"
 
 
 def check_globs(model: Model, analysis: Analysis, options: Options) -> None:

@@ -43,7 +43,7 @@ def test_figures_of_an_account(account: Account) -> None:
     assert ["Latency,", "median", "17.2", "ms", "10", "ms", "-41.9", "%"] in lines
     assert ["Latency,", "p95", "18.9", "ms", "11", "ms"] in lines
     assert ["logits", "0.99871", "0.0512", "0.75", "98.2", "%", "2000"] in lines
-    assert "Speed-up 1.72x (95 % interval 1.65-1.80): 100 runs each in turns, batch 1," in text
+    assert "Latency: 1.72x faster (95 % interval 1.65-1.80); 100 runs each in turns," in text
     assert "2 threads" in text
     assert "Measured at x 1x3x224x224." in text
     assert "Note: float64 cast to float32" in text
@@ -168,7 +168,7 @@ def blocks(n: int) -> tuple[GroupEntry, ...]:
 
 
 def test_inspection(account: Account) -> None:
-    groups = tuple(replace(group, kept=group.size, saving=0.5) for group in account.groups)
+    groups = tuple(replace(group, kept=group.size, saving=0.5, note="") for group in account.groups)
     text = shown(show_inspection, looked_at(account, groups))
     assert "2 channel groups can shrink; up to 75.0 % of the MACs could go." in " ".join(text.split())
     assert "m.onnx: opset 17, made by pytorch 2; 9 nodes, 11.2 M parameters, 125.8 M MACs" in text
