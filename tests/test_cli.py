@@ -392,6 +392,19 @@ def test_no_model_and_nothing_to_cut(run: Run, tmp_path: Path) -> None:
     error_line(err)
 
 
+def test_next_to_nothing_is_written_only_where_that_is_wanted(run: Run, tmp_path: Path) -> None:
+    """Of LeNet without its first layer a tenth of the work can go."""
+    source, target = Path(__file__).resolve().parents[1] / "sample_models" / "lenet_300_100.onnx", tmp_path / "out.onnx"
+    words = (source, target, "--method", "prune", "--skip", "/fc1/*", "--no-verify")
+    status, out, err = run(*words)
+    assert (status, out, target.exists()) == (3, "", False)
+    assert "asked for 0.500 of the macs, at most 0.1" in error_line(err)
+    assert "skipped by --skip" in err
+    status, out, _ = run(*words, "--best-effort")
+    assert (status, target.exists()) == (0, True)
+    assert "asked for 0.500 of the macs, reached 0.1" in out.replace("\n", " ")
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [

@@ -78,7 +78,7 @@ def _options(
     """The counts with each step alone, and with those pairs of steps of two groups that may land nearest."""
     alone = [{**counts, group: count} for group, count in steps]
     now = cost(counts)
-    changes = np.array([cost(each) - now for each in alone])
+    changes = np.array([cost(each) - now for each in alone], dtype=np.float64)
     groups = np.array([group for group, _ in steps])
     misses = np.abs(changes[:, None] + changes[None, :] + now - target)
     misses[groups[:, None] <= groups[None, :]] = np.inf

@@ -60,6 +60,25 @@ def test_pins_are_grouped_by_reason(account: Account) -> None:
     assert "graph output logits 10 / 10 fc" in lines
 
 
+def test_words_are_explained_where_they_are_used(account: Account) -> None:
+    fitted = replace(account, groups=(replace(account.groups[0], select="obs", compensate="refit"),))
+    text = " ".join(shown(show_account, fitted).split())
+    assert "obs: those channels stay" in text
+    assert "refit: the weights that read what was cut are solved anew" in text
+    assert "Pinned: channels that have to stay" in text
+    assert "obs:" not in shown(show_account, account)
+    assert "Pinned:" not in shown(show_account, replace(account, pinned=()))
+
+
+def test_one_figure_says_how_fast_it_is(account: Account) -> None:
+    """The verdict, the line below the table and a table's cell: slower is slower everywhere, by the same factor."""
+    assert account.latency is not None
+    slower = replace(account, latency=replace(account.latency, speedup=0.96, low=0.94, high=0.98))
+    text = " ".join(shown(show_account, slower).split())
+    assert text.count("1.04x slower (95 % interval 1.02-1.06") == 2
+    assert "0.96" not in text
+
+
 def test_a_pin_says_what_can_be_done(account: Account) -> None:
     pinned = (PinnedEntry("fc", 10, 10, ("r: Reshape mixes it",), ("pass --shape",)), account.pinned[1])
     lines = [" ".join(line) for line in rows(shown(show_account, replace(account, pinned=pinned)))]
