@@ -81,7 +81,7 @@ def main() -> None:
         for ratio in ratios:
             account = compress(
                 arguments.corpus / "models" / f"{network}.onnx",
-                Options(ratio=ratio, **options),
+                Options(ratio=ratio, round_to=1, **options),
                 calibration=feed(arguments.corpus, network, "train2048", None) if samples else None,
                 data=feed(arguments.corpus, network, "test", arguments.images),
                 verification=Verification(provider="cpu"),

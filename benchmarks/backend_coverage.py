@@ -216,7 +216,7 @@ def shorten(message: str) -> str:
 
 def run_one(model: onnx.ModelProto, samples: Samples | None, budget: str, verified: bool) -> str:
     """What became of one model: "cut …" or "refused: reason"; failures are raised."""
-    options = Options(ratio=0.5, of=budget, allocate="uniform", method="prune")
+    options = Options(ratio=0.5, of=budget, allocate="uniform", method="prune", round_to=1)
     try:
         result = compress(model, options, data=samples, verification=Verification(enabled=verified, provider="cpu"))
     except (ModelError, UsageError) as error:

@@ -86,7 +86,7 @@ def main() -> None:
                 session.run({"x": x[start : start + 32]})
             forward = time.perf_counter() - started
         report = compress(
-            model, Options(ratio=0.5, method="refit", effort=arguments.effort), calibration={"x": x},
+            model, Options(ratio=0.5, method="refit", round_to=1, effort=arguments.effort), calibration={"x": x},
             data={"x": x[:8]}, verification=Verification(enabled=False),
         ).report  # fmt: skip
         print(

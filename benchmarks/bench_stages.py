@@ -40,7 +40,7 @@ def one(model: str, method: str, samples: str, count: int) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     account = compress(
         MODELS / f"{model}.onnx",
-        Options(ratio=0.5, method=method),
+        Options(ratio=0.5, method=method, round_to=1),
         calibration=MODELS / f"{samples}.npz" if samples else None,
         calib_size=max(count, 1),
         verification=Verification(enabled=False),

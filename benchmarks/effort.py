@@ -122,7 +122,7 @@ def measure(model: str, calib: str, data: str, samples: int, effort: str, ratio:
         arrays = {name: array[:samples] for name, array in arrays.items()}
     started = time.perf_counter()
     report = compress(
-        source, Options(ratio=ratio, method="refit", effort=effort), calibration=arrays, data=data or None,
+        source, Options(ratio=ratio, method="refit", round_to=1, effort=effort), calibration=arrays, data=data or None,
         verification=Verification(enabled=bool(data), provider="cpu"),
     ).report  # fmt: skip
     return {

@@ -68,7 +68,7 @@ def _curve(model: Path, of: str, given: argparse.Namespace) -> Tradeoff:
     fitted = given.calib is not None
     return pipeline.tradeoff(
         model,
-        Options(of=of, method="refit" if fitted else "prune"),
+        Options(of=of, method="refit" if fitted else "prune", round_to=1),
         given.ratios,
         calibration=given.calib,
         data=given.data,

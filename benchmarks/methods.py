@@ -120,7 +120,7 @@ def main() -> None:
         for allocate, select in itertools.product(("uniform", "global"), network.selections):
             cells = []
             for compensate in network.compensations:
-                options = Options(method="prune", select=select, compensate=compensate, allocate=allocate)
+                options = Options(method="prune", select=select, compensate=compensate, allocate=allocate, round_to=1)
                 wanted = arguments.only in f"{select}, {allocate}, {compensate}"
                 cells.append(measured(network, options, held, fitting) if wanted else "")
             if any(cells):

@@ -131,7 +131,7 @@ def main() -> None:
             started = time.perf_counter()
             try:
                 report = compress(
-                    arguments.corpus / "models" / f"{name}.onnx", Options(ratio=arguments.ratio, **options),
+                    arguments.corpus / "models" / f"{name}.onnx", Options(ratio=arguments.ratio, round_to=1, **options),
                     calibration=fitting, data=held, verification=Verification(provider="cpu"),
                 ).report  # fmt: skip
             except OnnxMergeError as error:

@@ -285,7 +285,7 @@ def cut_by_onnxmerge(path: Path, images: np.ndarray, labels: np.ndarray) -> None
     """Accuracy after `--method receding`: at the valley, and `--of channels`, alone and with a refit on 512 images."""
     held = {"images": images, "labels": labels}
     try:
-        account = compress(path, "auto", method="receding", data=held, provider="cpu").report
+        account = compress(path, "auto", method="receding", round_to=1, data=held, provider="cpu").report
     except NothingToCutError as refused:
         print(f"{path.stem}: --ratio auto: {refused}", flush=True)
     else:
@@ -297,6 +297,7 @@ def cut_by_onnxmerge(path: Path, images: np.ndarray, labels: np.ndarray) -> None
                 ratio,
                 of="channels",
                 method="receding",
+                round_to=1,
                 compensate=compensate,
                 calibration=SAMPLES if compensate else None,
                 data=held,

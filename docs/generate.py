@@ -22,7 +22,7 @@ STATUS = (
     ("0", "done; for `compress`: written and verified"),
     ("1", "a gate failed; nothing was written"),
     ("2", "options, samples or paths that cannot be used"),
-    ("3", "the model is bad, or nothing in it can be cut"),
+    ("3", "the model is bad, or nothing in it can be cut, or less than half of what was asked"),
     ("4", "a runtime or provider is missing"),
     ("70", "a bug of ours"),
     ("130", "interrupted"),

@@ -5,7 +5,7 @@
     OnnxMergeError                70  our own bug, unless a subclass says otherwise
     ├── UsageError                 2  options, samples or paths that cannot be used
     ├── ModelError                 3  the model is bad: unreadable, invalid, not finite
-    │   ├── NothingToCutError      3  the model is fine, but no channel of it can go
+    │   ├── NothingToCutError      3  the model is fine, but no channel of it can go, or far less than was asked
     │   └── FeedError              3  the model loads, but does not run on these inputs
     ├── GateError                  1  the result is below what was asked; nothing was written
     └── RuntimeMissingError        4  ONNX Runtime, a provider that was asked for, or torch for training is missing
@@ -50,7 +50,7 @@ class ModelError(OnnxMergeError):
 
 
 class NothingToCutError(ModelError):
-    """No channel group of the model can lose a channel; the message names what pins them."""
+    """No channel group can lose a channel, or less than half of what was asked can go; the message says why."""
 
 
 class FeedError(ModelError):

@@ -258,6 +258,7 @@ def test_options_are_those_of_the_design() -> None:
     names = {name for parameter in cli.commands["compress"].params for name in parameter.opts}
     expected = """--ratio --of --allocate --method --select --compensate --threshold --balance --fold-mean --coupled
     --only --skip --calib --calib-size --data --mean --std --scale --resize --preprocessor --shape --round-to
+    --best-effort
     --min-cosine --max-drop --provider --threads --json --report --verify --external-data --overwrite --dry-run
     --effort --memory --seed -v --verbose -q --quiet --version"""
     assert {name for name in names if name.startswith("-")} == set(expected.split())
@@ -389,6 +390,19 @@ def test_no_model_and_nothing_to_cut(run: Run, tmp_path: Path) -> None:
     status, _, err = run(bad, tmp_path / "out.onnx")
     assert status == 3
     error_line(err)
+
+
+def test_next_to_nothing_is_written_only_where_that_is_wanted(run: Run, tmp_path: Path) -> None:
+    """Of LeNet without its first layer a tenth of the work can go."""
+    source, target = Path(__file__).resolve().parents[1] / "sample_models" / "lenet_300_100.onnx", tmp_path / "out.onnx"
+    words = (source, target, "--method", "prune", "--skip", "/fc1/*", "--no-verify")
+    status, out, err = run(*words)
+    assert (status, out, target.exists()) == (3, "", False)
+    assert "asked for 0.500 of the macs, at most 0.1" in error_line(err)
+    assert "skipped by --skip" in err
+    status, out, _ = run(*words, "--best-effort")
+    assert (status, target.exists()) == (0, True)
+    assert "asked for 0.500 of the macs, reached 0.1" in out.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from onnxmerge.plan.options import Options
 from onnxmerge.verify import Verification
 
 UNVERIFIED = Verification(enabled=False)
-HALF = Options(ratio=0.5, method="prune")
+HALF = Options(ratio=0.5, method="prune", round_to=1)
 ULTRALYTICS = {
     "description": "Ultralytics YOLOv8n model trained on coco.yaml",
     "author": "Ultralytics",

@@ -9,13 +9,14 @@ import json
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import onnxmerge
 from onnxmerge import cli
-from onnxmerge.errors import GateError, UsageError
+from onnxmerge.errors import GateError, NothingToCutError, UsageError
 from onnxmerge.pipeline.run import CALIB_SIZE
 from onnxmerge.report.account import Account
 from tests.pages import Reader
@@ -86,11 +87,14 @@ def test_what_a_gate_refuses_is_reported(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_in_python(tmp_path: Path) -> None:
+    with pytest.raises(NothingToCutError, match=r"at most 0\.10\d can go: skipped by --skip"):
+        onnxmerge.compress(MODEL, 0.5, method="prune", data=DATA, provider="cpu", skip=("/fc1/*",))
+    options: dict[str, Any] = {"method": "prune", "skip": ("/fc1/*",), "round_to": 1, "best_effort": True}
     with pytest.warns(onnxmerge.OnnxMergeWarning, match=r"asked for 0\.500 of the macs, reached 0\.115"):
-        result = onnxmerge.compress(MODEL, 0.5, method="prune", data=DATA, provider="cpu", skip=("/fc1/*",))
+        result = onnxmerge.compress(MODEL, 0.5, data=DATA, provider="cpu", **options)
     assert result.report.call == (
         f"onnxmerge.compress({str(MODEL)!r}, data={str(DATA)!r}, ratio=0.5, method='prune', "
-        "skip=('/fc1/*',), provider='cpu')"
+        "skip=('/fc1/*',), round_to=1, best_effort=True, provider='cpu')"
     )
     page = result.report.html(tmp_path / "report.html")
     assert Reader(page.read_text(encoding="utf-8")).column("groups", 3) == ["300", "100"]

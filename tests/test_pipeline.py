@@ -24,7 +24,7 @@ from tests.builders import Net, random_feed, relative, run
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_models"
 UNVERIFIED = Verification(enabled=False)
-QUICK = Options(ratio=0.4, method="neuron-merging")
+QUICK = Options(ratio=0.4, method="neuron-merging", round_to=1)
 
 
 def network() -> onnx.ModelProto:
@@ -160,6 +160,15 @@ def test_the_same_bytes_under_every_hash_seed(source: Path) -> None:
         outputs.append(done.stdout)
     assert outputs[0] == outputs[1]
     assert len(outputs[0].splitlines()) == 5
+
+
+def test_a_file_that_is_replaced_is_said(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.onnx"
+    assert not any("replaced" in note for note in compress_file(source, target, QUICK, verification=UNVERIFIED).notes)
+    again = compress_file(source, target, QUICK, verification=UNVERIFIED)
+    assert f"{target} has replaced an older file of that name" in again.notes
+    itself = compress_file(source, source, QUICK, verification=UNVERIFIED, overwrite=True)
+    assert f"{source} has replaced the input" in itself.notes
 
 
 def test_the_same_file_twice(source: Path, tmp_path: Path) -> None:

@@ -37,7 +37,10 @@ class Atlas:
         for spec in context.model.inputs:
             self._pin(spec.name, Reason("graph_input", detail=(spec.name,)))
         for spec in context.model.outputs:
-            self._pin(spec.name, Reason("graph_output", detail=(spec.name,)))
+            if context.rank(spec.name) == 2:
+                self._pin(spec.name, Reason("graph_features", detail=(spec.name,)))
+            else:
+                self._pin(spec.name, Reason("graph_output", detail=(spec.name,)))
         for name in sorted(context.model.captured):
             self._pin(name, Reason("read_by_subgraph", detail=(name,)))
         self._slabs: dict[int, tuple[Fork, list[dict[Axis, Indices]]]] = {}

@@ -14,7 +14,7 @@ __all__ = ["CODES", "Code", "Detail", "Reason"]
 
 Code = Literal[
     # What surrounds the node.
-    "graph_input", "graph_output", "has_subgraph", "no_fixed_length", "read_by_subgraph",
+    "graph_features", "graph_input", "graph_output", "has_subgraph", "no_fixed_length", "read_by_subgraph",
     "shapes_contradict", "shapes_unknown", "shapes_unknown_at",
     # The operator is not understood, or known and not cut.
     "integer_arithmetic", "integer_weights", "no_cpu_kernel", "no_rule", "old_opset", "packed_in_attributes",

@@ -53,6 +53,7 @@ __all__ = ["cli"]
     help="Fraction to remove, 0 <= R < 1; auto, with --method receding or --select bn: what lies below the valley of "
     "the BatchNormalization scales.  [default: 0.5; with --max-drop or --min-cosine as much as they allow]",
 )
+@of_budget("--best-effort", is_flag=True, help="Also write a result that reaches less than half of R.")
 @WHAT
 @CALIB
 @DATA

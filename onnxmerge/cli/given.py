@@ -18,11 +18,17 @@ def check_command(source: Path, commands: Collection[str]) -> None:
     """Where no such file exists, the first word may have been meant as a command."""
     word = str(source)
     meant = did_you_mean(word, commands)
-    if not meant or source.exists():
+    if source.exists() or not (meant or _could_be_command(source)):
         return
     if word in commands:
         raise UsageError(f"options come after the command; try: {PROGRAM} {word} … OPTIONS")
-    raise UsageError(f"no command and no file is named '{word}'{meant}")
+    known = f"; commands are {', '.join(commands)}, and a model is a file such as model.onnx"
+    raise UsageError(f"no command and no file is named '{word}'{meant or known}")
+
+
+def _could_be_command(source: Path) -> bool:
+    """Whether nothing about a path says that it is one: no folder, no suffix."""
+    return source.name == str(source) and not source.suffix and source.name.replace("-", "").replace("_", "").isalpha()
 
 
 def shapes_of(given: Sequence[tuple[str, tuple[int, ...]]]) -> Mapping[str, tuple[int, ...]]:

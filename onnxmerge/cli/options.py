@@ -149,10 +149,10 @@ WHAT = all_of(
     of_budget(
         "--round-to",
         type=values.multiple,
-        default=str(Options.round_to),
-        show_default=True,
         metavar="N|auto",
-        help="Cut to multiples of N channels; auto: to counts at which the measured time of the operators falls.",
+        help="Cut to multiples of N channels; auto: to counts at which the measured time of the operators falls.  "
+        "[default: 8, or 4 in groups of fewer than 32 channels; 1 with --of latency, and with --of channels for the "
+        "methods of papers, all but auto and refit]",
     ),
     of_method("--method", type=Choice(tuple(METHODS)), default=Options.method, show_default=True, help=_presets()),
     of_method("--select", type=Choice(MEASURED_SELECTIONS), help="Which channels stay; overrides the preset's."),

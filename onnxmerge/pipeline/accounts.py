@@ -82,7 +82,7 @@ def pinned(model: Model, analysis: Analysis) -> tuple[PinnedEntry, ...]:
     )
 
 
-def _why(left_alone: Reason | None) -> dict[str, str]:
+def why(left_alone: Reason | None) -> dict[str, str]:
     """What the account says of a group that keeps all its channels."""
     return {} if left_alone is None else {"note": sentence(left_alone), "code": left_alone.code}
 
@@ -122,7 +122,7 @@ def account(
         words = (
             {"select": entry.select, "compensate": entry.compensate, "note": entry.note}
             if entry is not None
-            else _why(plan.left_alone.get(position))
+            else why(plan.left_alone.get(position))
         )
         harm = _harm(result.curves.get(position), kept)
         groups.append(group_entry(result.context, analysis, cost, position, kept, **words, **harm))
@@ -131,8 +131,10 @@ def account(
     notes = [*run.notes, *(measured.notes if measured is not None else ())]
     harms = [each.harm for each in groups if each.harm is not None]
     timing = None if measured is None else measured.latency
-    if timing is not None and timing.high is not None and timing.high < 1 and run.options.round_to == 1:
-        notes.append("slower than before: CPUs work in blocks of 8 or 16 channels; try --of latency or --round-to auto")
+    if timing is not None and timing.high is not None and timing.high < 1 and not run.options.timed:
+        odd = run.options.multiple == 1
+        why = "CPUs work in blocks of 8 or 16 channels" if odd else "fewer MACs are not always less time"
+        notes.append(f"slower than before: {why}; try --of latency or --round-to {'8' if odd else 'auto'}")
     return Account(
         source=run.model.source,
         target=None if target is None else str(target),

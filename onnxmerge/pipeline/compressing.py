@@ -185,7 +185,8 @@ def compress_file(
         run.notes.append("dry run: nothing was written or verified")
         return account(run, result, None, None, None, None, begun)
     measured, samples = None, held
-    replaces = Path(target).exists() and Path(target).samefile(path)
+    existed = Path(target).exists()
+    replaces = existed and Path(target).samefile(path)
     # A result below 2 GB of a model above it goes out as a stream too: as one file it would have to be in memory.
     apart = external_data or run.model.bytes_of_weights() > MEMORY_LIMIT
     with staged(result.model, Path(target), apart, () if replaces else external_files(path)) as written:
@@ -197,4 +198,7 @@ def compress_file(
         report = account(run, result, Path(target), written.size, measured, samples, begun, digests(written.path))
         _hold(report, measured, verification)
         written.publish()
+    if existed:
+        what = "the input" if replaces else "an older file of that name"
+        report = replace(report, notes=(*report.notes, f"{target} has replaced {what}"))
     return report

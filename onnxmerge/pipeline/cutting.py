@@ -20,13 +20,13 @@ from onnxmerge.pipeline.evidence import choose_method, gather_evidence
 from onnxmerge.pipeline.landing import land
 from onnxmerge.pipeline.run import Run
 from onnxmerge.pipeline.timing import Clock, start_clock
-from onnxmerge.plan.choosing import NoGroupError, check_globs
+from onnxmerge.plan.choosing import NoGroupError, check_globs, why_little
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.options import Method
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.planner import Evidence, Planner
 from onnxmerge.refit import refit
-from onnxmerge.report.text import nothing_to_cut
+from onnxmerge.report.text import listed, nothing_to_cut
 from onnxmerge.rewrite import cut
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.verify import Verification
@@ -35,6 +35,8 @@ __all__ = ["Cut", "Prepared", "analyse", "cut_at", "prepare"]
 
 _NEAR = 0.02
 """How far from the asked fraction a result may land before the account says so."""
+_USELESS = 0.5
+"""Part of the asked fraction below which a result is refused."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def cut_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Cut:
     """Plan for a ratio and cut; `auto`: for what the importances of channels say.
 
     Raises:
-        NothingToCutError: No channel goes at this ratio.
+        NothingToCutError: No channel goes at this ratio, or not even half of it can be reached.
     """
     context, analysis, cost, evidence = prepared.context, prepared.analysis, prepared.cost, prepared.evidence
     if prepared.clock is not None and run.options.of == "latency" and ratio != "auto":
@@ -183,14 +185,8 @@ def cut_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Cut:
         with run.stage("planning"):
             plan = prepared.planner.plan_by_modes() if ratio == "auto" else prepared.planner.plan(ratio)
     ratio = plan.asked
-    if ratio > 0 and not plan.groups:
-        raise NothingToCutError(
-            f"{run.model.source}: at a ratio of {ratio:g} of the {run.options.of} no channel goes; "
-            f"up to {plan.most:.3f} can"
-        )
-    if ratio > 0 and abs(plan.reached - ratio) > _NEAR:
-        limit = f"; at most {plan.most:.3f} can go" if plan.most < ratio else ""
-        run.caution(f"asked for {ratio:.3f} of the {plan.of}, reached {plan.reached:.3f}{limit}")
+    if ratio > 0:
+        _check_reached(run, prepared, plan)
     constants: Mapping[Axis, Any] = {}
     if evidence is not None and prepared.method.fitted:
         with run.stage("refitting"), _counting(run, "refitting", evidence):
@@ -232,6 +228,33 @@ def cut_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Cut:
         return bytes(to_proto(dense.finish()).SerializeToString())
 
     return Cut(context, analysis, cost, plan, model, prepared.planner.curves, twin)
+
+
+def _check_reached(run: Run, prepared: Prepared, plan: Plan) -> None:
+    """Say where a plan is not what was asked for.
+
+    Raises:
+        NothingToCutError: No channel goes, or less than half of what was asked can go and nobody said that it may.
+    """
+    source, asked, can = run.model.source, plan.asked, max(plan.most, plan.reached)
+    if plan.of == "latency":
+        can = plan.reached  # plans were timed; what could go was only predicted
+    wider = "; --round-to 1 takes any number of channels" if run.options.multiple != 1 else ""
+    if not plan.groups:
+        raise NothingToCutError(
+            f"{source}: at a ratio of {asked:g} of the {plan.of} no channel goes; up to {plan.most:.3f} can{wider}"
+        )
+    if can < _USELESS * asked and not run.options.best_effort:
+        cost, groups = prepared.cost, prepared.analysis.groups
+        savings = {position: cost.saving(groups[position]) for position in plan.left_alone}
+        why = listed(why_little(prepared.context, prepared.analysis, plan.left_alone, savings))
+        raise NothingToCutError(
+            f"{source}: asked for {asked:.3f} of the {plan.of}, at most {can:.3f} can go: {why}{wider}; "
+            "ask for less, or take what can go with --best-effort (best_effort=True)"
+        )
+    if abs(plan.reached - asked) > _NEAR:
+        limit = f"; at most {plan.most:.3f} can go" if plan.most < asked else ""
+        run.caution(f"asked for {asked:.3f} of the {plan.of}, reached {plan.reached:.3f}{limit or wider}")
 
 
 def _record(plan: Plan) -> str:

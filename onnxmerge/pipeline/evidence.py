@@ -27,7 +27,7 @@ from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import most_telling, synthetic_samples
 
-__all__ = ["choose_method", "gather_evidence"]
+__all__ = ["choose_method", "gather_evidence", "why_unfitted"]
 
 _BATCH, _FEWEST_BATCH, _BATCH_ELEMENTS = 32, 4, 1 << 20
 """Samples that run together: fewer where the largest tensor of a batch would leave the cache, 4 MB. A thin network of
@@ -56,14 +56,8 @@ def choose_method(run: Run, context: Context, analysis: Analysis, cost: CostMode
     method = run.options.resolved(measurable=True)
     if not method.measured:
         return method
-    unknown = [node.name for node in run.model.nodes for name in node.outputs if name and not context.has_kind(name)]
-    if run.model.bytes_of_weights() > MEMORY_LIMIT:
-        problem = "above 2 GB weights are not fitted to samples"
-    elif _nothing_to_solve(context, analysis):
-        problem = "no weight behind a channel group is stored as plain numbers of its own, so none is fitted to samples"
-    elif unknown:
-        problem = f"the type of what {unknown[0]} makes is not known, so weights are not fitted to samples"
-    else:
+    problem = why_unfitted(run, context, analysis)
+    if not problem:
         seen = fitting is not None or (_image_like(run, cost) and _affordable(run, context, analysis, cost))
         return run.options.resolved(measurable=seen)
     method = run.options.resolved(measurable=False)
@@ -75,6 +69,16 @@ def choose_method(run: Run, context: Context, analysis: Analysis, cost: CostMode
     else:  # whoever gave samples expects them to be used
         run.caution(problem)
     return method
+
+
+def why_unfitted(run: Run, context: Context, analysis: Analysis) -> str:
+    """Why no weight of the model can be fitted to samples; "" where some can."""
+    unknown = [node.name for node in run.model.nodes for name in node.outputs if name and not context.has_kind(name)]
+    if run.model.bytes_of_weights() > MEMORY_LIMIT:
+        return "above 2 GB weights are not fitted to samples"
+    if _nothing_to_solve(context, analysis):
+        return "no weight behind a channel group is stored as plain numbers of its own, so none is fitted to samples"
+    return f"the type of what {unknown[0]} makes is not known, so weights are not fitted to samples" if unknown else ""
 
 
 def _nothing_to_solve(context: Context, analysis: Analysis) -> bool:

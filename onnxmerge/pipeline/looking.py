@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis
+from onnxmerge.channels.reasons import Reason
 from onnxmerge.errors import UsageError
-from onnxmerge.pipeline.accounts import group_entry, input_shapes, pinned, sizes
+from onnxmerge.moments.walk import walk_of
+from onnxmerge.pipeline.accounts import group_entry, input_shapes, pinned, sizes, why
 from onnxmerge.pipeline.cutting import analyse
+from onnxmerge.pipeline.evidence import why_unfitted
 from onnxmerge.pipeline.loading import check_images, load
 from onnxmerge.pipeline.network import network
-from onnxmerge.pipeline.run import NO_SHAPES, SYNTHETIC, SampleSource, Shapes, Source, advising, runnable, start
+from onnxmerge.pipeline.run import NO_SHAPES, SYNTHETIC, Run, SampleSource, Shapes, Source, advising, runnable, start
 from onnxmerge.plan.cost import CostModel
+from onnxmerge.plan.eligible import most_of_macs
 from onnxmerge.plan.options import Options
 from onnxmerge.report.account import Inspection, SideBySide
-from onnxmerge.report.text import advice, sentence
+from onnxmerge.report.text import advice, listed, sentence
 from onnxmerge.samples.images import ImageOptions
 from onnxmerge.samples.synthetic import synthetic_samples
 from onnxmerge.verify import Progress, Verification, measure_models, quiet, time_batches
@@ -30,32 +35,47 @@ def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> Inspection:
     """
     run = start(source, Options(ratio=0.0), shapes, quiet)
     context, analysis, cost = analyse(run, None)
+    walk = None if why_unfitted(run, context, analysis) else walk_of(context)
+    most, left_alone = most_of_macs(context, analysis, cost, run.options, walk)
     groups = tuple(
-        group_entry(context, analysis, cost, position, analysis.groups[position].size)
-        for position in range(len(analysis.groups))
+        group_entry(context, analysis, cost, position, group.size, **why(left_alone.get(position)))
+        for position, group in enumerate(analysis.groups)
     )
+    shrinking = tuple(group for position, group in enumerate(analysis.groups) if position not in left_alone)
     return Inspection(
         source=run.model.source,
         opset=run.model.opsets[""],
         producer=" ".join(part for part in run.model.producer if part),
         nodes=len(run.model.nodes),
         sizes=sizes(analysis, cost, {}, run.size),
-        cuttable_macs_share=cost.cuttable_share(analysis.groups),
+        cuttable_macs_share=cost.cuttable_share(shrinking),
         shapes=input_shapes(run.model, cost),
         groups=groups,
         pinned=pinned(run.model, analysis),
-        notes=(*run.notes, *_refused(analysis)),
-        most_macs_share=_most(analysis, cost),
+        notes=(*run.notes, *_refused(analysis), *_unfitted(run, context, analysis, cost, most, left_alone)),
+        most_macs_share=most,
         network=network(context, analysis, cost),
     )
 
 
-def _most(analysis: Analysis, cost: CostModel) -> float:
-    """The fraction of the MACs that goes when every group keeps one channel."""
-    groups = dict(enumerate(analysis.groups))
-    macs = cost.by_counts(groups, "macs")
-    whole = macs({})
-    return 1.0 - macs(dict.fromkeys(groups, 1)) / whole if whole else 0.0
+_MORE = 0.001
+"""What another method has to be able to take beyond the default one for an inspection to say so."""
+
+
+def _unfitted(
+    run: Run, context: Context, analysis: Analysis, cost: CostModel, most: float, left_alone: Mapping[int, Reason]
+) -> list[str]:
+    """What methods that fit no weights to samples could take beyond the default one."""
+    without, still = most_of_macs(context, analysis, cost, run.options, None)
+    more = [position for position in left_alone if position not in still]
+    if not more or without < most + _MORE:
+        return []
+    savings = {position: cost.saving(analysis.groups[position]) for position in more}
+    reasons = list(dict.fromkeys(left_alone[p] for p in sorted(more, key=lambda p: -savings[p])))
+    return [
+        f"{len(more)} of the groups can only be cut without a fit to samples ({listed(reasons)}): "
+        f"--method neuron-merging could take up to {without:.3f} of the MACs"
+    ]
 
 
 def _refused(analysis: Analysis) -> list[str]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from onnxmerge.decompose import least_first
 from onnxmerge.plan.grid import Allowed, multiples, nearest
+from onnxmerge.plan.nearer import nearer
 
 __all__ = [
     "Allocation",
@@ -154,6 +155,8 @@ def along_path(
     under = _fill(counts_at(max(low - 1, 0)), path[low:], sizes, allowed, lambda counts: removed(counts) <= ratio)
     # Of equals the point of the path itself: what fills up skips its last step.
     counts = min((over, under), key=lambda counts: abs(removed(counts) - ratio))
+    least = round_counts({**sizes, **dict(path)}, sizes, allowed)
+    counts = nearer({**sizes, **counts}, sizes, allowed, cost, (1.0 - ratio) * whole, least=least)
     return Allocation({g: count for g, count in counts.items() if count < sizes[g]}, removed(counts), most)
 
 

@@ -4,6 +4,7 @@ A MAC count is a product of channel counts, so what a channel of one group saves
 descent takes, again and again, the step with the least harm for what it saves at the present counts; a step may go
 over several channels at once (to the point of the curve with the best slope), so flat or bumpy stretches do not stop
 it. Of the stretch that crosses the budget only what is needed is taken, and channels that then still fit come back.
+Where steps are so wide that much more than was asked is gone, the budget may be passed to come nearer to it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.channels.relations import Indices
 from onnxmerge.plan.grid import Allowed, lower, multiples, rising
+from onnxmerge.plan.nearer import nearer
 
 __all__ = ["Cost", "descend"]
 
@@ -32,7 +34,7 @@ def descend(
     *,
     straight: bool = True,
 ) -> dict[int, int]:
-    """Counts of all groups whose cost is at most `target`, or as low as it can get.
+    """Counts of all groups whose cost is at most `target`, but for what wide steps miss, or as low as it can get.
 
     Args:
         harms: By group: (n + 1,) harm by the channels kept.
@@ -71,6 +73,10 @@ def descend(
         now = new
         heappush(heap, (best(group)[0], group))
     _give_back(counts, harms, sizes, cost, target, allowed)
+    if straight:
+        counts = nearer(
+            counts, sizes, allowed, cost, target, harm=lambda each: sum(harms[g][n] for g, n in each.items())
+        )
     return {group: count for group, count in counts.items() if count < sizes[group]}
 
 

@@ -5,7 +5,7 @@ Globs of ``--only`` and ``--skip`` have to match something: one that matches not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from onnxmerge.channels.context import Context
@@ -16,7 +16,7 @@ from onnxmerge.graph import Model
 from onnxmerge.plan.options import Options
 from onnxmerge.suggestions import nearest
 
-__all__ = ["NoGroupError", "check_globs", "left_alone", "why_nothing"]
+__all__ = ["NoGroupError", "check_globs", "left_alone", "why_little", "why_nothing"]
 
 _SHOWN = 3
 
@@ -57,7 +57,27 @@ def why_nothing(context: Context, analysis: Analysis, reasons_of: Mapping[int, R
         analysis: Its groups.
         reasons_of: Why groups are left alone, by position.
     """
-    reasons = dict.fromkeys(reasons_of.values())
+    return _all(context, analysis, reasons_of.values())
+
+
+def why_little(
+    context: Context, analysis: Analysis, reasons_of: Mapping[int, Reason], savings: Mapping[int, float]
+) -> tuple[Reason, ...]:
+    """What keeps a model from losing more, each reason once.
+
+    Args:
+        context: The analysed model.
+        analysis: Its groups.
+        reasons_of: Why groups are left alone, by position.
+        savings: What each of those could save; the reasons of those that could save most come first.
+    """
+    ranked = sorted(reasons_of, key=lambda position: -savings[position])
+    return _all(context, analysis, [reasons_of[position] for position in ranked])
+
+
+def _all(context: Context, analysis: Analysis, first: Iterable[Reason]) -> tuple[Reason, ...]:
+    """Reasons: those given, then those of pins and of nodes that were not understood."""
+    reasons = dict.fromkeys(first)
     reasons.update(dict.fromkeys(reason for entry in analysis.pinned for reason in entry.reasons))
     reasons.update(dict.fromkeys(analysis.refused))
     failed = context.shapes.first.failed

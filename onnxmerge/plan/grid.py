@@ -1,4 +1,4 @@
-"""The counts that a group may be cut to: any, multiples of a number, or those at which the clock gains.
+"""The counts that a group may be cut to: multiples of a number, widths that suit kernels, or where the clock gains.
 
 An `Allowed` holds for every group, by position, the ascending counts below its size; keeping all channels is always
 allowed and not listed.
@@ -7,23 +7,57 @@ allowed and not listed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Indices
 
-__all__ = ["Allowed", "lower", "multiples", "nearest", "rising", "worthwhile"]
+__all__ = ["Allowed", "lower", "multiples", "nearest", "rising", "suited", "worthwhile"]
 
 Allowed = Mapping[int, Indices]
 
 _GAIN = 0.004
 """Least part of a group's time by which a count has to beat every higher one; a guess at what timing can tell apart."""
+_BLOCK, _SMALL_BLOCK, _WIDE = 8, 4, 32
+"""What kernels work in blocks of, and below how many channels the smaller one is taken: of 16, whole blocks of 8 would
+leave a choice of two."""
 
 
 def multiples(sizes: Mapping[int, int], number: int = 1) -> Allowed:
     """All multiples of a number."""
     return {group: np.arange(number, size, number, dtype=np.int64) for group, size in sizes.items()}
+
+
+def suited(groups: Mapping[int, ChannelGroup]) -> Allowed:
+    """Counts that leave widths which suit kernels: multiples of 8 in groups of at least 32 channels, else of 4.
+
+    Where a channel stands for several elements (a head, a position in every part of a grouped convolution) it is those
+    that are counted, and where no such width is left, those of a half or a quarter of the block. A group of fewer than
+    4 elements may be cut to any count.
+    """
+    return {position: _suited(group.size, _elements(group)) for position, group in groups.items()}
+
+
+def _suited(size: int, elements: int) -> Indices:
+    width = size * elements
+    block = 1 if width < _SMALL_BLOCK else _BLOCK if width >= _WIDE else _SMALL_BLOCK
+    step = block // gcd(block, elements)
+    while elements > 1 and step >= size > 1:
+        step //= 2
+    return np.arange(step, size, step, dtype=np.int64)
+
+
+def _elements(group: ChannelGroup) -> int:
+    """Elements that a channel has wherever it is made or contracted: the greatest number that divides all of them."""
+    axes = {producer.output for producer in group.producers} | {consumer.input for consumer in group.consumers}
+    found = 0
+    for axis in axes & group.members.keys():
+        counts = np.bincount(group.members[axis][group.members[axis] >= 0], minlength=group.size)
+        found = gcd(found, *counts[counts > 0].tolist())
+    return max(found, 1)
 
 
 def worthwhile(allowed: Allowed, times: Mapping[int, NDArray[np.float64]]) -> Allowed:

@@ -97,7 +97,7 @@ def below_valley(
     if not counts:
         raise NothingToCutError(
             f"{source}: {found.below} channels lie below the valley at {found.at:.3g} and all stay, because each group "
-            "keeps its floor, or its multiple; leave --round-to out, or give a fraction such as 0.3"
+            "keeps its floor, or its multiple; try --round-to 1, or give a fraction such as 0.3"
         )
     staying = sum(max(counts.get(group, sizes[group]) - above[group], 0) for group in listed)
     bins = histogram(values, found.at)

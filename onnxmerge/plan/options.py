@@ -62,6 +62,10 @@ METHODS = MappingProxyType(
 )
 
 
+_PAPERS = frozenset({"prune", "neuron-merging", "reprune", "reprune-2024", "receding", "fold"})
+"""Methods whose papers count channels one by one."""
+
+
 @dataclass(frozen=True)
 class Options:
     """All choices of a compression.
@@ -81,10 +85,12 @@ class Options:
         only: Globs of producer node names; only groups with a match are cut.
         skip: Globs of producer node names; groups with a match are left alone.
         round_to: Channel counts that are cut to are multiples of this; auto: those at which the measured time of the
-            operators falls.
+            operators falls; None: widths that suit kernels, multiples of 8 or of 4 (`grid.suited`), but any where time
+            is asked for, or a number of channels by a method of a paper.
         effort: How much planning looks at the samples: fast, balanced or thorough.
         memory: Bytes that the matrices of one layer may take; None: a quarter of what the machine has free.
         seed: For synthetic inputs and bootstrap intervals.
+        best_effort: Whether a result stands that reaches less than half of the ratio.
     """
 
     ratio: float | Literal["auto"] | None = None
@@ -99,10 +105,11 @@ class Options:
     coupled: bool = True
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
-    round_to: int | Literal["auto"] = 1
+    round_to: int | Literal["auto"] | None = None
     effort: str = "balanced"
     memory: int | None = None
     seed: int = 0
+    best_effort: bool = False
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -134,7 +141,7 @@ class Options:
         if self.seed < 0:
             raise UsageError(f"seed is {self.seed}; it is at least 0")
         rounding: object = self.round_to  # callers are not always type-checked
-        if rounding != "auto" and not (isinstance(rounding, int) and rounding >= 1):
+        if rounding not in (None, "auto") and not (isinstance(rounding, int) and rounding >= 1):
             raise UsageError(f"round-to is {self.round_to}; channel counts are multiples of at least 1, or auto")
 
     def _check_automatic(self) -> None:
@@ -155,6 +162,13 @@ class Options:
     def timed(self) -> bool:
         """Whether a plan needs the time of operators."""
         return self.of == "latency" or self.round_to == "auto"
+
+    @property
+    def multiple(self) -> int | None:
+        """What channel counts are multiples of; None for widths that suit kernels."""
+        if self.round_to is None:
+            return 1 if self.of == "latency" or (self.of == "channels" and self.method in _PAPERS) else None
+        return 1 if self.round_to == "auto" else self.round_to
 
     def resolved(self, measurable: bool = False) -> Method:
         """The preset with overrides applied.

@@ -16,12 +16,11 @@ from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, kept_elements
 from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis, Indices
-from onnxmerge.decompose import RANKED_BY, least_first
+from onnxmerge.decompose import least_first
 from onnxmerge.errors import NothingToCutError, UsageError
 from onnxmerge.moments.batches import Batches, PassCounter
 from onnxmerge.moments.sensitivity import RANKINGS, Curve, Probing, measure_curves
-from onnxmerge.moments.walk import Walk, refusal, vanishing
-from onnxmerge.moments.weights import producer_rows
+from onnxmerge.moments.walk import Walk
 from onnxmerge.plan.allocate import (
     Allocation,
     along_path,
@@ -32,11 +31,12 @@ from onnxmerge.plan.allocate import (
     uniform_path,
 )
 from onnxmerge.plan.budget import Cost, descend
-from onnxmerge.plan.choosing import NoGroupError, left_alone, why_nothing
+from onnxmerge.plan.choosing import NoGroupError, why_nothing
 from onnxmerge.plan.cost import CostModel
-from onnxmerge.plan.decide import all_finite, has_scales, plan_group, ranked_by, scores_of
+from onnxmerge.plan.decide import plan_group
 from onnxmerge.plan.effort import Effort, probing_for
-from onnxmerge.plan.grid import multiples, worthwhile
+from onnxmerge.plan.eligible import counts_of, eligible, vanishing_of, with_none
+from onnxmerge.plan.grid import worthwhile
 from onnxmerge.plan.latency import LatencyModel
 from onnxmerge.plan.modes import below_valley
 from onnxmerge.plan.options import Method, Options
@@ -108,28 +108,11 @@ class Planner:
         """
         self._context, self._analysis, self._cost = context, analysis, cost
         self._options, self._method = options, method
-        self._left_alone = left_alone(context, analysis, options)
-        self._scores: dict[int, Floats] = {}
-        self._scaled: set[int] = set()
         if options.timed and latency is None and options.ratio != 0:
             raise UsageError("--of latency and --round-to auto need the times of operators")
-        for position, group in enumerate(analysis.groups):
-            why = refusal(context, evidence.walk, group) if evidence is not None else None
-            if why is not None:
-                self._left_alone.setdefault(position, why)
-            if position in self._left_alone:
-                continue
-            read = producer_rows(context, group, importance=ranked_by(method) == "bn")
-            if read is None:
-                self._left_alone[position] = Reason("not_readable")
-                continue
-            score = scores_of(read, method)
-            if not np.isfinite(score).all() or (method.select in RANKED_BY and not all_finite(read)):
-                self._left_alone[position] = Reason("not_finite")
-                continue
-            self._scores[position] = score
-            if has_scales(read):
-                self._scaled.add(position)
+        walk = evidence.walk if evidence is not None else None
+        found = eligible(context, analysis, options, method, walk)
+        self._scores, self._scaled, self._left_alone = found.scores, found.scaled, found.left_alone
         if not self._scores:
             raise NoGroupError(why_nothing(context, analysis, self._left_alone))
         if options.ratio != 0 and options.of in ("macs", "params") and not _counted(cost, options.of, {}):
@@ -137,14 +120,15 @@ class Planner:
                 f"{context.model.source}: its {options.of} count as 0, so there is no fraction of them to remove; "
                 "try --of channels"
             )
-        self._sizes = {position: len(score) for position, score in self._scores.items()}
+        self._sizes = found.sizes
         groups = {position: analysis.groups[position] for position in self._sizes}
         self._time_of = latency.by_counts(groups) if latency is not None else None
-        self._allowed = multiples(self._sizes, options.round_to if options.round_to != "auto" else 1)
+        self._allowed = counts_of(analysis, self._sizes, options)
         if latency is not None:
             self._allowed = worthwhile(self._allowed, latency.by_group(groups))
         self._curves: Mapping[int, Curve] = {}
-        self._vanishing: frozenset[int] = frozenset()
+        self._vanishing = vanishing_of(context, analysis, method, walk, self._sizes)
+        self._allowed = with_none(self._allowed, self._vanishing)
         if method.select in RANKINGS and evidence is not None:
             self._curves = self._measured(evidence)
         self.most = self._allocation(0.0).most
@@ -201,13 +185,6 @@ class Planner:
 
     def _measured(self, evidence: Evidence) -> dict[int, Curve]:
         everywhere = self._method.allocate == "global"
-        if everywhere and self._method.fitted:
-            empty = vanishing(self._context, evidence.walk, self._analysis.groups)
-            self._vanishing = empty.intersection(self._sizes)
-            self._allowed = {
-                position: np.insert(counts, 0, 0) if position in self._vanishing else counts
-                for position, counts in self._allowed.items()
-            }
         return measure_curves(
             self._analysis, evidence.walk, self._context, list(self._sizes), evidence.batches,
             probing=self._probing(evidence, everywhere), rank=RANKINGS[self._method.select], vanishing=self._vanishing,

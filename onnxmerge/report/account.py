@@ -155,10 +155,11 @@ class Inspection:
         sizes: Its sizes.
         cuttable_macs_share: Fraction of the MACs in nodes that some group touches.
         shapes: Input shapes at which MACs are counted.
-        groups: All groups that can be cut, in the order of the network; `report.outline` makes a tree of them.
+        groups: All groups, in the order of the network; the default method leaves those with a note alone.
+            `report.outline` makes a tree of them.
         pinned: What cannot.
         notes: Everything else a person should read.
-        most_macs_share: Fraction of the MACs that goes when every group keeps one channel.
+        most_macs_share: Largest fraction of the MACs that a plan with the default options and samples can take.
         network: The nodes as they are drawn, in topological order, inputs first and outputs last.
     """
 

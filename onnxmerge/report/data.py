@@ -24,9 +24,11 @@ import numpy as np
 from onnxmerge.errors import UsageError
 from onnxmerge.report.account import Account, Inspection, PinnedEntry, SideBySide, Tradeoff
 
-__all__ = ["SCHEMA", "check_writable", "to_json", "write_text"]
+__all__ = ["INSTALL", "SCHEMA", "check_writable", "to_json", "write_text"]
 
 SCHEMA = 1
+INSTALL = "pip install 'onnxmerge[report]', or in a checkout: pip install '.[report]'"
+"""What puts there what pages and plots are drawn with."""
 LEFT_OUT = frozenset({"times_ms", "pictures", "curve", "probed", "network"})
 
 

@@ -18,7 +18,7 @@ from onnxmerge.errors import RuntimeMissingError, UsageError
 from onnxmerge.report import units
 from onnxmerge.report.account import Account
 from onnxmerge.report.charts import depth_chart, harm_chart, latency_chart
-from onnxmerge.report.data import check_writable, write_text
+from onnxmerge.report.data import INSTALL, check_writable, write_text
 from onnxmerge.report.verdict import account_verdict, outcome
 from onnxmerge.report.wording import how, printable, reasons_of
 from onnxmerge.runtime.differences import Confusion, Disagreement
@@ -75,16 +75,14 @@ def _templates(option: str = "a page") -> Any:  # noqa: ANN401 - an extra that n
         import jinja2  # noqa: PLC0415 - an extra
         import matplotlib.figure  # noqa: F401, PLC0415
     except ImportError as error:
-        raise RuntimeMissingError(
-            f"{option} needs Jinja2 and matplotlib; try: pip install 'onnxmerge[report]'"
-        ) from error
+        raise RuntimeMissingError(f"{option} needs Jinja2 and matplotlib; try: {INSTALL}") from error
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_plain,
     )  # fmt: skip
     templates.filters.update(
         count=units.count, bytes=units.bytes_of, percent=units.percent, share=units.share, ms=units.milliseconds,
-        seconds=units.seconds, cosine=units.cosine, small=units.small, value=_value,
+        seconds=units.seconds, cosine=units.cosine, small=units.small, value=_value, speed=units.speed,
     )  # fmt: skip
     return templates
 
@@ -152,9 +150,7 @@ def _cards(account: Account) -> list[dict[str, object]]:
             cards.append(_card(name, form(old), form(new), units.change(old, new), new / old if old else 1.0))
     if timing is not None:
         medians = timing.dense.median_ms, timing.compressed.median_ms
-        words = f"{timing.speedup:.2f}×"
-        if timing.low is not None and timing.high is not None:
-            words += f" (95 % interval {timing.low:.2f}–{timing.high:.2f})"
+        words = units.speed(timing.speedup, timing.low, timing.high)
         was, now = map(units.milliseconds, medians)
         cards.append(_card("Time of a run", was, now, words, medians[1] / max(medians[0], 1e-9)))
     return cards

@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxmerge.errors import RuntimeMissingError, UsageError
 from onnxmerge.report.account import Point, Tradeoff
-from onnxmerge.report.data import check_writable
+from onnxmerge.report.data import INSTALL, check_writable
 
 __all__ = ["check_plot", "draw_tradeoff"]
 
@@ -92,5 +92,5 @@ def _figure_class() -> Any:  # noqa: ANN401 - an extra that need not be there
     try:
         from matplotlib import figure  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise RuntimeMissingError("--plot needs matplotlib; try: pip install 'onnxmerge[report]'") from error
+        raise RuntimeMissingError(f"--plot needs matplotlib; try: {INSTALL}") from error
     return figure.Figure

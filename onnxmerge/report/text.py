@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from onnxmerge.channels.reasons import Code, Detail, Reason
 
-__all__ = ["TEXTS", "Text", "advice", "kind", "nothing_to_cut", "sentence"]
+__all__ = ["TEXTS", "Text", "advice", "kind", "listed", "nothing_to_cut", "sentence"]
 
 _SHOWN = 3
 """Reasons that an error lists."""
@@ -64,8 +64,13 @@ def nothing_to_cut(source: str, reasons: Sequence[Reason]) -> str:
         source: What the model is called.
         reasons: Why, each once, at least one.
     """
+    return f"{source}: nothing can be cut: {listed(reasons)}"
+
+
+def listed(reasons: Sequence[Reason]) -> str:
+    """The first few of some reasons in one line, and how many more there are."""
     more = f" (and {len(reasons) - _SHOWN} more reasons)" if len(reasons) > _SHOWN else ""
-    return f"{source}: nothing can be cut: {'; '.join(map(sentence, reasons[:_SHOWN]))}{more}"
+    return f"{'; '.join(map(sentence, reasons[:_SHOWN]))}{more}"
 
 
 def _why(reason: Reason) -> str:
@@ -88,6 +93,10 @@ _PLAIN_HEADS = "export without the cache, with as many heads for keys as for que
 _EINSUM = "write it as MatMul and Transpose, and export again"
 
 _AROUND: Mapping[Code, Text] = {
+    "graph_features": Text(
+        "the classes or features of graph output {0} are the model's interface",
+        short="classes or features of a graph output",
+    ),
     "graph_input": Text("graph input {0}", short="graph input"),
     "graph_output": Text(
         "graph output {0}",

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["bytes_of", "change", "cosine", "count", "milliseconds", "percent", "points", "seconds", "share", "small"]
+__all__ = [
+    "bytes_of", "change", "cosine", "count", "interval", "milliseconds", "percent", "points", "seconds", "share",
+    "small", "speed", "speed_alone",
+]  # fmt: skip
 
 STEPS = ("", "k", "M", "G", "T", "P")
 # Cosines nearer to 1 than this are those of equal outputs, but for the rounding of float64 sums.
@@ -107,6 +110,52 @@ def seconds(time: float) -> str:
         ('0.5 s', '75 s', '0 s')
     """
     return f"{_digits(time) if time >= 0.0005 else 0} s"
+
+
+def speed(speedup: float, low: float | None, high: float | None, *more: str) -> str:
+    """How much faster or slower, with the interval and whatever else is to stand beside it.
+
+    Args:
+        speedup: Time before over time after.
+        low: Lower end of its 95 % interval; None where there is none.
+        high: Upper end.
+        *more: Further words for the brackets.
+
+    Example:
+        >>> speed(1.72, 1.65, 1.8), speed(0.5, 0.4, 0.8, "batch 1"), speed(1.5, None, None)
+        ('1.72x faster (95 % interval 1.65-1.80)', '2.00x slower (95 % interval 1.25-2.50, batch 1)', \
+'1.50x faster (too few runs for an interval)')
+        >>> speed(0.97, 0.9, 1.1)
+        'not measurably faster or slower (0.97x, 95 % interval 0.90-1.10)'
+    """
+    told = "too few runs for an interval" if low is None or high is None else f"95 % interval {interval(low, high)}"
+    if low is not None and high is not None and low <= 1 <= high:
+        return f"not measurably faster or slower ({', '.join([f'{speedup:.2f}x', told, *more])})"
+    return f"{_factor(speedup)} ({', '.join([told, *more])})"
+
+
+def speed_alone(speedup: float, low: float | None, high: float | None) -> str:
+    """The same for a table, where a bare factor could not be told from 1.
+
+    Example:
+        >>> speed_alone(1.72, 1.65, 1.8), speed_alone(0.5, 0.4, 0.8), speed_alone(0.97, 0.9, 1.1)
+        ('1.72x faster', '2.00x slower', '0.97x')
+    """
+    return f"{speedup:.2f}x" if low is not None and high is not None and low <= 1 <= high else _factor(speedup)
+
+
+def interval(low: float, high: float) -> str:
+    """The interval of a speed-up; where all of it is slower, that of how many times slower.
+
+    Example:
+        >>> interval(1.65, 1.8), interval(0.4, 0.8)
+        ('1.65-1.80', '1.25-2.50')
+    """
+    return f"{1 / high:.2f}-{1 / low:.2f}" if high < 1 else f"{low:.2f}-{high:.2f}"
+
+
+def _factor(speedup: float) -> str:
+    return f"{speedup:.2f}x faster" if speedup >= 1 else f"{1 / speedup:.2f}x slower"
 
 
 def cosine(value: float) -> str:

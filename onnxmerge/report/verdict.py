@@ -43,10 +43,10 @@ def inspection_verdict(inspection: Inspection) -> str:
     """The sentence for a model that was looked at."""
     if not inspection.groups:
         return f"Nothing in {inspection.source} can be cut; below is why."
-    several = "group" if len(inspection.groups) == 1 else "groups"
+    shrinking = sum(not group.note for group in inspection.groups)
     return (
         f"{units.percent(inspection.cuttable_macs_share)} of the MACs lie in nodes that "
-        f"{len(inspection.groups)} channel {several} can shrink; "
+        f"{shrinking} channel {'group' if shrinking == 1 else 'groups'} can shrink; "
         f"up to {units.percent(inspection.most_macs_share)} of the MACs could go."
     )
 
@@ -76,7 +76,8 @@ def tradeoff_verdict(result: Tradeoff) -> str:
 
 
 def _cut(point: Point) -> str:
-    speed = "" if point.latency is None else f", {point.latency.speedup:.2f}x as fast"
+    timing = point.latency
+    speed = "" if timing is None else f", {units.speed_alone(timing.speedup, timing.low, timing.high)}"
     quality = "" if point.accuracy is None else f", {units.percent(point.accuracy / 100)} right"
     return f"{point.ratio:g} ({units.percent(point.reached)} gone{speed}{quality})"
 
@@ -93,22 +94,7 @@ def _macs(before: Sizes, after: Sizes) -> str:
 
 
 def _speed(latency: Comparison) -> str:
-    provider = latency.compressed.provider
-    low, high = latency.low, latency.high
-    if low is None or high is None:
-        rounds = f"only {latency.dense.runs} runs, so no interval"
-        return f"{_factor(latency.speedup)} ({rounds}, {provider})"
-    if low <= 1 <= high:
-        return (
-            f"not measurably faster or slower ({latency.speedup:.2f}x, 95 % interval {low:.2f}-{high:.2f}, {provider})"
-        )
-    if high < 1:
-        low, high = 1 / high, 1 / low
-    return f"{_factor(latency.speedup)} (95 % interval {low:.2f}-{high:.2f}, {provider})"
-
-
-def _factor(speedup: float) -> str:
-    return f"{speedup:.2f}x faster" if speedup >= 1 else f"{1 / speedup:.2f}x slower"
+    return units.speed(latency.speedup, latency.low, latency.high, latency.compressed.provider)
 
 
 def _quality(fidelity: Fidelity | None, synthetic: bool, accuracies: tuple[float | None, float | None]) -> list[str]:

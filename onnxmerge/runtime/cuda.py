@@ -18,7 +18,7 @@ import sys
 from types import FunctionType
 from typing import Any
 
-__all__ = ["cuda_problem"]
+__all__ = ["cuda_problem", "has_gpu"]
 
 _DRIVER, _CUBLAS = (
     ("nvcuda.dll", "cublasLt64_{}.dll") if sys.platform == "win32" else ("libcuda.so.1", "libcublasLt.so.{}")
@@ -39,6 +39,11 @@ def cuda_problem(ort: Any) -> str:  # noqa: ANN401 - the module has no types
     except OSError as error:
         return f"CUDA {version} is not installed ({error})"
     return ""
+
+
+def has_gpu() -> bool:
+    """Whether the driver offers a GPU that CUDA could run on."""
+    return not driver_problem()
 
 
 def driver_problem() -> str:

@@ -4,7 +4,7 @@ ONNX Runtime lists CUDA as available when its library was built with it, and fal
 driver, cuDNN or a GPU is missing. So availability is not believed: a session is made, and asked what it runs on.
 
 1. ``cpu``: the CPU provider alone.
-2. ``auto``: CUDA where a live session has it, else the CPU, with a note that says why.
+2. ``auto``: CUDA where a live session has it, else the CPU, with a note that says why if there is a GPU.
 3. ``cuda``: CUDA where a live session has it, else ``RuntimeMissingError``.
 
 A provider also runs only the operators that it knows, so a live CUDA session may still run some nodes on the CPU.
@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.errors import FeedError, ModelError, RuntimeMissingError, UsageError
-from onnxmerge.runtime.cuda import cuda_problem
+from onnxmerge.runtime.cuda import cuda_problem, has_gpu
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -59,7 +59,7 @@ class Session:
         output_dims: Declared lengths of each output, None for a free one; () where nothing is declared.
         provider: First provider of the live session, for example "CPUExecutionProvider".
         threads: Threads inside one operator that were asked for; None for ONNX Runtime's own choice.
-        note: Why CUDA was not used although ``auto`` would have; empty where there is nothing to say.
+        note: Why CUDA was not used although there is a GPU and ``auto`` would have; else empty.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, threads: int | None, note: str) -> None:
@@ -131,7 +131,8 @@ class Session:
             raise ModelError(f"{_name(model)}: ONNX Runtime cannot load it: {_line(error)}") from error
         if provider == "auto":
             _LOGGER.debug("%s", note)
-        return cls(session, threads, note if provider == "auto" else "")
+        told = provider == "auto" and has_gpu()  # without a GPU there is nothing to miss
+        return cls(session, threads, note if told else "")
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Runs the model once.

@@ -51,6 +51,7 @@ BOUND = 2.0
 """Values are cut off here. With uniform colours the kurtosis is 2.4 (CIFAR-10: 2.2; normal colours: 2.9)."""
 
 SMALLEST_IMAGE = 8
+_IMAGES = "dead-leaves images (discs and rectangles at random)"
 """Height and width below which a rank-4 input is taken for something other than an image. A guess."""
 
 
@@ -197,8 +198,8 @@ def _values(spec: TensorSpec, shape: tuple[int, ...], feeds: int, rng: np.random
             images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
         images = images.reshape(feeds, *shape)
         if not floating:
-            return np.clip(np.round(128 + 64 * images), 0, 255).astype(np.uint8), "dead-leaves images in 0..255"
-        return images.astype(declared.dtype, copy=False), "dead-leaves images"
+            return np.clip(np.round(128 + 64 * images), 0, 255).astype(np.uint8), f"{_IMAGES} in 0..255"
+        return images.astype(declared.dtype, copy=False), _IMAGES
     if floating:
         return rng.standard_normal((feeds, *shape), np.float32).astype(declared.dtype, copy=False), "standard normal"
     return rng.integers(0, 2, (feeds, *shape)).astype(declared.dtype), "integers 0 and 1"

@@ -65,6 +65,15 @@ def test_a_command(fails: Fails) -> None:
     said = "no command and no file is named 'comapre'; did you mean 'compare'?"
     assert fails("comapre", VGG, VGG) == said
     assert fails("comapre", VGG, VGG, "--batch", "1") == said
+    assert (
+        fails("foo")
+        == fails("foo", VGG, VGG)
+        == (
+            "no command and no file is named 'foo'; commands are compress, inspect, compare, tradeoff, "
+            "and a model is a file such as model.onnx"
+        )
+    )
+    assert "no command" not in fails("foo.onnx", "out.onnx")
     assert fails("trade-off", VGG) == "no command and no file is named 'trade-off'; did you mean 'tradeoff'?"
 
 

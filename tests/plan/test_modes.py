@@ -52,7 +52,9 @@ def network(layers: Mapping[str, NDArray[np.float32]], *, plain: bool = False) -
 
 
 def automatic(model: onnx.ModelProto, **options: Any) -> Compression:
-    return compress(model, Options(**{"ratio": "auto", "method": "receding", **options}), verification=UNVERIFIED)
+    return compress(
+        model, Options(**{"ratio": "auto", "method": "receding", "round_to": 1, **options}), verification=UNVERIFIED
+    )
 
 
 def test_exactly_what_lies_below_goes() -> None:
@@ -90,7 +92,7 @@ def test_a_floor_does_not_hold_what_lies_far_below_the_rest_of_its_layer() -> No
 
 
 def test_where_everything_below_has_to_stay_nothing_is_written() -> None:
-    with pytest.raises(NothingToCutError, match=r"35 channels lie below .* all stay.*leave --round-to out"):
+    with pytest.raises(NothingToCutError, match=r"35 channels lie below .* all stay.*try --round-to 1"):
         automatic(network(LAYERS), round_to=64)
 
 
@@ -103,6 +105,13 @@ def test_rounding_never_takes_what_lies_above() -> None:
         assert set(np.flatnonzero(layers[name] > 0.1).tolist()) < kept[name]
     assert result.report.importances is not None
     assert result.report.importances.floored == (16 - 11) + (16 - 9) + (24 - 20)
+
+
+def test_by_default_widths_are_multiples_and_nothing_above_goes() -> None:
+    result = automatic(network(LAYERS), round_to=None)
+    kept = {entry.name: set(entry.kept) for entry in result.plan.groups}
+    assert {name: len(channels) for name, channels in kept.items()} == {"a": 32, "b": 16}  # 30 and 15 lie above
+    assert all(set(np.flatnonzero(LAYERS[name] > 0.1).tolist()) < channels for name, channels in kept.items())
 
 
 def test_layers_whose_scales_are_all_small_are_no_mode() -> None:
@@ -167,7 +176,7 @@ def test_counts_are_rounded_where_they_have_to_be() -> None:
 def test_a_compensation_on_top(compensate: str) -> None:
     x = {"x": np.random.default_rng(0).standard_normal((32, 3, 8, 8)).astype(np.float32)}
     result = compress(
-        network(LAYERS), Options(ratio="auto", select="bn", compensate=compensate), calibration=x, data=x,
+        network(LAYERS), Options(ratio="auto", select="bn", compensate=compensate, round_to=1), calibration=x, data=x,
         verification=Verification(provider="cpu"),
     )  # fmt: skip
     assert {entry.name: len(entry.kept) for entry in result.plan.groups} == {"a": 30, "b": 15}

@@ -104,7 +104,7 @@ def test_cards_hold_the_numbers_of_the_account(full: Account, tmp_path: Path) ->
         ("Time of a run", "17.2 ms", "10 ms"),
     ):
         assert f"{name} before {before} → after {after}" in text
-    assert "1.72× (95 % interval 1.65–1.80)" in text
+    assert "1.72x faster (95 % interval 1.65-1.80)" in text
 
 
 def test_marks_say_what_the_bars_mean(full: Account, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_figures_of_an_account(account: Account) -> None:
     assert ["Latency,", "median", "17.2", "ms", "10", "ms", "-41.9", "%"] in lines
     assert ["Latency,", "p95", "18.9", "ms", "11", "ms"] in lines
     assert ["logits", "0.99871", "0.0512", "0.75", "98.2", "%", "2000"] in lines
-    assert "Speed-up 1.72x (95 % interval 1.65-1.80): 100 runs each in turns, batch 1," in text
+    assert "Latency: 1.72x faster (95 % interval 1.65-1.80); 100 runs each in turns," in text
     assert "2 threads" in text
     assert "Measured at x 1x3x224x224." in text
     assert "Note: float64 cast to float32" in text
@@ -61,6 +61,25 @@ def test_pins_are_grouped_by_reason(account: Account) -> None:
     lines = [" ".join(line) for line in rows(shown(show_account, account, 200, verbose=True))]
     assert "norm1: LRN mixes neighbouring channels 8 / 16 norm1" in lines
     assert f"graph output logits: {fix} 10 / 10 fc" in lines
+
+
+def test_words_are_explained_where_they_are_used(account: Account) -> None:
+    fitted = replace(account, groups=(replace(account.groups[0], select="obs", compensate="refit"),))
+    text = " ".join(shown(show_account, fitted).split())
+    assert "obs: those channels stay" in text
+    assert "refit: the weights that read what was cut are solved anew" in text
+    assert "Pinned: channels that have to stay" in text
+    assert "obs:" not in shown(show_account, account)
+    assert "Pinned:" not in shown(show_account, replace(account, pinned=()))
+
+
+def test_one_figure_says_how_fast_it_is(account: Account) -> None:
+    """The verdict, the line below the table and a table's cell: slower is slower everywhere, by the same factor."""
+    assert account.latency is not None
+    slower = replace(account, latency=replace(account.latency, speedup=0.96, low=0.94, high=0.98))
+    text = " ".join(shown(show_account, slower).split())
+    assert text.count("1.04x slower (95 % interval 1.02-1.06") == 2
+    assert "0.96" not in text
 
 
 def test_a_pin_says_what_can_be_done(account: Account) -> None:
@@ -171,7 +190,7 @@ def blocks(n: int) -> tuple[GroupEntry, ...]:
 
 
 def test_inspection(account: Account) -> None:
-    groups = tuple(replace(group, kept=group.size, saving=0.5) for group in account.groups)
+    groups = tuple(replace(group, kept=group.size, saving=0.5, note="") for group in account.groups)
     text = shown(show_inspection, looked_at(account, groups))
     assert "2 channel groups can shrink; up to 75.0 % of the MACs could go." in " ".join(text.split())
     assert "m.onnx: opset 17, made by pytorch 2; 9 nodes, 11.2 M parameters, 125.8 M MACs" in text

@@ -31,7 +31,7 @@ def test_the_budget_is_named(account: Account, of: str, word: str) -> None:
     [
         (0.5, 0.4, 0.8, "2.00x slower (95 % interval 1.25-2.50, CPUExecutionProvider)"),
         (1.08, 0.98, 1.12, "not measurably faster or slower (1.08x, 95 % interval 0.98-1.12, CPUExecutionProvider)"),
-        (1.5, None, None, "1.50x faster (only 100 runs, so no interval, CPUExecutionProvider)"),
+        (1.5, None, None, "1.50x faster (too few runs for an interval, CPUExecutionProvider)"),
     ],
 )
 def test_speed_is_claimed_only_where_the_interval_does(
@@ -65,7 +65,7 @@ def test_unverified_is_said(account: Account) -> None:
 
 def test_of_an_inspection(account: Account) -> None:
     inspection = Inspection("m.onnx", 17, "", 9, account.before, 0.42, {}, account.groups, account.pinned)
-    assert inspection_verdict(inspection).startswith("42.0 % of the MACs lie in nodes that 2 channel groups can")
+    assert inspection_verdict(inspection).startswith("42.0 % of the MACs lie in nodes that 1 channel group can")
     assert inspection_verdict(replace(inspection, groups=())) == "Nothing in m.onnx can be cut; below is why."
 
 

@@ -42,9 +42,9 @@ def test_runs_bytes_and_files_on_the_cpu(tmp_path: Path) -> None:
             np.testing.assert_array_equal(opened.run({"x": X})["y"], [[0, 2]])
 
 
-def test_auto_runs_and_says_why_it_is_not_cuda() -> None:
+def test_auto_runs_and_says_why_it_is_not_cuda_where_there_is_a_gpu() -> None:
     opened = Session.open(model())
-    assert (opened.provider == "CUDAExecutionProvider") == (opened.note == "")
+    assert bool(opened.note) == (opened.provider != "CUDAExecutionProvider" and cuda.has_gpu())
     assert "\n" not in opened.note
     np.testing.assert_array_equal(opened.run({"x": X})["y"], [[0, 2]])
 
@@ -170,6 +170,15 @@ def runtime(listed: bool, live: bool, *, fails: bool = False) -> SimpleNamespace
         SessionOptions=SimpleNamespace,
         InferenceSession=load,
     )
+
+
+def test_where_there_is_no_gpu_nothing_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "driver_problem", lambda: "no NVIDIA driver is installed")
+    for listed in (True, False):
+        monkeypatch.setattr(session, "_import", lambda listed=listed: runtime(listed, live=False))
+        assert Session.open(b"", "auto").note == ""
+        with pytest.raises(RuntimeMissingError, match="--provider cuda"):
+            Session.open(b"", "cuda")
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_what_each_input_gets() -> None:
     ids = np.concatenate([feed["ids"] for feed in samples.feeds])
     assert set(np.unique(ids).tolist()) == {0, 1}
     assert samples.feeds[0]["raw"].max() > 100
-    assert "dead-leaves images for 'nchw'" in samples.source
+    assert "dead-leaves images (discs and rectangles at random) for 'nchw'" in samples.source
     assert "standard normal for 'features'" in samples.source
 
 

@@ -73,7 +73,10 @@ def show_tradeoff(console: Console, result: Tradeoff, *, verbose: bool = False) 
     columns = (
         (">MACs", [units.change(before.macs, point.after.macs) for point in points]),
         (">Params", [units.change(before.parameters, point.after.parameters) for point in points]),
-        (">Speed-up", ["–" if each is None else f"{each.speedup:.2f}x" for each in latencies]),
+        (
+            ">Speed",
+            ["–" if each is None else units.speed_alone(each.speedup, each.low, each.high) for each in latencies],
+        ),
         (">Top-1", ["" if point.accuracy is None else units.percent(point.accuracy / 100) for point in points]),
         (">Same", ["" if point.agreement is None else units.percent(point.agreement / 100) for point in points]),
         (">Cosine", [if_known(units.cosine, point.cosine) for point in points]),

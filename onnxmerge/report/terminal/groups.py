@@ -19,6 +19,11 @@ __all__ = ["groups_of", "pinned_of"]
 
 REASONS = 10
 NAMES = 3
+WORDS = {
+    "obs": "those channels stay that the others can stand in for least",
+    "refit": "the weights that read what was cut are solved anew on samples",
+}
+PINNED = "Pinned: channels that have to stay, because what reads them needs every one or is not understood."
 LONGEST = 32
 """Cells of a name in a list of several; shortened beyond that."""
 
@@ -35,6 +40,10 @@ def groups_of(console: Console, groups: Sequence[GroupEntry], *, verbose: bool) 
         name = Name(group.name, full=verbose)
         table.add_row(name, f"{group.kept} / {group.size}", units.share(group.macs_share), how(group), *note)
     print_table(console, table)
+    used = {word for group in shown if group.kept < group.size for word in (group.select, group.compensate)}
+    told = [f"{word}: {meaning}" for word, meaning in WORDS.items() if word in used]
+    if told:
+        line(console, "; ".join(told) + ".")
     for number, note_text in enumerate(notes, 1):
         line(console, f"{number}: {note_text}")
     rest(console, len(groups) - len(shown), "group")
@@ -55,3 +64,4 @@ def pinned_of(console: Console, pinned: Sequence[PinnedEntry], *, verbose: bool)
         table.add_row(plain(reason.words), channels, plain(", ".join(names[:shown_names]) + more))
     print_table(console, table)
     rest(console, len(reasons) - len(shown), "reason")
+    line(console, PINNED)

@@ -72,7 +72,7 @@ def _tree(console: Console, groups: Sequence[GroupEntry], *, verbose: bool) -> N
         alike = [groups[position] for position in entry.groups]
         table.add_row(
             _made(alike, entry, verbose=verbose),
-            f"{alike[0].size - 1} / {alike[0].size}",
+            f"{0 if alike[0].note else alike[0].size - 1} / {alike[0].size}",
             _span([group.macs_share for group in alike]),
             _span([group.saving for group in alike]),
             *([_readers(alike[0].consumers, verbose=verbose)] if read else []),

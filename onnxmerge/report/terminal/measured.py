@@ -56,15 +56,11 @@ def measures(
 
 def _latency_words(latency: Comparison) -> str:
     dense, compressed = latency.dense, latency.compressed
-    interval = "no interval, too few runs"
-    if latency.low is not None and latency.high is not None:
-        interval = f"95 % interval {latency.low:.2f}-{latency.high:.2f}"
     providers = list(dict.fromkeys((dense.provider, compressed.provider)))
     threads = "ONNX Runtime's choice of threads" if dense.threads is None else several(dense.threads, "thread")
-    return (
-        f"Speed-up {latency.speedup:.2f}x ({interval}): {several(dense.runs, 'run')} each in turns, "
-        f"batch {dense.batch}, {' against '.join(providers)}, {threads}."
-    )
+    speed = units.speed(latency.speedup, latency.low, latency.high)
+    turns = f"{several(dense.runs, 'run')} each in turns, batch {dense.batch}"
+    return f"Latency: {speed}; {turns}, {' against '.join(providers)}, {threads}."
 
 
 def fidelity_of(console: Console, fidelity: Fidelity | None, samples: str, *, verbose: bool) -> None:
@@ -107,15 +103,15 @@ def batches_of(console: Console, batches: Sequence[BatchTiming]) -> None:
     """Medians by batch size; on a device a second row each, without the copies to it."""
     if not batches:
         return
-    table = table_of(">Batch", "Arrays", ">A", ">B", ">Speed-up", ">95 % interval")
+    table = table_of(">Batch", "Arrays", ">A", ">B", ">Speed", ">95 % interval")
     for entry in batches:
         for where, timing in (("host", entry.host), ("device", entry.device)):
             if timing is not None:
-                known = timing.low is not None and timing.high is not None
+                low, high = timing.low, timing.high
                 table.add_row(
                     str(entry.batch), where, units.milliseconds(timing.dense.median_ms),
-                    units.milliseconds(timing.compressed.median_ms), f"{timing.speedup:.2f}x",
-                    f"{timing.low:.2f}-{timing.high:.2f}" if known else "–",
+                    units.milliseconds(timing.compressed.median_ms), units.speed_alone(timing.speedup, low, high),
+                    "–" if low is None or high is None else units.interval(low, high),
                 )  # fmt: skip
     print_table(console, table)
 

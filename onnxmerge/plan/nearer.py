@@ -1,0 +1,87 @@
+"""Come nearer to a budget where counts go in wide steps: a step of one group or of two, up or down, is tried.
+
+Allocations stop where the next step of their own order would miss the budget by more. Where groups may only be cut to
+multiples of 8, a step can be several percent of the cost; one of another group, or one up and one down, lands nearer.
+With steps of single channels nothing is left to do, and nothing is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from onnxmerge.plan.grid import Allowed, lower, rising
+
+__all__ = ["nearer"]
+
+_NEAR = 0.005
+"""Part of the whole cost by which the budget may be missed before other steps are tried."""
+_ROUNDS, _TRIED = 4, 12
+"""How often steps are taken, and pairs of steps whose cost is looked at: those whose sum fits best."""
+
+Counts = dict[int, int]
+Step = tuple[int, int]
+
+
+def nearer(
+    counts: Mapping[int, int],
+    sizes: Mapping[int, int],
+    allowed: Allowed,
+    cost: Callable[[Mapping[int, int]], float],
+    target: float,
+    *,
+    least: Mapping[int, int] | None = None,
+    harm: Callable[[Mapping[int, int]], float] = lambda _: 0.0,
+) -> Counts:
+    """Counts of all groups whose cost is at least as near to the target.
+
+    Args:
+        counts: Of all groups.
+        sizes: Likewise, what they have.
+        allowed: Counts that groups may be cut to.
+        cost: Cost of given counts.
+        target: The cost to come near to.
+        least: The fewest that groups may keep; None: whatever is allowed.
+        harm: Of several that are near enough, the one with the least is taken.
+    """
+    best, near = dict(counts), _NEAR * cost(sizes)
+
+    def rank(each: Mapping[int, int]) -> tuple[float, float]:
+        return max(abs(cost(each) - target), near), harm(each)
+
+    for _ in range(_ROUNDS):
+        if abs(cost(best) - target) <= near:
+            break
+        chosen = min((best, *_options(best, _steps(best, sizes, allowed, least or {}), cost, target)), key=rank)
+        if chosen is best:
+            break
+        best = chosen
+    return best
+
+
+def _steps(counts: Counts, sizes: Mapping[int, int], allowed: Allowed, least: Mapping[int, int]) -> list[Step]:
+    """The next count of each group, above and below."""
+    found = []
+    for group, count in counts.items():
+        below = lower(allowed[group], count)
+        if below.size and below[0] >= least.get(group, 0):
+            found.append((group, int(below[0])))
+        if count < sizes[group]:
+            found.append((group, rising(allowed[group], sizes[group], count)))
+    return found
+
+
+def _options(
+    counts: Counts, steps: list[Step], cost: Callable[[Mapping[int, int]], float], target: float
+) -> list[Counts]:
+    """The counts with each step alone, and with those pairs of steps of two groups that may land nearest."""
+    alone = [{**counts, group: count} for group, count in steps]
+    now = cost(counts)
+    changes = np.array([cost(each) - now for each in alone], dtype=np.float64)
+    groups = np.array([group for group, _ in steps])
+    misses = np.abs(changes[:, None] + changes[None, :] + now - target)
+    misses[groups[:, None] <= groups[None, :]] = np.inf
+    pairs = [divmod(int(place), len(steps)) for place in np.argsort(misses, axis=None, kind="stable")[:_TRIED]]
+    both = [{**alone[one], steps[two][0]: steps[two][1]} for one, two in pairs if np.isfinite(misses[one, two])]
+    return [*alone, *both]
