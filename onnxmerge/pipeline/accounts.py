@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxmerge import __version__
+from onnxmerge._version import __version__
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, kept_elements
 from onnxmerge.graph import Model, written_parameters

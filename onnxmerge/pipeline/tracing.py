@@ -113,8 +113,8 @@ def tradeoff(
 def _point(
     run: Run, prepared: Prepared, ratio: float, reference: Reference, verification: Verification
 ) -> Point | None:
-    if ratio > prepared.planner.most:
-        run.notes.append(f"{ratio:g} is not on the curve: at most {prepared.planner.most:.3f} can go")
+    if ratio > prepared.most:
+        run.notes.append(f"{ratio:g} is not on the curve: at most {prepared.most:.3f} can go")
         return None
     try:
         found = cut_at(run, prepared, ratio)
