@@ -99,6 +99,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         np.savez(tmp_path / "sample_models" / f"{data}_test.npz", images=images, labels=rng.integers(0, 10, 24))
     for name in SAMPLES:
         np.savez(tmp_path / name, images=rng.standard_normal((24, 1, 28, 28)).astype(np.float32))
+    plan = '{"onnxmerge_plan": 1, "groups": [{"name": "/conv/Conv", "kept": 8}]}'
+    (tmp_path / "plan.json").write_text(plan, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(verify, "_TIMED_RUNS", 6)
     monkeypatch.setattr(verify, "_TIMED_SECONDS", 0.1)

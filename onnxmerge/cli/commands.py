@@ -54,6 +54,12 @@ __all__ = ["cli"]
     "the BatchNormalization scales.  [default: 0.5; with --max-drop or --min-cosine as much as they allow]",
 )
 @of_budget("--best-effort", is_flag=True, help="Also write a result that reaches less than half of R.")
+@of_budget(
+    "--plan",
+    metavar="F",
+    type=click.Path(path_type=Path),
+    help="Apply a plan that --save-plan wrote, perhaps edited, instead of making one.",
+)
 @WHAT
 @CALIB
 @DATA
@@ -66,6 +72,12 @@ __all__ = ["cli"]
 @of_output("--overwrite", is_flag=True, help="Let OUT replace IN.")
 @of_output(
     "--external-data", is_flag=True, help="Weights into a file beside OUT; always so if IN or OUT is above 2 GB."
+)
+@of_output(
+    "--save-plan",
+    metavar="F",
+    type=click.Path(path_type=Path),
+    help="Also write the plan as JSON, to be edited and applied with --plan; also in a dry run.",
 )
 @of_output(
     "--report",
@@ -81,6 +93,7 @@ def compress(
     target: Path | None,
     *,
     report: Path | None,
+    save_plan: Path | None,
     json_path: Path | None,
     verbose: bool,
     quiet: bool,
@@ -104,6 +117,11 @@ def compress(
       onnxmerge model.onnx smaller.onnx --no-coupled --skip '*head*'
       onnxmerge model.onnx --dry-run --of params
 
+    \b
+    The plan as a file, to be edited and applied:
+      onnxmerge model.onnx --dry-run --save-plan plan.json
+      onnxmerge model.onnx smaller.onnx --plan plan.json
+
     Verified on --data, else on calibration samples, else on synthetic ones. IN is never touched; OUT appears whole,
     after verification, or not at all.
     """  # noqa: D301 - click reads the backspace
@@ -114,7 +132,7 @@ def compress(
     verification = Verification(
         given["verify"], given["provider"], given["min_cosine"], given["max_drop"], given["threads"]
     )
-    check_files({"--json": json_path, "--report": report}, (source,), target, given)
+    check_files({"--json": json_path, "--report": report, "--save-plan": save_plan}, (source,), target, given)
     if report is not None:
         check_page(report, "--report")
     with reporting(json_path, report), stages(quiet) as progress:
@@ -123,12 +141,14 @@ def compress(
             source,
             target,
             options,
+            plan=given["plan"],
             **sampled(given),
             verification=verification,
             progress=progress,
             overwrite=given["overwrite"],
             external_data=given["external_data"],
             dry_run=given["dry_run"],
+            save_plan=save_plan,
         )
     account = with_command(account)
     written = None if account.target is None else Path(account.target)

@@ -26,7 +26,7 @@ from typing import Any
 import click
 from click.shell_completion import shell_complete
 
-from onnxmerge import __version__
+from onnxmerge._version import __version__
 from onnxmerge.cli.commands import cli
 from onnxmerge.cli.habits import loose_advice, option_advice
 from onnxmerge.cli.options import PROGRAM, VERBOSE

@@ -25,7 +25,7 @@ __all__ = ["STDOUT", "check_files"]
 
 STDOUT = "-"
 _OUT = "OUT"
-_READ = ("calib", "data", "preprocessor")
+_READ = ("calib", "data", "preprocessor", "plan")
 _SAMPLES = SUFFIXES | {".npz", ".npy", ".pb"}
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -65,8 +65,9 @@ def check_files(
                 raise UsageError(f"{option} {path} would be one of the samples of {samples}; give another place")
         if option != _OUT:
             named.append((path, f"is what {option} names"))
-    if "--json" in files:
-        check_writable(files["--json"])
+    for option in ("--json", "--save-plan"):
+        if option in files:
+            check_writable(files[option])
 
 
 def _refuse(option: str, path: Path, taken: Sequence[tuple[Path, str]]) -> None:

@@ -8,7 +8,7 @@ import click
 from click.shell_completion import CompletionItem
 from click_default_group import DefaultGroup
 
-from onnxmerge import __version__
+from onnxmerge._version import __version__
 from onnxmerge.cli.given import check_command
 from onnxmerge.cli.habits import command_advice
 from onnxmerge.cli.options import PROGRAM

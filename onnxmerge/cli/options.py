@@ -7,7 +7,7 @@ from typing import get_args
 
 import click
 
-from onnxmerge import __version__
+from onnxmerge._version import __version__
 from onnxmerge.cli import values
 from onnxmerge.cli.habits import read_shape
 from onnxmerge.cli.sections import Choice, Option, all_of, in_section

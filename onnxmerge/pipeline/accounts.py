@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxmerge import __version__
+from onnxmerge._version import __version__
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, kept_elements
 from onnxmerge.channels.reasons import Reason
@@ -25,7 +25,7 @@ from onnxmerge.report.text import sentence
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.verify import Measured
 
-__all__ = ["account", "group_entry", "input_shapes", "pinned", "sizes"]
+__all__ = ["account", "group_entry", "input_shapes", "pinned", "reason_fields", "sizes"]
 
 NO_HASHES: Mapping[str, str] = MappingProxyType({})
 _DRAWN = 12
@@ -82,7 +82,7 @@ def pinned(model: Model, analysis: Analysis) -> tuple[PinnedEntry, ...]:
     )
 
 
-def why(left_alone: Reason | None) -> dict[str, str]:
+def reason_fields(left_alone: Reason | None) -> dict[str, str]:
     """What the account says of a group that keeps all its channels."""
     return {} if left_alone is None else {"note": sentence(left_alone), "code": left_alone.code}
 
@@ -122,7 +122,7 @@ def account(
         words = (
             {"select": entry.select, "compensate": entry.compensate, "note": entry.note}
             if entry is not None
-            else why(plan.left_alone.get(position))
+            else reason_fields(plan.left_alone.get(position))
         )
         harm = _harm(result.curves.get(position), kept)
         groups.append(group_entry(result.context, analysis, cost, position, kept, **words, **harm))

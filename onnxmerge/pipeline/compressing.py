@@ -15,6 +15,7 @@ from onnxmerge.pipeline.run import (
     CALIB_SIZE,
     MEMORY_LIMIT,
     NO_SHAPES,
+    PlanSource,
     SampleSource,
     Sampling,
     Shapes,
@@ -25,6 +26,7 @@ from onnxmerge.pipeline.run import (
 from onnxmerge.pipeline.search import find_cut, verify
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
+from onnxmerge.report import summary
 from onnxmerge.report.account import Account
 from onnxmerge.samples.images import ImageOptions
 from onnxmerge.verify import Measured, Progress, Verification, check_gates, quiet
@@ -32,9 +34,9 @@ from onnxmerge.verify import Measured, Progress, Verification, check_gates, quie
 __all__ = ["Compression", "compress", "compress_file"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compression:
-    """A compressed model in memory.
+    """A compressed model in memory; printed, or shown in a notebook, it is a table of what changed.
 
     Attributes:
         plan: What was decided.
@@ -46,6 +48,13 @@ class Compression:
     report: Account
     _model: Model = field(repr=False)
     cautions: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return summary.text(self.report)
+
+    def _repr_html_(self) -> str:
+        """The table for a notebook."""
+        return summary.html(self.report)
 
     @property
     def model(self) -> Any:  # noqa: ANN401 - protobuf types stay in graph/
@@ -73,6 +82,7 @@ def compress(
     source: Source,
     options: Options,
     *,
+    plan: PlanSource | None = None,
     calibration: SampleSource | None = None,
     calib_size: int = CALIB_SIZE,
     data: SampleSource | None = None,
@@ -86,6 +96,7 @@ def compress(
     Args:
         source: A path, the bytes of a model, or a ModelProto.
         options: What to remove and how.
+        plan: A plan to apply, or the path of one, instead of making one.
         calibration: Unlabelled samples: a path in any of the forms of `load_samples`, or samples.
         calib_size: At most so many of them.
         data: Held-out samples for verification; `labels` among them give accuracy.
@@ -97,7 +108,7 @@ def compress(
     Raises:
         OnnxMergeError: Some subclass; see `onnxmerge.errors`.
     """
-    run = start(source, options, shapes, progress)
+    run = start(source, options, shapes, progress, plan)
     sampling = Sampling(calibration, calib_size, data, images)
     fitting, held = load_both(run, sampling)
     check_answerable(run.model, verification)
@@ -136,6 +147,7 @@ def compress_file(
     target: str | Path | None,
     options: Options,
     *,
+    plan: PlanSource | None = None,
     calibration: SampleSource | None = None,
     calib_size: int = CALIB_SIZE,
     data: SampleSource | None = None,
@@ -146,6 +158,7 @@ def compress_file(
     overwrite: bool = False,
     external_data: bool = False,
     dry_run: bool = False,
+    save_plan: Path | None = None,
 ) -> Account:
     """Compress a file into another, which appears whole and verified or not at all.
 
@@ -153,6 +166,7 @@ def compress_file(
         source: The model.
         target: Where the result goes; may be None in a dry run.
         options: What to remove and how.
+        plan: As for `compress`.
         calibration: As for `compress`.
         calib_size: As for `compress`.
         data: As for `compress`.
@@ -162,7 +176,8 @@ def compress_file(
         progress: As for `compress`.
         overwrite: Allow the target to be the source.
         external_data: Put weights into a file beside the model; automatic where either model is above 2 GB.
-        dry_run: Plan and report, write nothing.
+        dry_run: Plan and report, write no model.
+        save_plan: Where to write the plan as well; also in a dry run.
 
     Raises:
         OnnxMergeError: Some subclass; nothing was written, and what was there is untouched.
@@ -174,7 +189,7 @@ def compress_file(
         raise UsageError("no output file was given")
     if dry_run and verification.gated:
         raise UsageError("a dry run verifies nothing; leave --min-cosine and --max-drop out")
-    run = start(path, options, shapes, progress)
+    run = start(path, options, shapes, progress, plan)
     sampling = Sampling(calibration, calib_size, data, images)
     fitting, held = load_both(run, sampling)
     check_answerable(run.model, verification)
@@ -182,6 +197,8 @@ def compress_file(
     with advising(run, held):
         result = find_cut(run, fitting, held, verification)
     if dry_run or target is None:
+        if save_plan is not None:
+            result.plan.save(save_plan)
         run.notes.append("dry run: nothing was written or verified")
         return account(run, result, None, None, None, None, begun)
     measured, samples = None, held
@@ -198,6 +215,8 @@ def compress_file(
         report = account(run, result, Path(target), written.size, measured, samples, begun, digests(written.path))
         _hold(report, measured, verification)
         written.publish()
+    if save_plan is not None:
+        result.plan.save(save_plan)
     if existed:
         what = "the input" if replaces else "an older file of that name"
         report = replace(report, notes=(*report.notes, f"{target} has replaced {what}"))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from onnxmerge import __version__
+from onnxmerge._version import __version__
 from onnxmerge.absorb import absorb, add_biases, mask_signals
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, find_groups, kept_elements
@@ -20,6 +20,7 @@ from onnxmerge.pipeline.evidence import choose_method, gather_evidence
 from onnxmerge.pipeline.landing import land
 from onnxmerge.pipeline.run import Run
 from onnxmerge.pipeline.timing import Clock, start_clock
+from onnxmerge.plan.applying import applied
 from onnxmerge.plan.choosing import NoGroupError, check_globs, why_little
 from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.options import Method
@@ -75,7 +76,7 @@ class Prepared:
         evidence: What a refit looks at; None for methods that fit nothing.
         statistics: The model that the evidence was taken from: the same, with other BatchNormalization statistics where
             the samples are made up.
-        planner: Plans for any ratio.
+        planner: Plans for any ratio, or the one plan that was given.
         real: Whether the samples are real.
         clock: What networks are timed with, where the options ask for times.
     """
@@ -86,9 +87,19 @@ class Prepared:
     method: Method
     evidence: Evidence | None
     statistics: Context
-    planner: Planner
+    planner: Planner | Plan
     real: bool
     clock: Clock | None
+
+    @property
+    def most(self) -> float:
+        """The largest fraction that could go."""
+        return self.planner.most
+
+    @property
+    def curves(self) -> Mapping[int, Curve]:
+        """Harm by channels kept, by position of the group; empty where it was not measured."""
+        return {} if isinstance(self.planner, Plan) else self.planner.curves
 
 
 def analyse(run: Run, samples: Samples | None) -> tuple[Context, Analysis, CostModel]:
@@ -127,13 +138,22 @@ def _measured_dims(run: Run, samples: Samples | None) -> Mapping[str, tuple[int,
 
 
 def prepare(run: Run, fitting: Samples | None, held: Samples | None, verification: Verification) -> Prepared:
-    """Analyse the model and measure whatever plans are made of, once for all ratios."""
+    """Analyse the model and measure whatever plans are made of, once for all ratios.
+
+    Where a plan is given, nothing is measured for planning; what a refit looks at is still gathered.
+    """
     context, analysis, cost = analyse(run, held if held is not None else fitting)
     check_globs(run.model, analysis, run.options)
     method = choose_method(run, context, analysis, cost, fitting)
     evidence, statistics, provider = None, context, verification.provider
-    if method.measured and run.options.ratio != 0:
+    needed = method.measured and run.options.ratio != 0 if run.plan is None else method.fitted and run.plan.groups
+    if needed:
         evidence, statistics = gather_evidence(run, context, analysis, cost, fitting, provider)
+    if run.plan is not None:
+        walk = None if evidence is None else evidence.walk
+        with run.stage("planning"):
+            plan = applied(run.plan, statistics, analysis, cost, run.options, method, walk)
+        return Prepared(context, analysis, cost, method, evidence, statistics, plan, fitting is not None, None)
     clock = None
     if run.options.timed and run.options.ratio != 0:
         samples = held if held is not None else fitting
@@ -178,15 +198,7 @@ def cut_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Cut:
         NothingToCutError: No channel goes at this ratio, or not even half of it can be reached.
     """
     context, analysis, cost, evidence = prepared.context, prepared.analysis, prepared.cost, prepared.evidence
-    if prepared.clock is not None and run.options.of == "latency" and ratio != "auto":
-        walk = evidence.walk if evidence is not None else None
-        plan = land(run, context, analysis, walk, prepared.planner, prepared.clock, ratio)
-    else:
-        with run.stage("planning"):
-            plan = prepared.planner.plan_by_modes() if ratio == "auto" else prepared.planner.plan(ratio)
-    ratio = plan.asked
-    if ratio > 0:
-        _check_reached(run, prepared, plan)
+    plan = _planned(run, prepared, ratio)
     constants: Mapping[Axis, Any] = {}
     if evidence is not None and prepared.method.fitted:
         with run.stage("refitting"), _counting(run, "refitting", evidence):
@@ -197,7 +209,7 @@ def cut_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Cut:
                 counter=evidence.counter, progress=lambda done: run.progress("refitting", done),
             )  # fmt: skip
         constants = refitted.constants
-        for words in _scarce(plan, prepared.planner.curves):
+        for words in _scarce(plan, prepared.curves):
             run.caution(words)
         if refitted.approximated:
             run.notes.append(
@@ -227,7 +239,27 @@ def cut_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Cut:
         mask_signals(context, dense, analysis.groups, plan.kept(), every=every)
         return bytes(to_proto(dense.finish()).SerializeToString())
 
-    return Cut(context, analysis, cost, plan, model, prepared.planner.curves, twin)
+    return Cut(context, analysis, cost, plan, model, prepared.curves, twin)
+
+
+def _planned(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Plan:
+    """The plan for a ratio, or the one that was given.
+
+    Raises:
+        NothingToCutError: No channel goes at this ratio, or not even half of it can be reached.
+    """
+    planner = prepared.planner
+    if isinstance(planner, Plan):
+        return planner
+    if prepared.clock is not None and run.options.of == "latency" and ratio != "auto":
+        walk = prepared.evidence.walk if prepared.evidence is not None else None
+        plan = land(run, prepared.context, prepared.analysis, walk, planner, prepared.clock, ratio)
+    else:
+        with run.stage("planning"):
+            plan = planner.plan_by_modes() if ratio == "auto" else planner.plan(ratio)
+    if plan.asked > 0:
+        _check_reached(run, prepared, plan)
+    return plan
 
 
 def _check_reached(run: Run, prepared: Prepared, plan: Plan) -> None:

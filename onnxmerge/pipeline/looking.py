@@ -9,7 +9,7 @@ from onnxmerge.channels.groups import Analysis
 from onnxmerge.channels.reasons import Reason
 from onnxmerge.errors import UsageError
 from onnxmerge.moments.walk import walk_of
-from onnxmerge.pipeline.accounts import group_entry, input_shapes, pinned, sizes, why
+from onnxmerge.pipeline.accounts import group_entry, input_shapes, pinned, reason_fields, sizes
 from onnxmerge.pipeline.cutting import analyse
 from onnxmerge.pipeline.evidence import why_unfitted
 from onnxmerge.pipeline.loading import check_images, load
@@ -38,7 +38,7 @@ def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> Inspection:
     walk = None if why_unfitted(run, context, analysis) else walk_of(context)
     most, left_alone = most_of_macs(context, analysis, cost, run.options, walk)
     groups = tuple(
-        group_entry(context, analysis, cost, position, group.size, **why(left_alone.get(position)))
+        group_entry(context, analysis, cost, position, group.size, **reason_fields(left_alone.get(position)))
         for position, group in enumerate(analysis.groups)
     )
     shrinking = tuple(group for position, group in enumerate(analysis.groups) if position not in left_alone)

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxmerge import __version__
+from onnxmerge._version import __version__
 from onnxmerge.graph import external_files
-from onnxmerge.pipeline.run import CALIB_SIZE, Run, SampleSource, Sampling, Source
+from onnxmerge.pipeline.run import CALIB_SIZE, PlanSource, Run, SampleSource, Sampling, Source
 from onnxmerge.plan.options import Options
 from onnxmerge.runtime.kernels import device_name, usable_cores
 from onnxmerge.runtime.session import runtime_version
@@ -89,6 +89,7 @@ def environment(measured: Measured | None) -> dict[str, str]:
 def _settings(run: Run, sampling: Sampling, verification: Verification) -> dict[str, object]:
     """What was asked for besides the options of the plan, under the names of the command line."""
     return {
+        "plan": None if run.plan_source is None else _plan_words(run.plan_source),
         "calib": _words(sampling.calibration),
         "calib_size": sampling.calib_size,
         "data": _words(sampling.data),
@@ -102,6 +103,10 @@ def _settings(run: Run, sampling: Sampling, verification: Verification) -> dict[
     }
 
 
+def _plan_words(source: PlanSource) -> str:
+    return str(source) if isinstance(source, (str, Path)) else "plan"
+
+
 def _words(samples: SampleSource | None) -> str | None:
     if samples is None:
         return None
@@ -113,6 +118,7 @@ def _words(samples: SampleSource | None) -> str | None:
 def _python_call(run: Run, sampling: Sampling, verification: Verification) -> str:
     """The call of the public API; arrays and models in memory by names that say what they stand for."""
     given: dict[str, Any] = {
+        "plan": None if run.plan_source is None else _name(run.plan_source, "plan"),
         "calibration": None if sampling.calibration is None else _name(sampling.calibration, "samples"),
         "calib_size": None if sampling.calib_size == CALIB_SIZE else sampling.calib_size,
         "data": None if sampling.data is None else _name(sampling.data, "held_out"),
@@ -121,7 +127,7 @@ def _python_call(run: Run, sampling: Sampling, verification: Verification) -> st
     if run.shapes:
         given["shapes"] = {name: tuple(dims) for name, dims in run.shapes.items()}
     for chosen, usual in (
-        (asdict(run.options), asdict(Options())),
+        (asdict(run.asked), asdict(Options())),
         (asdict(verification), asdict(Verification())),
     ):
         changed = {name: value for name, value in chosen.items() if value != usual[name]}

@@ -13,7 +13,9 @@ from typing import Any
 
 from onnxmerge.errors import FeedError
 from onnxmerge.graph import Model, external_files, load
+from onnxmerge.plan.applying import governed
 from onnxmerge.plan.options import Options
+from onnxmerge.plan.plan import Plan
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.images import ImageOptions
 from onnxmerge.verify import Progress
@@ -23,6 +25,7 @@ __all__ = [
     "MEMORY_LIMIT",
     "NO_SHAPES",
     "SYNTHETIC",
+    "PlanSource",
     "Run",
     "SampleSource",
     "Sampling",
@@ -38,6 +41,9 @@ Source = Any
 
 SampleSource = str | Path | Mapping[str, Any] | Samples
 """A path in any of the forms of `load_samples`, arrays by input name (samples first), or samples."""
+
+PlanSource = str | Path | Plan
+"""A plan, or the path of one that was saved."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -78,10 +84,13 @@ class Run:
     Attributes:
         model: As it was read.
         source: As it was given.
-        options: What to remove and how.
+        options: What to remove and how; where a plan is applied, as that plan was made.
         shapes: Input shapes for measuring.
         progress: Called with the name of each stage.
         size: Bytes of the model's files.
+        asked: The options as they were given.
+        plan: The plan to apply; None to make one.
+        plan_source: That plan as it was given.
         seconds: What each stage took.
         notes: What the account says of the result.
         cautions: Those of all notes so far that a caller should act on. A search for the largest cut takes notes back,
@@ -95,6 +104,9 @@ class Run:
     shapes: Shapes
     progress: Progress
     size: int | None = None
+    asked: Options = field(default_factory=Options)
+    plan: Plan | None = None
+    plan_source: PlanSource | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
@@ -117,12 +129,21 @@ class Run:
         self.cautions.append(words)
 
 
-def start(source: Source, options: Options, shapes: Shapes, progress: Progress) -> Run:
-    """Read the model."""
+def start(
+    source: Source, options: Options, shapes: Shapes, progress: Progress, plan_source: PlanSource | None = None
+) -> Run:
+    """Read the model, and the plan where one is to be applied.
+
+    Raises:
+        ModelError: The model cannot be read.
+        UsageError: The plan cannot be read, or options are given that it decides.
+    """
     progress("reading", None)
     started = time.perf_counter()
+    plan = Plan.load(plan_source) if isinstance(plan_source, (str, Path)) else plan_source
+    used = options if plan is None else governed(options, plan)
     # The size is taken now: the source may be what the result replaces.
-    run = Run(load(source), source, options, shapes, progress, file_size(source))
+    run = Run(load(source), source, used, shapes, progress, file_size(source), options, plan, plan_source)
     run.seconds["reading"] = time.perf_counter() - started
     _LOGGER.debug("read %s: %d nodes, %d bytes", run.model.source, len(run.model.nodes), run.size or 0)
     return run

@@ -90,7 +90,7 @@ def find_cut(run: Run, fitting: Samples | None, held: Samples | None, verificati
     """
     prepared = prepare(run, fitting, held, verification)
     ratio = run.options.ratio
-    if ratio is not None or not verification.gated:
+    if run.plan is not None or ratio is not None or not verification.gated:
         return cut_at(run, prepared, _USUAL if ratio is None else ratio)
     if held is None:
         raise UsageError("--min-cosine or --max-drop without --ratio needs samples to search on: --data or --calib")
@@ -98,7 +98,7 @@ def find_cut(run: Run, fitting: Samples | None, held: Samples | None, verificati
     tried: list[str] = []
     notes = list(run.notes)
     refused: OnnxMergeError = GateError("no channel can go; nothing was written")
-    low, high = 0.0, prepared.planner.most
+    low, high = 0.0, prepared.most
     while high - low > _STEP:
         middle = (low + high) / 2
         run.notes[:] = notes

@@ -130,8 +130,8 @@ def _point(run: Run, prepared: Prepared, ratio: float, reference: Reference, ver
     Raises:
         NothingToCutError: It cannot be reached.
     """
-    if ratio > prepared.planner.most:
-        raise NothingToCutError(f"at most {prepared.planner.most:.3f} can go")
+    if ratio > prepared.most:
+        raise NothingToCutError(f"at most {prepared.most:.3f} can go")
     found = cut_at(run, prepared, ratio)
     smaller = to_proto(found.model).SerializeToString()
     with run.stage("measuring"):

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.absorb import can_absorb, can_fold
 from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import Analysis
+from onnxmerge.channels.groups import Analysis, ChannelGroup
 from onnxmerge.channels.relations import Indices, Passes
 from onnxmerge.decompose import COMPENSATIONS, RANKED_BY, SCORES, Rows, express, row_norms, select
 from onnxmerge.errors import OnnxMergeError
@@ -15,7 +15,7 @@ from onnxmerge.moments.weights import group_passes, producer_rows
 from onnxmerge.plan.options import Method, Options
 from onnxmerge.plan.plan import GroupPlan
 
-__all__ = ["all_finite", "has_scales", "plan_group", "ranked_by", "scores_of"]
+__all__ = ["all_finite", "has_scales", "obstacle", "plan_group", "producer_names", "ranked_by", "scores_of"]
 
 Floats = NDArray[np.float64]
 
@@ -78,14 +78,10 @@ def plan_group(
     compensate, notes = method.compensate, []
     if ranked_by(method) == "bn" and not has_scales(rows):
         notes.append("no BatchNormalization: the deviation that white inputs would give stands in for its scale")
-    if compensate in _NEEDED:
-        passes, where = group_passes(context, group, analysis.relations)
-        problem = can_absorb(context, group) or (can_fold(context, group) if compensate == "fold" else "")
-        if passes < _NEEDED[compensate]:
-            problem = f"{where} does not let {compensate} through"
-        if problem:
-            compensate = "none"
-            notes.append(problem)
+    problem = obstacle(context, analysis, position, compensate)
+    if problem:
+        compensate = "none"
+        notes.append(problem)
     expression = express(
         rows, kept, compensate if compensate in COMPENSATIONS else "none", options.threshold, options.balance
     )
@@ -101,4 +97,21 @@ def plan_group(
         select=method.select,
         compensate=compensate,
         note="; ".join(notes),
+        producers=producer_names(context, group),
     )
+
+
+def obstacle(context: Context, analysis: Analysis, position: int, compensate: str) -> str:
+    """Why a compensation cannot be used for a group, "" where it can."""
+    if compensate not in _NEEDED:
+        return ""
+    group = analysis.groups[position]
+    passes, where = group_passes(context, group, analysis.relations)
+    if passes < _NEEDED[compensate]:
+        return f"{where} does not let {compensate} through"
+    return can_absorb(context, group) or (can_fold(context, group) if compensate == "fold" else "")
+
+
+def producer_names(context: Context, group: ChannelGroup) -> tuple[str, ...]:
+    """Names of the nodes that make a group's channels, each once."""
+    return tuple(dict.fromkeys(context.model.nodes[producer.node].name for producer in group.producers))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from onnxmerge.channels.relations import Indices
 from onnxmerge.decompose import Expression
 from onnxmerge.errors import UsageError
 from onnxmerge.plan.modes import Importances
+from onnxmerge.writing import check_writable, write_text
 
 __all__ = ["GroupPlan", "Plan"]
 
@@ -23,17 +23,20 @@ class GroupPlan:
     """What happens to one group.
 
     Attributes:
-        group: Position among the groups of the analysis.
+        group: Position among the groups of the analysis; -1 where a plan written by hand does not say.
         name: The group's name.
-        size: Channels before.
-        kept: Channels that stay, ascending.
+        size: Channels before; 0 where a plan written by hand does not say.
+        kept: Channels that stay, ascending; empty where `count` says how many.
         removed: Channels that are expressed by a kept one, ascending.
         target: The kept channel of each.
         factor: Its factor.
         averages: Whether kept channels become the mean of their cluster.
-        select: Selection used.
-        compensate: Compensation used.
+        select: Selection used; "" for that of the plan.
+        compensate: Compensation used; "" for that of the plan.
         note: Why it is not the one that was asked for, "" where it is.
+        producers: Names of the nodes that make the channels; empty where a plan written by hand does not say.
+        order: All channels, the first to go first, where the selection measured it.
+        count: How many channels stay, where a plan edited by hand leaves open which; else None.
     """
 
     group: int
@@ -47,6 +50,9 @@ class GroupPlan:
     select: str
     compensate: str
     note: str = ""
+    producers: tuple[str, ...] = ()
+    order: tuple[int, ...] = field(default=(), repr=False)
+    count: int | None = None
 
     def expression(self) -> Expression:
         """The same as arrays."""
@@ -75,6 +81,8 @@ class Plan:
         left_alone: Groups that could be cut and are not, with the reason.
         predicted: Where `reached` was measured: the fraction that was predicted.
         importances: What a ratio of `auto` was read off; None for any other.
+        select: Selection that was asked for; "" where a plan written by hand leaves it to the options.
+        compensate: Compensation that was asked for; "" likewise.
     """
 
     of: str
@@ -87,6 +95,8 @@ class Plan:
     left_alone: Mapping[int, Reason] = field(default_factory=dict)
     predicted: float | None = None
     importances: Importances | None = None
+    select: str = ""
+    compensate: str = ""
 
     def kept(self) -> dict[int, Indices]:
         """Channels that stay, by group position."""
@@ -97,27 +107,47 @@ class Plan:
         return {entry.group: entry.expression() for entry in self.groups}
 
     def to_json(self) -> str:
-        """The plan as JSON, keys in order."""
-        return json.dumps(asdict(self), indent=1)
+        """The plan as JSON, keys in order; `docs/plans.md` explains the form."""
+        from onnxmerge.plan.plan_file import to_text  # noqa: PLC0415 - the form is of this class
+
+        return to_text(self)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The plan that `to_json` wrote.
+        """The plan that `to_json` wrote, perhaps edited.
 
         Raises:
             UsageError: The text is not such a plan.
         """
+        from onnxmerge.plan.plan_file import from_text  # noqa: PLC0415 - the form is of this class
+
+        return from_text(text)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the plan as JSON, whole or not at all.
+
+        Raises:
+            UsageError: The path cannot be written.
+        """
+        target = Path(path)
+        check_writable(target)
+        write_text(target, self.to_json())
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan that `save` wrote, perhaps edited.
+
+        Raises:
+            UsageError: The file cannot be read, or is not a plan.
+        """
         try:
-            data = json.loads(text)
-            groups = tuple(_group_from(entry) for entry in data.pop("groups"))
-            left_alone = {int(position): Reason.of(why) for position, why in data.pop("left_alone").items()}
-            looked = data.pop("importances", None)
-            importances = None if looked is None else Importances.of(looked)
-            return cls(**data, groups=groups, left_alone=left_alone, importances=importances)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"not a plan of onnxmerge: {error}") from error
-
-
-def _group_from(entry: Mapping[str, Any]) -> GroupPlan:
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
-    return GroupPlan(**fields)
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror or error}; expected a saved plan") from error
+        except ValueError as error:
+            raise UsageError(f"{path}: not a plan of onnxmerge: it is not UTF-8 text") from error
+        try:
+            return cls.from_json(text)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error

@@ -43,7 +43,7 @@ from onnxmerge.plan.options import Method, Options
 from onnxmerge.plan.plan import Plan
 from onnxmerge.runtime.session import Provider
 
-__all__ = ["Evidence", "Planner"]
+__all__ = ["Evidence", "Planner", "reached_by"]
 
 Floats = NDArray[np.float64]
 
@@ -168,7 +168,8 @@ class Planner:
         for position, count in sorted(allocation.counts.items()):
             order = self._curves[position].order if position in self._curves else None
             kept = None if order is None else np.sort(order[len(order) - count :])
-            groups.append(plan_group(self._context, self._analysis, position, count, kept, self._options, self._method))
+            entry = plan_group(self._context, self._analysis, position, count, kept, self._options, self._method)
+            groups.append(entry if order is None else replace(entry, order=tuple(order.tolist())))
         plan = Plan(
             of=self._options.of,
             asked=ratio,
@@ -178,10 +179,12 @@ class Planner:
             fold_mean=self._method.fold_mean,
             groups=tuple(groups),
             left_alone=self._left_alone,
+            select=self._method.select,
+            compensate=self._method.compensate,
         )
         if self._time_of is not None and plan.of == "latency":
             return plan
-        return replace(plan, reached=_reached_by(plan, self._analysis, self._cost))
+        return replace(plan, reached=reached_by(plan, self._analysis, self._cost))
 
     def _measured(self, evidence: Evidence) -> dict[int, Curve]:
         everywhere = self._method.allocate == "global"
@@ -255,7 +258,7 @@ class Planner:
         return cost_of
 
 
-def _reached_by(plan: Plan, analysis: Analysis, cost: CostModel) -> float:
+def reached_by(plan: Plan, analysis: Analysis, cost: CostModel) -> float:
     """The fraction of what a plan counts that goes with just the channels it removes.
 
     Allocations go by counts, which says it exactly only where all channels of a group cost the same.

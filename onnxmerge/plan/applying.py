@@ -1,0 +1,266 @@
+"""Apply a plan that exists, perhaps edited by hand, to a model: find its groups, check it, fill in what it leaves open.
+
+1. Groups are found by name; where several have the same name, the position says which.
+2. Kept channels are taken as listed. Of a number, the group's `order` says which stay, else its selection.
+3. Listed expressions of removed channels are taken as they are. Where a compensation needs some and none are listed, or
+   where channels are chosen here, they are computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.groups import Analysis, ChannelGroup
+from onnxmerge.channels.relations import Indices
+from onnxmerge.decompose import COMPENSATIONS, SELECTIONS
+from onnxmerge.errors import UsageError
+from onnxmerge.moments.walk import Walk, refusal, vanishing
+from onnxmerge.moments.weights import producer_rows
+from onnxmerge.plan.cost import CostModel
+from onnxmerge.plan.decide import obstacle, plan_group, producer_names, ranked_by
+from onnxmerge.plan.options import MEASURED_SELECTIONS, Method, Options
+from onnxmerge.plan.plan import GroupPlan, Plan
+from onnxmerge.plan.planner import reached_by
+from onnxmerge.suggestions import did_you_mean
+
+__all__ = ["applied", "governed"]
+
+_HOW_MUCH = ("ratio", "of", "allocate", "coupled", "only", "skip", "round_to", "effort")
+_HOW = ("method", "select", "compensate", "fold_mean")
+
+
+class _Target(NamedTuple):
+    """What a plan is applied to."""
+
+    context: Context
+    analysis: Analysis
+    options: Options
+    method: Method
+    walk: Walk | None
+    may_vanish: frozenset[int]
+
+
+def governed(options: Options, plan: Plan) -> Options:
+    """The options under which a plan is applied: what it decides is the plan's, the rest as given.
+
+    Raises:
+        UsageError: An option is given that the plan decides.
+    """
+    usual, says_how = Options(), bool(plan.select or plan.compensate)
+    for name in (*_HOW_MUCH, *(_HOW if says_how else ())):
+        value = getattr(options, name)
+        if value != getattr(usual, name):
+            option = name.replace("_", "-")
+            raise UsageError(f"{option} is {value!r}, but a plan decides that; leave {option} out, or edit the plan")
+    # A share of time was measured for one plan; of another, or an edited one, it is not known.
+    used = replace(options, of="macs" if plan.of == "latency" else plan.of, allocate=plan.allocate)
+    if not says_how:
+        return used
+    return replace(used, select=plan.select or None, compensate=plan.compensate or None, fold_mean=plan.fold_mean)
+
+
+def applied(
+    plan: Plan,
+    context: Context,
+    analysis: Analysis,
+    cost: CostModel,
+    options: Options,
+    method: Method,
+    walk: Walk | None,
+) -> Plan:
+    """A plan as it applies to a model.
+
+    Args:
+        plan: What was saved.
+        context: The analysed model.
+        analysis: Its groups.
+        cost: What it costs.
+        options: What `governed` returned.
+        method: The same, resolved.
+        walk: Of the refit, where the method fits weights.
+
+    Raises:
+        UsageError: The plan is of another model, or says what cannot be done.
+    """
+    removable: frozenset[int] = frozenset()
+    if walk is not None and method.fitted and method.allocate == "global":
+        removable = vanishing(context, walk, analysis.groups)
+    target = _Target(context, analysis, options, method, walk, removable)
+    found: dict[int, GroupPlan] = {}
+    for entry in plan.groups:
+        position = _position(entry, target)
+        if position in found:
+            raise UsageError(f"the plan: group {entry.name!r} is there twice, expected once; delete one of the two")
+        found[position] = _entry(entry, position, target)
+    entries = tuple(entry for _, entry in sorted(found.items()) if len(entry.kept) < entry.size)
+    cut = {entry.group for entry in entries}
+    left_alone = {position: why for position, why in plan.left_alone.items() if position not in cut}
+    result = replace(
+        plan,
+        of=options.of,
+        allocate=method.allocate,
+        fold_mean=method.fold_mean,
+        groups=entries,
+        left_alone=left_alone,
+        predicted=None,
+        select=method.select,
+        compensate=method.compensate,
+    )
+    reached = _reached(result, analysis, cost)
+    same = reached == plan.reached and options.of == plan.of
+    return replace(
+        result,
+        asked=plan.asked if same else reached,
+        reached=reached,
+        importances=plan.importances if same else None,
+    )
+
+
+def _reached(plan: Plan, analysis: Analysis, cost: CostModel) -> float:
+    """The fraction of what the plan counts that goes."""
+    if plan.of != "channels":
+        return reached_by(plan, analysis, cost)
+    groups = {at: group for at, group in enumerate(analysis.groups) if at not in plan.left_alone}
+    counted = cost.by_counts(groups, plan.of)
+    return 1.0 - counted({entry.group: len(entry.kept) for entry in plan.groups}) / (counted({}) or 1.0)
+
+
+def _position(entry: GroupPlan, target: _Target) -> int:
+    """Where the group of an entry stands in the analysis."""
+    groups, source = target.analysis.groups, target.context.model.source
+    named = [position for position, group in enumerate(groups) if group.name == entry.name]
+    if not named:
+        near = did_you_mean(entry.name, dict.fromkeys(group.name for group in groups))
+        raise UsageError(
+            f"the plan: group {entry.name!r} is none of the {len(groups)} groups of {source}{near or ';'} "
+            f"onnxmerge inspect lists them; for another model plan again"
+        )
+    if len(named) > 1 and entry.group not in named:
+        got = f"got {entry.group}" if entry.group >= 0 else "got none"
+        raise UsageError(
+            f"the plan: group {entry.name!r} is one of {len(named)} of that name; {got} as its position, "
+            f"expected one of {', '.join(map(str, named))}; add the position"
+        )
+    position = named[0] if len(named) == 1 else entry.group
+    _check_same(entry, groups[position], producer_names(target.context, groups[position]), source)
+    return position
+
+
+def _check_same(entry: GroupPlan, group: ChannelGroup, producers: tuple[str, ...], source: str) -> None:
+    for what, got, expected in (
+        ("channels", entry.size, group.size),
+        ("producers", ", ".join(entry.producers), ", ".join(producers)),
+    ):
+        if got and got != expected:
+            raise UsageError(
+                f"the plan: group {entry.name!r}: its {what} are {got} in the plan and {expected} in {source}; "
+                "the plan is of another model: plan again"
+            )
+
+
+def _entry(entry: GroupPlan, position: int, target: _Target) -> GroupPlan:
+    """One group, checked, with everything filled in."""
+    group, method = target.analysis.groups[position], target.method
+    used = method._replace(select=entry.select or method.select, compensate=entry.compensate or method.compensate)
+    _check_how(entry, used, method)
+    if entry.count is None:
+        kept: Indices | None = _listed(entry, "kept", group.size)
+    else:
+        kept = _counted(entry, group.size)
+    count = entry.count if kept is None else len(kept)
+    if not count and position not in target.may_vanish:
+        raise _wrong(entry, "kept is empty, and only a branch of a residual sum that is refitted may go whole",
+                     "keep at least one channel")  # fmt: skip
+    why = refusal(target.context, target.walk, group) if target.walk is not None and count != group.size else ""
+    if why:
+        raise _wrong(entry, f"its weights cannot be refitted: {why}", "take the group out of the plan")
+    if entry.count is None and kept is not None and (entry.removed or used.compensate not in ("merge", "fold")):
+        _check_expressed(entry, kept, position, used.compensate, target)
+        names = producer_names(target.context, group)
+        return replace(
+            entry, group=position, size=group.size, kept=tuple(kept.tolist()), producers=names,
+            select=used.select, compensate=used.compensate,
+        )  # fmt: skip
+    return _decided(entry, kept, position, used, target)
+
+
+def _decided(entry: GroupPlan, kept: Indices | None, position: int, used: Method, target: _Target) -> GroupPlan:
+    """An entry that leaves channels or expressions open, decided as a planner would."""
+    context, analysis, note = target.context, target.analysis, ""
+    select = used.select
+    if kept is None and select not in SELECTIONS:
+        used, note = used._replace(select="l2"), f"no order of {select} in the plan: channels of largest norm stay"
+    group = analysis.groups[position]
+    if producer_rows(context, group, importance=ranked_by(used) == "bn") is None:
+        raise _wrong(entry, "the weights that make it cannot be read", "list the channels that stay, without merges")
+    count = len(kept) if kept is not None else entry.count or 0
+    decided = plan_group(context, analysis, position, count, kept, target.options, used)
+    notes = "; ".join(filter(None, (note, decided.note)))
+    return replace(decided, note=notes, order=entry.order)
+
+
+def _wrong(entry: GroupPlan, problem: str, advice: str) -> UsageError:
+    return UsageError(f"the plan: group {entry.name!r}: {problem}; {advice}")
+
+
+def _check_how(entry: GroupPlan, used: Method, method: Method) -> None:
+    compensations = (method.compensate,) if method.fitted else COMPENSATIONS
+    for key, value, known in (
+        ("select", used.select, MEASURED_SELECTIONS),
+        ("compensate", used.compensate, compensations),
+    ):
+        if value not in known:
+            raise _wrong(entry, f"{key} is {value!r}, expected {' or '.join(known)}", "correct it, or leave it out")
+
+
+def _listed(entry: GroupPlan, key: str, size: int) -> Indices:
+    """Listed channels, ascending."""
+    listed = sorted(getattr(entry, key))
+    outside = [channel for channel in listed if not 0 <= channel < size]
+    if outside:
+        raise _wrong(entry, f"{key} has channel {outside[-1]}, expected 0 to {size - 1}", "correct it")
+    twice = next((one for one, other in pairwise(listed) if one == other), None)
+    if twice is not None:
+        raise _wrong(entry, f"{key} has channel {twice} twice, expected each once", "delete one of the two")
+    return np.array(listed, dtype=np.int64)
+
+
+def _counted(entry: GroupPlan, size: int) -> Indices | None:
+    """The channels that stay where only their number is given; None where the selection has to say."""
+    count = entry.count or 0
+    if not 0 <= count <= size:
+        raise _wrong(entry, f"kept is {count}, expected at most its {size} channels", "correct it")
+    if count in (0, size):
+        return np.arange(count, dtype=np.int64)
+    if not entry.order:
+        return None
+    if len(_listed(entry, "order", size)) < size:
+        raise _wrong(entry, f"order has {len(entry.order)} channels, expected all {size}", "leave it out")
+    return np.sort(np.array(entry.order[size - count :], dtype=np.int64))
+
+
+def _check_expressed(entry: GroupPlan, kept: Indices, position: int, compensate: str, target: _Target) -> None:
+    """Whether the listed expressions are of removed channels, by kept ones, where the network allows them."""
+    advice = "leave expressed out to have it computed"
+    stay = set(kept.tolist())
+    for channel, by in zip(entry.removed, entry.target, strict=True):
+        if channel in stay:
+            raise _wrong(entry, f"expressed has channel {channel}, which is kept, expected a removed one", advice)
+        if by not in stay:
+            raise _wrong(entry, f"channel {channel} is expressed by {by}, expected a kept channel", advice)
+    if entry.removed and compensate not in ("merge", "fold"):
+        raise _wrong(entry, f"expressed has no meaning for compensate {compensate}, expected merge or fold", advice)
+    _listed(entry, "removed", target.analysis.groups[position].size)
+    if list(entry.removed) != sorted(entry.removed):
+        raise _wrong(entry, "expressed is not in order of the removed channels", advice)
+    missing = target.analysis.groups[position].size - len(kept) - len(entry.removed)
+    if compensate == "fold" and missing:
+        raise _wrong(entry, f"expressed lacks {missing} removed channels, expected all for fold", advice)
+    why = obstacle(target.context, target.analysis, position, compensate) if entry.removed else ""
+    if why:
+        raise _wrong(entry, why, "set compensate to none and leave expressed out")

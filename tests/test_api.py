@@ -1,0 +1,84 @@
+"""The public names: what `onnxmerge` exports, typed keywords that are those of `Options`, results that print."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+import onnxmerge
+from onnxmerge import errors
+from onnxmerge.plan.options import Options
+from tests.plan.test_plan import network
+
+NAMES = {"Compression", "ImageOptions", "Options", "Plan", "compare", "compress", "inspect", "tradeoff"}
+
+
+def test_dir_shows_the_public_names_and_nothing_else() -> None:
+    shown = {name for name in dir(onnxmerge) if not name.startswith("__")}
+    assert shown == NAMES | set(errors.__all__)
+    assert {"__version__", "__doc__"} <= set(dir(onnxmerge))
+    assert set(onnxmerge.__all__) == shown | {"__version__"}
+    assert all(getattr(onnxmerge, name) is not None for name in onnxmerge.__all__)
+
+
+def test_what_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'onnxmerge' has no attribute 'squash'"):
+        onnxmerge.squash  # noqa: B018
+
+
+def test_importing_is_light() -> None:
+    program = "import sys, onnxmerge; print([n for n in ('numpy', 'onnx', 'onnxruntime', 'scipy') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("function", [onnxmerge.compress, onnxmerge.tradeoff])
+def test_keywords_are_the_fields_of_options(function: Any) -> None:
+    parameters = inspect.signature(function).parameters
+    for field in fields(Options):
+        if field.name == "ratio" and "ratio" not in parameters:
+            continue  # a trade-off has several
+        assert parameters[field.name].annotation == field.type, field.name
+        assert parameters[field.name].default == field.default, field.name
+        assert f"        {field.name}: " in (function.__doc__ or "")
+    assert all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters.values())
+    documented = [name for name in parameters if f"        {name}: " in (function.__doc__ or "")]
+    assert documented == list(parameters)
+
+
+def test_an_unknown_keyword_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="rato"):
+        onnxmerge.compress(network(), rato=0.5)  # type: ignore[call-arg]
+
+
+def test_tradeoff() -> None:
+    curve = onnxmerge.tradeoff(network(), [0.2, 0.4], method="prune", of="channels")
+    assert [point.ratio for point in curve.points] == [0.2, 0.4]
+    assert curve.of == "channels"
+
+
+def test_a_result_prints_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "a<b>.onnx"
+    onnx.save(network(), path)
+    result = onnxmerge.compress(path, 0.4, method="prune")
+    lines = str(result).splitlines()
+    assert repr(result) == str(result)
+    assert lines[0] == f"{path}: {result.plan.reached * 100:.1f} % of the macs removed"
+    assert [line[:18].strip() for line in lines[2:]] == [
+        "MACs", "parameters", "size", "latency", "fidelity (cosine)", "groups cut",
+    ]  # fmt: skip
+    assert lines[-1].endswith("3 of 3")
+    page = result._repr_html_()
+    assert "a&lt;b&gt;.onnx" in page
+    assert "<b>" not in page
+    assert page.count("<tr>") == 7
+    unverified = str(onnxmerge.compress(path, 0.4, method="prune", verify=False))
+    assert "latency" not in unverified
+    assert "fidelity" not in unverified
