@@ -41,10 +41,11 @@ def compress(
     coupled: bool = True,
     only: tuple[str, ...] = (),
     skip: tuple[str, ...] = (),
-    round_to: int | Literal["auto"] = 1,
+    round_to: int | Literal["auto"] | None = None,
     effort: str = "balanced",
     memory: int | None = None,
     seed: int = 0,
+    best_effort: bool = False,
     plan: Plan | str | Path | None = None,
     calibration: SampleSource | None = None,
     calib_size: int = 512,
@@ -76,10 +77,12 @@ def compress(
         coupled: Also cut groups with several producers.
         only: Globs of producer node names; only groups with a match are cut.
         skip: Globs of producer node names; groups with a match are left alone.
-        round_to: Channel counts that are cut to are multiples of this; auto: counts at which the measured time falls.
+        round_to: Channel counts are multiples of this; auto: counts at which the measured time falls; None: multiples
+            of 8, of 4 in groups of fewer than 32 channels, or any where time is asked for or a paper's protocol is.
         effort: How much planning looks at the samples: fast, balanced or thorough.
         memory: Bytes that the matrices of one layer may take; None: a quarter of what is free.
         seed: For synthetic inputs and bootstrap intervals.
+        best_effort: Also accept a result that reaches less than half of the ratio.
         plan: A plan to apply instead of making one, or the path of one that was saved. It decides all that planning
             decides, so `ratio`, `of`, `method` and the like are left out; a refit is still done.
         calibration: Unlabelled samples: a path (.npz, .npy, a folder) or arrays by input name, samples first.
@@ -122,6 +125,7 @@ def compress(
         effort=effort,
         memory=memory,
         seed=seed,
+        best_effort=best_effort,
     )
     result = pipeline.compress(
         model,
@@ -154,10 +158,11 @@ def tradeoff(
     coupled: bool = True,
     only: tuple[str, ...] = (),
     skip: tuple[str, ...] = (),
-    round_to: int | Literal["auto"] = 1,
+    round_to: int | Literal["auto"] | None = None,
     effort: str = "balanced",
     memory: int | None = None,
     seed: int = 0,
+    best_effort: bool = False,
     calibration: SampleSource | None = None,
     calib_size: int = 512,
     data: SampleSource | None = None,
@@ -187,10 +192,12 @@ def tradeoff(
         coupled: Also cut groups with several producers.
         only: Globs of producer node names; only groups with a match are cut.
         skip: Globs of producer node names; groups with a match are left alone.
-        round_to: Channel counts that are cut to are multiples of this; auto: counts at which the measured time falls.
+        round_to: Channel counts are multiples of this; auto: counts at which the measured time falls; None: multiples
+            of 8, of 4 in groups of fewer than 32 channels, or any where time is asked for or a paper's protocol is.
         effort: How much planning looks at the samples: fast, balanced or thorough.
         memory: Bytes that the matrices of one layer may take; None: a quarter of what is free.
         seed: For synthetic inputs and bootstrap intervals.
+        best_effort: Also accept a result that reaches less than half of the ratio.
         calibration: Unlabelled samples: a path (.npz, .npy, a folder) or arrays by input name, samples first.
         calib_size: At most so many of them, evenly spaced.
         data: Held-out samples for verification, likewise; `labels` among them give accuracy.
@@ -223,6 +230,7 @@ def tradeoff(
         effort=effort,
         memory=memory,
         seed=seed,
+        best_effort=best_effort,
     )
     return pipeline.tradeoff(
         model,
