@@ -74,7 +74,7 @@ def test_a_result_prints_a_table(tmp_path: Path) -> None:
     assert [line[:18].strip() for line in lines[2:]] == [
         "MACs", "parameters", "size", "latency", "fidelity (cosine)", "groups cut",
     ]  # fmt: skip
-    assert lines[-1].endswith("3 of 3")
+    assert lines[-1].endswith("2 of 3")
     page = result._repr_html_()
     assert "a&lt;b&gt;.onnx" in page
     assert "<b>" not in page
