@@ -26,7 +26,7 @@ CPU = Verification(provider="cpu", max_drop=2.0)
 @pytest.fixture(scope="module")
 def curve() -> Tradeoff:
     return pipeline.tradeoff(
-        MODELS / "lenet_300_100.onnx", Options(), (0.5, 0.3, 0.9), verification=CPU,
+        MODELS / "lenet_300_100.onnx", Options(round_to=1), (0.5, 0.3, 0.9), verification=CPU,
         calibration=MODELS / "fashion_mnist_calibration.npz", data=MODELS / "fashion_mnist_test.npz",
     )  # fmt: skip
 
@@ -47,8 +47,8 @@ def test_more_goes_and_more_is_lost(curve: Tradeoff) -> None:
 
 def test_a_point_is_what_compress_makes(curve: Tradeoff) -> None:
     report = pipeline.compress(
-        MODELS / "lenet_300_100.onnx", Options(ratio=0.5), calibration=MODELS / "fashion_mnist_calibration.npz",
-        data=MODELS / "fashion_mnist_test.npz", verification=Verification(provider="cpu"),
+        MODELS / "lenet_300_100.onnx", Options(ratio=0.5, round_to=1),
+        calibration=MODELS / "fashion_mnist_calibration.npz", data=MODELS / "fashion_mnist_test.npz", verification=Verification(provider="cpu"),
     ).report  # fmt: skip
     assert curve.points[1].accuracy == report.accuracy_after
     assert report.fidelity is not None
