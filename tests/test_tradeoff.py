@@ -48,7 +48,8 @@ def test_more_goes_and_more_is_lost(curve: Tradeoff) -> None:
 def test_a_point_is_what_compress_makes(curve: Tradeoff) -> None:
     report = pipeline.compress(
         MODELS / "lenet_300_100.onnx", Options(ratio=0.5, round_to=1),
-        calibration=MODELS / "fashion_mnist_calibration.npz", data=MODELS / "fashion_mnist_test.npz", verification=Verification(provider="cpu"),
+        calibration=MODELS / "fashion_mnist_calibration.npz", data=MODELS / "fashion_mnist_test.npz",
+        verification=Verification(provider="cpu"),
     ).report  # fmt: skip
     assert curve.points[1].accuracy == report.accuracy_after
     assert report.fidelity is not None
