@@ -26,7 +26,7 @@ CPU = Verification(provider="cpu", max_drop=2.0)
 @pytest.fixture(scope="module")
 def curve() -> Tradeoff:
     return pipeline.tradeoff(
-        MODELS / "lenet_300_100.onnx", Options(), (0.5, 0.3, 0.9), verification=CPU,
+        MODELS / "lenet_300_100.onnx", Options(round_to=1), (0.5, 0.3, 0.9), verification=CPU,
         calibration=MODELS / "fashion_mnist_calibration.npz", data=MODELS / "fashion_mnist_test.npz",
     )  # fmt: skip
 
@@ -62,8 +62,9 @@ def test_a_ratio_that_cannot_be_reached_is_not_on_the_curve() -> None:
 
 def test_a_point_is_what_compress_makes(curve: Tradeoff) -> None:
     report = pipeline.compress(
-        MODELS / "lenet_300_100.onnx", Options(ratio=0.5), calibration=MODELS / "fashion_mnist_calibration.npz",
-        data=MODELS / "fashion_mnist_test.npz", verification=Verification(provider="cpu"),
+        MODELS / "lenet_300_100.onnx", Options(ratio=0.5, round_to=1),
+        calibration=MODELS / "fashion_mnist_calibration.npz", data=MODELS / "fashion_mnist_test.npz",
+        verification=Verification(provider="cpu"),
     ).report  # fmt: skip
     assert curve.points[1].accuracy == report.accuracy_after
     assert report.fidelity is not None

@@ -127,7 +127,7 @@ def test_plans_land_as_near_as_widths_let_them(seed: int) -> None:
     choices = itertools.product(*([*allowed[group], size] for group, size in sizes.items()))
     best = min(missed(dict(enumerate(map(int, choice)))) for choice in choices)
     scores = {group: rng.random(size) for group, size in sizes.items()}
-    harms = {group: np.float64(rng.random()) * np.arange(size, -1.0, -1.0) ** 1.5 for group, size in sizes.items()}
+    harms = {group: np.arange(size, -1.0, -1.0, dtype=np.float64) ** 2 for group, size in sizes.items()}
     paths = (uniform_path(sizes), global_path(sizes, scores))
     plans = [along_path(path, sizes, ratio, lambda c: _products(sizes, c), allowed).counts for path in paths]
     plans.append(descend(harms, sizes, lambda c: _products(sizes, c), (1 - ratio) * whole, allowed))
