@@ -38,7 +38,8 @@ def html(account: Account) -> str:
 
 
 def _title(account: Account) -> str:
-    return f"{account.source}: {percent(account.reached)} of the {account.of} removed"
+    of = {"macs": "MACs", "params": "parameters"}.get(account.of, account.of)
+    return f"{account.source}: {percent(account.reached)} of the {of} removed"
 
 
 def _rows(account: Account) -> list[Row]:
