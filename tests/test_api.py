@@ -70,7 +70,7 @@ def test_a_result_prints_a_table(tmp_path: Path) -> None:
     result = onnxmerge.compress(path, 0.4, method="prune")
     lines = str(result).splitlines()
     assert repr(result) == str(result)
-    assert lines[0] == f"{path}: {result.plan.reached * 100:.1f} % of the macs removed"
+    assert lines[0] == f"{path}: {result.plan.reached * 100:.1f} % of the MACs removed"
     assert [line[:18].strip() for line in lines[2:]] == [
         "MACs", "parameters", "size", "latency", "fidelity (cosine)", "groups cut",
     ]  # fmt: skip

@@ -6,6 +6,7 @@ from html import escape
 
 from onnxmerge.report.account import Account
 from onnxmerge.report.units import bytes_of, change, cosine, count, milliseconds, percent, points
+from onnxmerge.report.verdict import NAMES
 
 __all__ = ["html", "text"]
 
@@ -38,7 +39,7 @@ def html(account: Account) -> str:
 
 
 def _title(account: Account) -> str:
-    return f"{account.source}: {percent(account.reached)} of the {account.of} removed"
+    return f"{account.source}: {percent(account.reached)} of the {NAMES[account.of]} removed"
 
 
 def _rows(account: Account) -> list[Row]:
