@@ -281,7 +281,7 @@ def _check_reached(run: Run, prepared: Prepared, plan: Plan) -> None:
         savings = {position: cost.saving(groups[position]) for position in plan.left_alone}
         why = listed(why_little(prepared.context, prepared.analysis, plan.left_alone, savings))
         raise NothingToCutError(
-            f"{source}: asked for {asked:.3f} of the {plan.of}, at most {can:.3f} can go: {why}{wider}; "
+            f"{source}: asked for {asked:.3f} of the {plan.of}, at most {can:.3f} can go: {why}; "
             "ask for less, or take what can go with --best-effort (best_effort=True)"
         )
     if abs(plan.reached - asked) > _NEAR:
