@@ -195,7 +195,7 @@ def _sandwiches(name: str, model: onnx.ModelProto, feed: list[np.ndarray], seed:
             yield f"{name}/{axis}", made.SerializeToString(), {"sandwich_in": feed[0]}
 
 
-def runnable(model: onnx.ModelProto) -> bool:
+def ort_source(model: onnx.ModelProto) -> bool:
     """Whether ONNX Runtime loads the dense model."""
     try:
         with Session.open(model.SerializeToString(), "cpu"):
@@ -260,7 +260,7 @@ def run_case(task: Task) -> tuple[str, list[tuple[str, str, str]]]:
     shared = name.startswith("sandwich") or name.endswith("filled")
     budgets = (BUDGETS[zlib.crc32(name.encode()) % len(BUDGETS)],) if shared else BUDGETS
     samples = None if feed is None else Samples((feed,), None, "the case's own input", False, 1, False)
-    verified = runnable(model)
+    verified = ort_source(model)
     done = []
     for budget in budgets:
         trace = ""

@@ -24,9 +24,9 @@ import numpy as np
 
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import find_groups, kept_elements
+from onnxmerge.cost.network import CostModel
 from onnxmerge.errors import OnnxMergeError
 from onnxmerge.graph import infer_shapes, input_dims, load, probe_shapes
-from onnxmerge.plan.cost import CostModel
 from onnxmerge.report.text import kind
 
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus" / "models"
@@ -64,7 +64,7 @@ def measure(path: Path) -> Coverage:
     analysis = find_groups(context)
     seconds = time.perf_counter() - started
     walks = [infer_shapes(model, input_dims(model.inputs, {}, *shape)) for shape in SHAPES]
-    cost = CostModel(model, min(walks, key=lambda walk: len(walk.failed)).dims)
+    cost = CostModel(model, min(walks, key=lambda schedule: len(schedule.failed)).dims)
     length = lambda tensor, axis: cost.dims[tensor][axis]  # noqa: E731
     macs = {node.name: cost.node_macs(node, length) for node in model.nodes}
     total = sum(macs.values())

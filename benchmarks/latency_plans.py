@@ -19,7 +19,7 @@ import numpy as np
 
 from onnxmerge import pipeline
 from onnxmerge.plan.options import Options
-from onnxmerge.report.account import Tradeoff
+from onnxmerge.report.model import Tradeoff
 from onnxmerge.runtime.kernels import device_name, usable_cores
 from onnxmerge.verify import Verification
 

@@ -27,8 +27,8 @@ from accuracy_tables import feed
 from onnxmerge.errors import OnnxMergeError
 from onnxmerge.graph import to_proto
 from onnxmerge.pipeline.cutting import cut_at, prepare
-from onnxmerge.pipeline.loading import load
-from onnxmerge.pipeline.run import runnable, start
+from onnxmerge.pipeline.run import ort_source, start
+from onnxmerge.pipeline.sample_loading import load
 from onnxmerge.plan.options import MEASURED_COMPENSATIONS, MEASURED_SELECTIONS, Options
 from onnxmerge.runtime import AccuracyMeter
 from onnxmerge.runtime.session import Session
@@ -114,7 +114,7 @@ def main() -> None:
             continue
         run = start(network.model, Options(), {}, quiet)
         held, fitting = load(network.held, run, None, None), load(network.fitting, run, 512, None)
-        print(f"\n## {name}: {accuracy(runnable(network.model), held):.2f} on {held.count} images\n")
+        print(f"\n## {name}: {accuracy(ort_source(network.model), held):.2f} on {held.count} images\n")
         print(f"| selection, allocation | {' | '.join(network.compensations)} |")
         print(f"|---|{'---|' * len(network.compensations)}", flush=True)
         for allocate, select in itertools.product(("uniform", "global"), network.selections):

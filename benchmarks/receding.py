@@ -35,8 +35,8 @@ import train as sample
 
 from onnxmerge import compress, training
 from onnxmerge.errors import NothingToCutError
-from onnxmerge.plan.modes import Importances
-from onnxmerge.report.account import Account
+from onnxmerge.plan.batchnorm_threshold import Importances
+from onnxmerge.report.model import Account
 
 SAMPLES = Path(sample.__file__).with_name("fashion_mnist_calibration.npz")
 HELD_OUT = 6000

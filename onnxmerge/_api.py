@@ -13,7 +13,7 @@ from onnxmerge.errors import OnnxMergeWarning
 from onnxmerge.pipeline import Compression
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
-from onnxmerge.report.account import Inspection, SideBySide, Tradeoff
+from onnxmerge.report.model import Inspection, SideBySide, Tradeoff
 from onnxmerge.samples import ImageOptions
 from onnxmerge.verify import Verification
 

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
+from onnxmerge.apply.cut import cut
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, ChannelGroup, find_groups, kept_elements
 from onnxmerge.channels.relations import Indices
 from onnxmerge.graph import Draft, load, probe_shapes, to_proto
 from onnxmerge.graph.validity import check_model
 from onnxmerge.report.text import sentence
-from onnxmerge.rewrite import cut
 
 Array = NDArray[Any]
 Feed = dict[str, Array]

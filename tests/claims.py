@@ -18,9 +18,9 @@ from onnx import helper, numpy_helper
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from onnxmerge.channels.atlas import pairs_of
 from onnxmerge.channels.context import Context
-from onnxmerge.channels.relations import Axis, Indices, Link, Passes, Relation, Tie
+from onnxmerge.channels.relation_index import pairs_of
+from onnxmerge.channels.relations import Axis, CommutesWith, Indices, Link, Relation, Tie
 from onnxmerge.channels.rules import relate
 from onnxmerge.graph import Node, load, probe_shapes, to_proto
 from tests.builders import TOLERANCE, Array, Feed, random_feed, relative, run
@@ -36,7 +36,7 @@ class FalseClaimError(AssertionError):
     """An operator does not let a scaling through that its rule claims."""
 
 
-def check_claims(case: Case) -> tuple[Passes, ...]:
+def check_claims(case: Case) -> tuple[CommutesWith, ...]:
     """Check all claims about a case's operator.
 
     Returns:
@@ -158,7 +158,7 @@ def _alone(context: Context, node: Node, values: Feed) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
-def _check(case: Case, context: Context, node: Node, values: Feed, places: Places, passes: Passes) -> None:
+def _check(case: Case, context: Context, node: Node, values: Feed, places: Places, passes: CommutesWith) -> None:
     model = _alone(context, node, values)
     feed = {value.name: values[value.name] for value in model.graph.input}
     outputs = [value.name for value in model.graph.output]
@@ -166,7 +166,7 @@ def _check(case: Case, context: Context, node: Node, values: Feed, places: Place
     kinds = {feed[axis.tensor].dtype.kind for axis in places if axis.tensor in feed}
     size = len(next(iter(places.values())))
     # Truth values cannot be scaled, integers only by integers.
-    for z in _scalings(Passes.SELECTION if "b" in kinds else passes, size, 2.0 if kinds & set("iu") else 1.0):
+    for z in _scalings(CommutesWith.SELECTION if "b" in kinds else passes, size, 2.0 if kinds & set("iu") else 1.0):
         scaled = {name: _scaled(name, array, places, z).astype(array.dtype) for name, array in feed.items()}
         expected = [_scaled(name, array, places, z) for name, array in zip(outputs, before, strict=True)]
         error = relative(run(model, scaled, reference=case.reference), expected)
@@ -175,17 +175,17 @@ def _check(case: Case, context: Context, node: Node, values: Feed, places: Place
             raise FalseClaimError(f"{case.id} claims {passes.name} along {axes}: error {error:.2g} with\n{z}")
 
 
-def _scalings(passes: Passes, n: int, unit: float) -> Iterator[NDArray[np.float64]]:
+def _scalings(passes: CommutesWith, n: int, unit: float) -> Iterator[NDArray[np.float64]]:
     """(n, n) matrices up to a claim, none of them the identity; entries are multiples of half of `unit`."""
     rng = np.random.default_rng(n)
     one: NDArray[np.float64] = np.eye(n)
     yield one[np.roll(np.arange(n), 1)]
     yield one[rng.integers(0, n, n)]
-    if passes >= Passes.POSITIVE:
+    if passes >= CommutesWith.POSITIVE:
         factors = unit * np.resize(np.array([1.5, 0.0, 2.0, 0.5]), n)[:, None]
         yield factors * one
         yield factors * one[rng.permutation(n)]
-    if passes >= Passes.LINEAR:
+    if passes >= CommutesWith.LINEAR:
         yield -unit * one
         yield unit / 2 * rng.integers(-4, 5, (n, n)).astype(np.float64)
 

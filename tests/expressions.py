@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxmerge.absorb import absorb, can_absorb
+from onnxmerge.apply.absorb import absorb, can_absorb
+from onnxmerge.apply.cut import cut
 from onnxmerge.channels.groups import ChannelGroup, kept_elements
 from onnxmerge.decompose import Expression
 from onnxmerge.graph import Draft, to_proto
-from onnxmerge.rewrite import cut
 from tests.builders import Analysed
 
 __all__ = ["absorbed", "random_expression", "random_expressions", "written_out"]

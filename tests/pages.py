@@ -6,7 +6,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.report.account import Account, GroupEntry, PinnedEntry
+from onnxmerge.report.model import Account, GroupEntry, PinnedEntry
 from onnxmerge.runtime.differences import Confusion, Differences, Disagreement
 from onnxmerge.samples.thumbnails import Picture
 

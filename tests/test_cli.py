@@ -459,7 +459,7 @@ def test_an_interrupt_from_outside_leaves_nothing(model: Path, tmp_path: Path) -
     # The child says when it verifies, with the file half done, and then waits for the signal.
     child = (
         "import signal, sys, time\n"
-        "from onnxmerge.pipeline import search\n"
+        "from onnxmerge.pipeline import gate_search as search\n"
         # A parent in the background hands down that interrupts are ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from onnxmerge.cli import main\n"

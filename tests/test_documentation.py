@@ -20,7 +20,7 @@ from onnx import numpy_helper, parser
 
 from docs import generate
 from onnxmerge.cli import cli, main
-from onnxmerge.verify import measuring as verify
+from onnxmerge.verify import measure as verify
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -10,14 +10,14 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnxmerge.absorb import absorb
+from onnxmerge.apply.absorb import absorb
+from onnxmerge.apply.cut import cut
 from onnxmerge.channels.groups import kept_elements
 from onnxmerge.decompose import Expression
 from onnxmerge.errors import ModelError
 from onnxmerge.graph import Draft, to_proto
 from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import Options
-from onnxmerge.rewrite import cut
 from onnxmerge.verify import Verification
 from tests.builders import Array, Net, analyse, weight
 

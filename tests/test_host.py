@@ -211,7 +211,7 @@ compressed(method="prune", calibration=CALIBRATION)
     told = (tmp_path / "onnxmerge.log").read_text(encoding="utf-8").splitlines()
     assert any(line.startswith(f"DEBUG onnxmerge.pipeline.run read {MODEL}: ") for line in told)
     assert "DEBUG onnxmerge.pipeline.run planning" in told
-    assert any(str(CALIBRATION) in line and "onnxmerge.pipeline.loading" in line for line in told)
+    assert any(str(CALIBRATION) in line and "onnxmerge.pipeline.sample_loading" in line for line in told)
 
 
 def test_a_host_without_logging_sees_no_record() -> None:

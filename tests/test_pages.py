@@ -18,7 +18,7 @@ import onnxmerge
 from onnxmerge import cli
 from onnxmerge.errors import GateError, NothingToCutError, UsageError
 from onnxmerge.pipeline.run import CALIB_SIZE
-from onnxmerge.report.account import Account
+from onnxmerge.report.model import Account
 from tests.pages import Reader
 
 pytest.importorskip("jinja2", reason="the extra `report` is not installed")

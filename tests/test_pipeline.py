@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxmerge.apply.cut import cut
 from onnxmerge.errors import GateError, NothingToCutError, OnnxMergeError, UsageError
 from onnxmerge.pipeline import compare, compress, compress_file, inspect
 from onnxmerge.plan.options import Options
-from onnxmerge.report.account import Account
-from onnxmerge.rewrite import cut
+from onnxmerge.report.model import Account
 from onnxmerge.verify import Verification
 from tests.builders import Net, random_feed, relative, run
 
@@ -140,7 +140,7 @@ SCRIPT = """
 import hashlib, sys
 from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import Options
-from onnxmerge.rewrite import cut
+from onnxmerge.apply.cut import cut
 from onnxmerge.verify import Verification
 for method in ("prune", "neuron-merging", "reprune", "receding", "fold"):
     result = compress(sys.argv[1], Options(ratio=0.4, method=method), verification=Verification(enabled=False))

@@ -11,11 +11,11 @@ import pytest
 
 from onnxmerge import cli, pipeline
 from onnxmerge.errors import NothingToCutError, RuntimeMissingError, UsageError
-from onnxmerge.pipeline import tracing
+from onnxmerge.pipeline import tradeoff_curve as tracing
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.planner import Planner
 from onnxmerge.report import plot
-from onnxmerge.report.account import Point, Sizes, Tradeoff
+from onnxmerge.report.model import Point, Sizes, Tradeoff
 from onnxmerge.verify import Reference, Verification
 from tests.builders import Net
 

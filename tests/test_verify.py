@@ -10,7 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 from rich.console import Console
 
-from onnxmerge import rewrite
+from onnxmerge.apply import cut as rewrite
 from onnxmerge.errors import OnnxMergeError
 from onnxmerge.graph import before_saturation, to_proto
 from onnxmerge.pipeline import compress
@@ -171,7 +171,7 @@ def test_what_enters_a_saturated_operator_is_compared(last: str, monkeypatch: py
     notes = compress(saturated(last), HALF).report.notes
     assert not any("could be compared" in note for note in notes)
     # Sabotage: the cut model alone computes something else, and its outputs are still zero.
-    monkeypatch.setattr("onnxmerge.pipeline.search.to_proto", lambda made: _shifted(to_proto(made)))
+    monkeypatch.setattr("onnxmerge.pipeline.gate_search.to_proto", lambda made: _shifted(to_proto(made)))
     with pytest.raises(OnnxMergeError, match="differs from its dense twin"):
         compress(saturated(last), HALF)
 

@@ -2,7 +2,7 @@
 
 Producers are explored in the file's node order; what a walk has reached is not explored again, and a group that is
 found from several of its producers is one group. Labels are ordered by index, so groups are the same on every run.
-See `walk` for how relations are followed and `explore` for how forks are tried.
+See `propagation` for how relations are followed and `search_group` for how forks are tried.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.channels.atlas import Atlas
 from onnxmerge.channels.context import Context
-from onnxmerge.channels.explore import explore
+from onnxmerge.channels.group_search import search_group
 from onnxmerge.channels.reasons import Reason
+from onnxmerge.channels.relation_index import RelationIndex
 from onnxmerge.channels.relations import Axis, Consumer, Indices, Link, Producer, Relation
 from onnxmerge.channels.rules import relate
 
@@ -108,24 +108,24 @@ class Analysis:
 def find_groups(context: Context) -> Analysis:
     """Channel groups of a model in the order of its nodes."""
     relations = tuple(relate(node, context) for node in context.model.nodes)
-    atlas = Atlas(context, relations)
-    explored: dict[Axis, NDArray[np.bool_]] = {}
+    relation_index = RelationIndex(context, relations)
+    searched: dict[Axis, NDArray[np.bool_]] = {}
     groups: list[ChannelGroup] = []
     pinned: list[Pinned] = []
     seen: set[bytes] = set()
     for producer in (producer for relation in relations for producer in relation.producers):
-        length = atlas.length(producer.output)
+        length = relation_index.length(producer.output)
         if length is None or 0 in (context.dims(producer.weight.tensor) or (0,)):
             continue
-        done = explored.setdefault(producer.output, np.zeros(length, dtype=bool))
+        done = searched.setdefault(producer.output, np.zeros(length, dtype=bool))
         if done.all():
             continue
-        found = explore(atlas, producer, np.flatnonzero(~done), explored)
+        found = search_group(relation_index, producer, np.flatnonzero(~done), searched)
         for members in found.groups:
             key = _key(members)
             if key not in seen:
                 seen.add(key)
-                groups.append(_group(atlas, members))
+                groups.append(_group(relation_index, members))
         if found.lost:
             pinned.append(Pinned(context.model.nodes[producer.node].name, found.lost, length, found.reasons))
     return Analysis(tuple(groups), tuple(pinned), relations)
@@ -158,10 +158,10 @@ def kept_elements(groups: Sequence[ChannelGroup], kept: Mapping[int, Indices]) -
     return {axis: np.flatnonzero(mask) for axis, mask in masks.items() if not mask.all()}
 
 
-def _group(atlas: Atlas, members: Mapping[Axis, Indices]) -> ChannelGroup:
+def _group(relation_index: RelationIndex, members: Mapping[Axis, Indices]) -> ChannelGroup:
     """A group from the axes it touches."""
     producers, consumers, carriers = [], [], []
-    for node, relation in zip(atlas.context.model.nodes, atlas.relations, strict=True):
+    for node, relation in zip(relation_index.context.model.nodes, relation_index.relations, strict=True):
         made = [p for p in relation.producers if p.output in members and p.weight in members]
         read = [c for c in relation.consumers if c.input in members and (c.weight is None or c.weight in members)]
         producers.extend(made)
@@ -174,7 +174,7 @@ def _group(atlas: Atlas, members: Mapping[Axis, Indices]) -> ChannelGroup:
         if touched and not read:
             carriers.append(node.index)
     size = int(max(int(labels.max()) for labels in members.values())) + 1
-    name = atlas.context.model.nodes[producers[0].node].name if producers else next(iter(members)).tensor
+    name = relation_index.context.model.nodes[producers[0].node].name if producers else next(iter(members)).tensor
     return ChannelGroup(name, size, dict(members), tuple(producers), tuple(consumers), tuple(carriers))
 
 

@@ -9,7 +9,7 @@ channel i of the output" and "channel i of both summands is channel i of the sum
   is reshaped into (H, D) can lose blocks (whole heads) or strides (a width inside every head), never single elements.
 * `Pin`: elements that must stay, with the reason.
 
-`Passes` says which scaling matrices Z an operator lets through unchanged: f(Z a) = Z f(a). Here a is every signal that
+`CommutesWith` says with which scaling matrices Z an operator commutes: f(Z a) = Z f(a). Here a is every signal that
 carries the channels, while constants and signals without a channel axis keep their values. A `Limit` lowers the claim
 for channels on one axis.
 """
@@ -28,6 +28,7 @@ from onnxmerge.channels.reasons import Reason
 
 __all__ = [
     "Axis",
+    "CommutesWith",
     "Consumer",
     "Edit",
     "Fork",
@@ -35,7 +36,6 @@ __all__ = [
     "Kept",
     "Limit",
     "Link",
-    "Passes",
     "Pin",
     "Producer",
     "Relation",
@@ -57,7 +57,7 @@ class Axis(NamedTuple):
     axis: int
 
 
-class Passes(IntEnum):
+class CommutesWith(IntEnum):
     """Scaling matrices that an operator lets through, from none to any; a path passes the least along it."""
 
     NOTHING = 0
@@ -163,7 +163,7 @@ class Limit:
     """Channels on an axis pass at most these scaling matrices, whatever the node passes elsewhere."""
 
     axis: Axis
-    passes: Passes
+    passes: CommutesWith
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,10 @@ class Relation:
     pins: tuple[Pin, ...] = ()
     producers: tuple[Producer, ...] = ()
     consumers: tuple[Consumer, ...] = ()
-    passes: Passes = Passes.NOTHING
+    passes: CommutesWith = CommutesWith.NOTHING
     limits: tuple[Limit, ...] = ()
 
-    def passes_along(self, axes: Container[Axis]) -> Passes:
+    def passes_along(self, axes: Container[Axis]) -> CommutesWith:
         """The scaling matrices that pass for channels that lie on the given axes."""
         return min((self.passes, *(limit.passes for limit in self.limits if limit.axis in axes)))
 

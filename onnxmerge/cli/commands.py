@@ -11,8 +11,8 @@ import click
 
 from onnxmerge import pipeline
 from onnxmerge.cli import values
+from onnxmerge.cli.arguments import check_command, images, sampled, shapes_of
 from onnxmerge.cli.files import check_files
-from onnxmerge.cli.given import check_command, images, sampled, shapes_of
 from onnxmerge.cli.group import cli
 from onnxmerge.cli.options import (
     CALIB,

@@ -28,8 +28,8 @@ from click.shell_completion import shell_complete
 
 from onnxmerge._version import __version__
 from onnxmerge.cli.commands import cli
-from onnxmerge.cli.habits import loose_advice, option_advice
 from onnxmerge.cli.options import PROGRAM, VERBOSE
+from onnxmerge.cli.other_tools import loose_advice, option_advice
 from onnxmerge.cli.output import forget_output, unprintable
 from onnxmerge.cli.results import ARGUMENTS
 from onnxmerge.cli.sections import takes

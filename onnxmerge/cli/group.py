@@ -9,9 +9,9 @@ from click.shell_completion import CompletionItem
 from click_default_group import DefaultGroup
 
 from onnxmerge._version import __version__
-from onnxmerge.cli.given import check_command
-from onnxmerge.cli.habits import command_advice
+from onnxmerge.cli.arguments import check_command
 from onnxmerge.cli.options import PROGRAM
+from onnxmerge.cli.other_tools import command_advice
 from onnxmerge.cli.sections import takes
 from onnxmerge.errors import UsageError
 

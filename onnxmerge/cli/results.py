@@ -20,8 +20,8 @@ from onnxmerge.cli.files import STDOUT
 from onnxmerge.cli.options import PROGRAM
 from onnxmerge.cli.output import forget_output, terminal, unprintable
 from onnxmerge.errors import GateError, UsageError
-from onnxmerge.report.account import Account, Inspection, SideBySide, Tradeoff
 from onnxmerge.report.data import to_json, write_text
+from onnxmerge.report.model import Account, Inspection, SideBySide, Tradeoff
 from onnxmerge.report.terminal import show_account
 
 __all__ = ["ARGUMENTS", "reporting", "show", "with_command"]

@@ -1,7 +1,7 @@
 """Selection and compensation on plain arrays: NumPy and SciPy alone, nothing of ONNX."""
 
 from onnxmerge.decompose.compensation import COMPENSATIONS, Expression, express
-from onnxmerge.decompose.rows import ProducerRows, Rows, least_first, row_norms
+from onnxmerge.decompose.rows import GroupWeights, ProducerRows, least_first, row_norms
 from onnxmerge.decompose.selection import RANKED_BY, SCORES, SELECTIONS, select
 from onnxmerge.decompose.valley import Histogram, Valley, find_valley, histogram
 
@@ -11,9 +11,9 @@ __all__ = [
     "SCORES",
     "SELECTIONS",
     "Expression",
+    "GroupWeights",
     "Histogram",
     "ProducerRows",
-    "Rows",
     "Valley",
     "express",
     "find_valley",

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from onnxmerge.decompose.rows import Floats, Indices, ProducerRows, Read, Rows, blocks
+from onnxmerge.decompose.rows import Floats, GroupWeights, Indices, ProducerRows, Read, blocks
 
 __all__ = ["COMPENSATIONS", "Expression", "express"]
 
@@ -64,7 +64,9 @@ class Expression:
         return z
 
 
-def express(rows: Rows, kept: Indices, method: str, threshold: float = 0.1, balance: float = 0.85) -> Expression:
+def express(
+    rows: GroupWeights, kept: Indices, method: str, threshold: float = 0.1, balance: float = 0.85
+) -> Expression:
     """Express the channels that are not kept.
 
     Args:
@@ -96,7 +98,7 @@ def express(rows: Rows, kept: Indices, method: str, threshold: float = 0.1, bala
 Norms = tuple[Floats, Floats]
 
 
-def _nearest(rows: Rows, kept: Indices, removed: Indices) -> Indices:
+def _nearest(rows: GroupWeights, kept: Indices, removed: Indices) -> Indices:
     """(m,) place among the kept channels of the one that is nearest to each removed one; the first of equals."""
     parts = []
     for some in blocks(removed, rows.width):
@@ -114,7 +116,9 @@ def _nearest(rows: Rows, kept: Indices, removed: Indices) -> Indices:
     return np.concatenate(parts)
 
 
-def _cosines(read: Read, rows: Rows, removed: Indices, kept: Indices) -> Iterator[tuple[Indices, Floats, Norms]]:
+def _cosines(
+    read: Read, rows: GroupWeights, removed: Indices, kept: Indices
+) -> Iterator[tuple[Indices, Floats, Norms]]:
     """Removed channels block by block, their (b, k) cosines to all kept ones, and the (b,) and (k,) norms of both.
 
     A zero row has cosine -1 to everything. Kept rows are read again for each block unless they are a block themselves.

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from onnxmerge.decompose.rows import Floats, Indices, ProducerRows, Rows, least_first, row_norms
+from onnxmerge.decompose.rows import Floats, GroupWeights, Indices, ProducerRows, least_first, row_norms
 
 __all__ = ["coverage", "merge_heights"]
 
@@ -38,7 +38,7 @@ _KERNELS = 1 << 20
 """Kernels that are read and, where they are single numbers, clustered together: some 100 MB of arrays."""
 
 
-def coverage(rows: Rows, count: int) -> Indices:
+def coverage(rows: GroupWeights, count: int) -> Indices:
     """(k,) filters that cover most clusters of kernels, ascending.
 
     Args:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ProducerRows", "Rows", "blocks", "least_first", "row_norms"]
+__all__ = ["GroupWeights", "ProducerRows", "blocks", "least_first", "row_norms"]
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -103,7 +103,7 @@ class ProducerRows:
 
 
 @dataclass(frozen=True)
-class Rows:
+class GroupWeights:
     """All producers of one group.
 
     Attributes:

@@ -23,22 +23,22 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import cdist
 
 from onnxmerge.decompose.coverage import coverage
-from onnxmerge.decompose.rows import Floats, Indices, Rows, blocks, least_first, row_norms
+from onnxmerge.decompose.rows import Floats, GroupWeights, Indices, blocks, least_first, row_norms
 
 __all__ = ["RANKED_BY", "SCORES", "SELECTIONS", "select"]
 
 
-def l1(rows: Rows) -> Floats:
+def l1(rows: GroupWeights) -> Floats:
     """(n,) sums of absolute weights."""
     return row_norms(rows.weights, rows.size, rows.width, 1)
 
 
-def l2(rows: Rows) -> Floats:
+def l2(rows: GroupWeights) -> Floats:
     """(n,) Euclidean norms of the weight rows."""
     return row_norms(rows.weights, rows.size, rows.width)
 
 
-def gm(rows: Rows) -> Floats:
+def gm(rows: GroupWeights) -> Floats:
     """(n,) total Euclidean distances to the other rows; n²·d operations, in blocks of rows against blocks of rows."""
     totals = np.zeros(rows.size)
     every = np.arange(rows.size, dtype=np.int64)
@@ -49,12 +49,14 @@ def gm(rows: Rows) -> Floats:
     return totals
 
 
-def bn(rows: Rows) -> Floats:
+def bn(rows: GroupWeights) -> Floats:
     """(n,) BatchNormalization scales, or what stands in for them where they were folded away."""
     return rows.importance if rows.importance is not None else l2(rows)
 
 
-SCORES: MappingProxyType[str, Callable[[Rows], Floats]] = MappingProxyType({"l1": l1, "l2": l2, "gm": gm, "bn": bn})
+SCORES: MappingProxyType[str, Callable[[GroupWeights], Floats]] = MappingProxyType(
+    {"l1": l1, "l2": l2, "gm": gm, "bn": bn}
+)
 
 RANKED_BY: MappingProxyType[str, str] = MappingProxyType({"cluster": "l2", "coverage": "bn"})
 """Selections that are no score, and the score that ranks channels across groups for them: for `coverage` the scale of
@@ -63,7 +65,7 @@ the BatchNormalization, as its authors have it."""
 SELECTIONS = (*SCORES, *RANKED_BY)
 
 
-def cluster(rows: Rows, count: int) -> Indices:
+def cluster(rows: GroupWeights, count: int) -> Indices:
     """Medoids of `count` Ward clusters of the weight rows, ascending; O(n² + n·d) memory within the group."""
     every = np.arange(rows.size, dtype=np.int64)
     if count >= rows.size:
@@ -83,12 +85,12 @@ def cluster(rows: Rows, count: int) -> Indices:
     return np.sort(np.array((medoids + rest)[:count], dtype=np.int64))
 
 
-_BY_COUNT: MappingProxyType[str, Callable[[Rows, int], Indices]] = MappingProxyType(
+_BY_COUNT: MappingProxyType[str, Callable[[GroupWeights, int], Indices]] = MappingProxyType(
     {"cluster": cluster, "coverage": coverage}
 )
 
 
-def select(rows: Rows, count: int, method: str) -> Indices:
+def select(rows: GroupWeights, count: int, method: str) -> Indices:
     """The channels that stay, ascending.
 
     Args:

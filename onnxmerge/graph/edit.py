@@ -86,8 +86,10 @@ class Draft:
     def set_constant(self, node: Node, position: int, value: NDArray[Any], hint: str) -> None:
         """Let a node read a constant: in place where it alone reads the old one, else under a new name."""
         old = node.input(position)
-        alone = old in self._tensors and len(self._model.readers.get(old, ())) == 1 and old not in self._model.captured
-        name = old if alone else self.fresh(hint)
+        single_node_model = (
+            old in self._tensors and len(self._model.readers.get(old, ())) == 1 and old not in self._model.captured
+        )
+        name = old if single_node_model else self.fresh(hint)
         self.set_weight(name, value)
         self.set_input(node, position, name)
 

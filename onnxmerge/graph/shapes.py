@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, shape_inference
 
 from onnxmerge.errors import UsageError
-from onnxmerge.graph.contributed import contributed_shapes, standard_form
+from onnxmerge.graph.contrib_shapes import contributed_shapes, standard_form
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate_node
 from onnxmerge.graph.model import Model, Node
 from onnxmerge.graph.values import Dim, TensorSpec

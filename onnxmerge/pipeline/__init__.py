@@ -5,8 +5,8 @@ analysis, `compare` takes two models that exist, `tradeoff` tries many ratios.
 """
 
 from onnxmerge.pipeline.compressing import Compression, compress, compress_file
-from onnxmerge.pipeline.looking import compare, inspect
+from onnxmerge.pipeline.inspection import compare, inspect
 from onnxmerge.pipeline.run import Source
-from onnxmerge.pipeline.tracing import tradeoff
+from onnxmerge.pipeline.tradeoff_curve import tradeoff
 
 __all__ = ["Compression", "Source", "compare", "compress", "compress_file", "inspect", "tradeoff"]

@@ -8,9 +8,9 @@ from typing import Any
 
 from onnxmerge.errors import GateError, UsageError
 from onnxmerge.graph import Model, check_target, external_files, staged, to_proto
-from onnxmerge.pipeline.accounts import account
-from onnxmerge.pipeline.loading import check_answerable, load_both
+from onnxmerge.pipeline.gate_search import find_cut, verify
 from onnxmerge.pipeline.provenance import digests, origin
+from onnxmerge.pipeline.reporting import account
 from onnxmerge.pipeline.run import (
     CALIB_SIZE,
     MEMORY_LIMIT,
@@ -20,14 +20,14 @@ from onnxmerge.pipeline.run import (
     Sampling,
     Shapes,
     Source,
-    advising,
     start,
+    with_input_hint,
 )
-from onnxmerge.pipeline.search import find_cut, verify
+from onnxmerge.pipeline.sample_loading import check_answerable, load_both
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
 from onnxmerge.report import summary
-from onnxmerge.report.account import Account
+from onnxmerge.report.model import Account
 from onnxmerge.samples.images import ImageOptions
 from onnxmerge.verify import Measured, Progress, Verification, check_gates, quiet
 
@@ -113,7 +113,7 @@ def compress(
     fitting, held = load_both(run, sampling)
     check_answerable(run.model, verification)
     begun = origin(run, sampling, verification)
-    with advising(run, held):
+    with with_input_hint(run, held):
         result = find_cut(run, fitting, held, verification)
         proto = to_proto(result.model)
         measured, samples = None, held
@@ -194,7 +194,7 @@ def compress_file(
     fitting, held = load_both(run, sampling)
     check_answerable(run.model, verification)
     begun = origin(run, sampling, verification)
-    with advising(run, held):
+    with with_input_hint(run, held):
         result = find_cut(run, fitting, held, verification)
     if dry_run or target is None:
         if save_plan is not None:
@@ -208,7 +208,7 @@ def compress_file(
     apart = external_data or run.model.bytes_of_weights() > MEMORY_LIMIT
     with staged(result.model, Path(target), apart, () if replaces else external_files(path)) as written:
         if verification.enabled:
-            with advising(run, held):
+            with with_input_hint(run, held):
                 measured, samples = verify(run, result, written.path, held, verification)
         else:
             run.notes.append("not verified (--no-verify)")

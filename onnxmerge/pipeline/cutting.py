@@ -8,28 +8,28 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from onnxmerge._version import __version__
-from onnxmerge.absorb import absorb, add_biases, mask_signals
+from onnxmerge.apply.absorb import absorb, add_biases, mask_signals
+from onnxmerge.apply.cut import cut
+from onnxmerge.apply.refit import refit
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, find_groups, kept_elements
 from onnxmerge.channels.relations import Axis
+from onnxmerge.cost.network import CostModel
 from onnxmerge.errors import NothingToCutError
 from onnxmerge.graph import Draft, Model, infer_shapes, input_dims, probe_shapes, to_proto
-from onnxmerge.moments.batchnorm import BatchNormMeans
-from onnxmerge.moments.sensitivity import Curve
-from onnxmerge.pipeline.evidence import choose_method, gather_evidence
-from onnxmerge.pipeline.landing import land
+from onnxmerge.pipeline.calibration import choose_method, gather_calibration
+from onnxmerge.pipeline.latency_target import plan_for_latency
 from onnxmerge.pipeline.run import Run
 from onnxmerge.pipeline.timing import Clock, start_clock
 from onnxmerge.plan.applying import applied
-from onnxmerge.plan.choosing import NoGroupError, check_globs, why_little
-from onnxmerge.plan.cost import CostModel
 from onnxmerge.plan.options import Method
 from onnxmerge.plan.plan import Plan
-from onnxmerge.plan.planner import Evidence, Planner
-from onnxmerge.refit import refit
+from onnxmerge.plan.planner import Calibration, Planner
+from onnxmerge.plan.scope import NoGroupError, check_globs, why_little
 from onnxmerge.report.text import listed, nothing_to_cut
-from onnxmerge.rewrite import cut
 from onnxmerge.samples.feeds import Samples
+from onnxmerge.signals.batchnorm_means import BatchNormMeans
+from onnxmerge.signals.sensitivity import Curve
 from onnxmerge.verify import Verification
 
 __all__ = ["Cut", "Prepared", "analyse", "cut_at", "prepare"]
@@ -73,7 +73,7 @@ class Prepared:
         analysis: Its groups.
         cost: What it costs.
         method: What is done to it.
-        evidence: What a refit looks at; None for methods that fit nothing.
+        calibration: What a refit looks at; None for methods that fit nothing.
         statistics: The model that the evidence was taken from: the same, with other BatchNormalization statistics where
             the samples are made up.
         planner: Plans for any ratio, or the one plan that was given.
@@ -85,7 +85,7 @@ class Prepared:
     analysis: Analysis
     cost: CostModel
     method: Method
-    evidence: Evidence | None
+    calibration: Calibration | None
     statistics: Context
     planner: Planner | Plan
     real: bool
@@ -129,9 +129,9 @@ def _measured_dims(run: Run, samples: Samples | None) -> Mapping[str, tuple[int,
         return infer_shapes(run.model, dims).dims
     best = None
     for batch, other in _MEASURED:
-        walk = infer_shapes(run.model, input_dims(run.model.inputs, run.shapes, batch, other))
-        if best is None or len(walk.failed) < len(best.failed):
-            best = walk
+        schedule = infer_shapes(run.model, input_dims(run.model.inputs, run.shapes, batch, other))
+        if best is None or len(schedule.failed) < len(best.failed):
+            best = schedule
         if not best.failed:
             break
     return best.dims if best is not None else {}
@@ -145,25 +145,27 @@ def prepare(run: Run, fitting: Samples | None, held: Samples | None, verificatio
     context, analysis, cost = analyse(run, held if held is not None else fitting)
     check_globs(run.model, analysis, run.options)
     method = choose_method(run, context, analysis, cost, fitting)
-    evidence, statistics, provider = None, context, verification.provider
+    calibration, statistics, provider = None, context, verification.provider
     needed = method.measured and run.options.ratio != 0 if run.plan is None else method.fitted and run.plan.groups
     if needed:
-        evidence, statistics = gather_evidence(run, context, analysis, cost, fitting, provider)
+        calibration, statistics = gather_calibration(run, context, analysis, cost, fitting, provider)
     if run.plan is not None:
-        walk = None if evidence is None else evidence.walk
+        schedule = None if calibration is None else calibration.schedule
         with run.stage("planning"):
-            plan = applied(run.plan, statistics, analysis, cost, run.options, method, walk)
-        return Prepared(context, analysis, cost, method, evidence, statistics, plan, fitting is not None, None)
+            plan = applied(run.plan, statistics, analysis, cost, run.options, method, schedule)
+        return Prepared(context, analysis, cost, method, calibration, statistics, plan, fitting is not None, None)
     clock = None
     if run.options.timed and run.options.ratio != 0:
         samples = held if held is not None else fitting
         clock = start_clock(run, context, analysis, cost, samples, provider, verification.threads)
-    with run.stage("planning"), _counting(run, "planning", evidence):
+    with run.stage("planning"), _counting(run, "planning", calibration):
         try:
-            planner = Planner(statistics, analysis, cost, run.options, method, evidence, clock.model if clock else None)
+            planner = Planner(
+                statistics, analysis, cost, run.options, method, calibration, clock.model if clock else None
+            )
         except NoGroupError as error:
             raise NothingToCutError(nothing_to_cut(run.model.source, error.reasons)) from error
-    return Prepared(context, analysis, cost, method, evidence, statistics, planner, fitting is not None, clock)
+    return Prepared(context, analysis, cost, method, calibration, statistics, planner, fitting is not None, clock)
 
 
 _ENOUGH = 3
@@ -172,12 +174,12 @@ _SHOWN = 3
 
 
 @contextmanager
-def _counting(run: Run, stage: str, evidence: Evidence | None) -> Iterator[None]:
+def _counting(run: Run, stage: str, calibration: Calibration | None) -> Iterator[None]:
     """Add the passes that a stage makes over the samples to the run's."""
-    before = 0.0 if evidence is None else evidence.counter.passes
+    before = 0.0 if calibration is None else calibration.counter.passes
     yield
-    if evidence is not None:
-        run.passes[stage] = run.passes.get(stage, 0.0) + evidence.counter.passes - before
+    if calibration is not None:
+        run.passes[stage] = run.passes.get(stage, 0.0) + calibration.counter.passes - before
 
 
 def _scarce(plan: Plan, curves: Mapping[int, Curve]) -> list[str]:
@@ -197,16 +199,17 @@ def cut_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Cut:
     Raises:
         NothingToCutError: No channel goes at this ratio, or not even half of it can be reached.
     """
-    context, analysis, cost, evidence = prepared.context, prepared.analysis, prepared.cost, prepared.evidence
+    context, analysis, cost, calibration = prepared.context, prepared.analysis, prepared.cost, prepared.calibration
     plan = _planned(run, prepared, ratio)
     constants: Mapping[Axis, Any] = {}
-    if evidence is not None and prepared.method.fitted:
-        with run.stage("refitting"), _counting(run, "refitting", evidence):
+    if calibration is not None and prepared.method.fitted:
+        with run.stage("refitting"), _counting(run, "refitting", calibration):
             refitted = refit(
-                prepared.statistics, analysis, evidence.walk, plan.kept(), evidence.batches,
+                prepared.statistics, analysis, calibration.schedule, plan.kept(), calibration.batches,
                 linear=prepared.method.compensate == "linear", restore_variance=not prepared.real,
-                ridge=evidence.ridge, memory=evidence.memory, provider=evidence.provider, seed=run.options.seed,
-                counter=evidence.counter, progress=lambda done: run.progress("refitting", done),
+                ridge=calibration.ridge, memory=calibration.memory, provider=calibration.provider,
+                seed=run.options.seed, counter=calibration.counter,
+                progress=lambda done: run.progress("refitting", done),
             )  # fmt: skip
         constants = refitted.constants
         for words in _scarce(plan, prepared.curves):
@@ -252,8 +255,8 @@ def _planned(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Pl
     if isinstance(planner, Plan):
         return planner
     if prepared.clock is not None and run.options.of == "latency" and ratio != "auto":
-        walk = prepared.evidence.walk if prepared.evidence is not None else None
-        plan = land(run, prepared.context, prepared.analysis, walk, planner, prepared.clock, ratio)
+        schedule = prepared.calibration.schedule if prepared.calibration is not None else None
+        plan = plan_for_latency(run, prepared.context, prepared.analysis, schedule, planner, prepared.clock, ratio)
     else:
         with run.stage("planning"):
             plan = planner.plan_by_modes() if ratio == "auto" else planner.plan(ratio)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from onnxmerge.moments.batches import Batches
 from onnxmerge.plan.effort import Effort
 from onnxmerge.runtime.kernels import usable_cores
 from onnxmerge.runtime.session import Provider, Session
+from onnxmerge.signals.batches import Batches
 
 __all__ = ["dense_seconds", "duration", "fit_seconds"]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis
-from onnxmerge.plan.cost import CostModel
-from onnxmerge.report.account import NodeEntry
+from onnxmerge.cost.network import CostModel
+from onnxmerge.report.model import NodeEntry
 from onnxmerge.report.text import sentence
 
 __all__ = ["network"]

@@ -31,9 +31,9 @@ __all__ = [
     "Sampling",
     "Shapes",
     "Source",
-    "advising",
-    "runnable",
+    "ort_source",
     "start",
+    "with_input_hint",
 ]
 
 Source = Any
@@ -159,7 +159,7 @@ def file_size(source: Source) -> int | None:
     return path.stat().st_size + sum(file.stat().st_size for file in external_files(path))
 
 
-def runnable(source: Source) -> bytes | Path:
+def ort_source(source: Source) -> bytes | Path:
     """The original as ONNX Runtime takes it."""
     if isinstance(source, bytes):
         return source
@@ -168,7 +168,7 @@ def runnable(source: Source) -> bytes | Path:
 
 
 @contextmanager
-def advising(run: Run, samples: Samples | None) -> Iterator[None]:
+def with_input_hint(run: Run, samples: Samples | None) -> Iterator[None]:
     """Where a model does not run on inputs that were made up, say how to give it others.
 
     Raises:

@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.apply.cut import cut
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, kept_elements
 from onnxmerge.channels.relations import Axis, Indices
+from onnxmerge.cost.latency import LatencyModel
+from onnxmerge.cost.network import CostModel
 from onnxmerge.graph import Draft, to_proto
-from onnxmerge.moments.walk import Walk
-from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, runnable
-from onnxmerge.plan.cost import CostModel
-from onnxmerge.plan.latency import LatencyModel
+from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
 from onnxmerge.plan.plan import Plan
-from onnxmerge.rewrite import cut
 from onnxmerge.runtime.kernels import KernelTimes
 from onnxmerge.runtime.latency import compare_latency, measure
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import synthetic_samples
+from onnxmerge.signals.refit_schedule import RefitSchedule
 
-__all__ = ["Clock", "Tried", "start_clock", "took"]
+__all__ = ["Clock", "Tried", "relative_latency", "start_clock"]
 
 _SECONDS, _SESSIONS, _GLANCE, _RUNS = 0.7, 3, 0.3, 4000
 """Seconds for timing a plan beside the dense network, and in how many fresh sessions each; seconds for timing a network
@@ -85,7 +85,7 @@ def start_clock(
     if samples is None:
         samples = synthetic_samples(run.model.inputs, cost.dims, 1, run.options.seed)
     feed = samples.feeds[0]
-    source = runnable(run.source)
+    source = ort_source(run.source)
     with run.stage("timing operators"):
         with Session.open(source, provider) as session:
             alone = _ALONE if session.provider.startswith("CPU") else None
@@ -120,23 +120,32 @@ def _some(counts: Mapping[int, int]) -> dict[int, Indices]:
     return {position: np.arange(count, dtype=np.int64) for position, count in counts.items()}
 
 
-def took(
-    run: Run, context: Context, analysis: Analysis, walk: Walk | None, kept: Mapping[int, Indices], clock: Clock
+def relative_latency(
+    run: Run,
+    context: Context,
+    analysis: Analysis,
+    schedule: RefitSchedule | None,
+    kept: Mapping[int, Indices],
+    clock: Clock,
 ) -> tuple[float, float]:
     """Time of a cut network in units of the dense network's, weights left as they are.
 
     Returns:
         The median over fresh sessions, and their largest over their smallest: how steady the clock is.
     """
-    smaller, shares = _cut(run, context, analysis, walk, kept), []
+    smaller, shares = _cut(run, context, analysis, schedule, kept), []
     for _ in range(_SESSIONS):
-        with Session.open(runnable(run.source), clock.provider, threads=clock.threads) as dense:
+        with Session.open(ort_source(run.source), clock.provider, threads=clock.threads) as dense:
             shares.append(_share(dense, smaller, clock, _SECONDS, clock.threads))
     return float(np.median(shares)), max(shares) / min(shares)
 
 
-def _cut(run: Run, context: Context, analysis: Analysis, walk: Walk | None, kept: Mapping[int, Indices]) -> bytes:
-    model = cut(context, Draft(run.model), kept_elements(analysis.groups, kept), {}, _stand_ins(analysis, walk, kept))
+def _cut(
+    run: Run, context: Context, analysis: Analysis, schedule: RefitSchedule | None, kept: Mapping[int, Indices]
+) -> bytes:
+    model = cut(
+        context, Draft(run.model), kept_elements(analysis.groups, kept), {}, _stand_ins(analysis, schedule, kept)
+    )
     return bytes(to_proto(model).SerializeToString())
 
 
@@ -145,15 +154,17 @@ def _share(dense: Session, smaller: bytes, clock: Clock, seconds: float, threads
         return 1.0 / compare_latency(dense, other, [clock.feed], runs=_RUNS, seconds=seconds).speedup
 
 
-def _stand_ins(analysis: Analysis, walk: Walk | None, kept: Mapping[int, NDArray[Any]]) -> dict[Axis, NDArray[Any]]:
+def _stand_ins(
+    analysis: Analysis, schedule: RefitSchedule | None, kept: Mapping[int, NDArray[Any]]
+) -> dict[Axis, NDArray[Any]]:
     """Zeros where a branch without channels becomes a constant."""
     constants = {}
     for position, channels in kept.items():
-        if len(channels) or walk is None:
+        if len(channels) or schedule is None:
             continue
-        node = walk.weighted[analysis.groups[position].consumers[0].node]
+        node = schedule.weighted[analysis.groups[position].consumers[0].node]
         length = len(node.bias)
-        constants[walk.repairs[node.node.index].summand] = np.zeros(
+        constants[schedule.repairs[node.node.index].summand] = np.zeros(
             (length,) + (1,) * node.trailing, dtype=node.array.dtype
         )
     return constants

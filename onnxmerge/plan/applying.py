@@ -17,15 +17,15 @@ import numpy as np
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, ChannelGroup
 from onnxmerge.channels.relations import Indices
+from onnxmerge.cost.network import CostModel
 from onnxmerge.decompose import COMPENSATIONS, SELECTIONS
 from onnxmerge.errors import UsageError
-from onnxmerge.moments.walk import Walk, refusal, vanishing
-from onnxmerge.moments.weights import producer_rows
-from onnxmerge.plan.cost import CostModel
-from onnxmerge.plan.decide import obstacle, plan_group, producer_names, ranked_by
+from onnxmerge.plan.group_plan import obstacle, plan_group, producer_names, ranked_by
 from onnxmerge.plan.options import MEASURED_SELECTIONS, Method, Options
 from onnxmerge.plan.plan import GroupPlan, Plan
 from onnxmerge.plan.planner import reached_by
+from onnxmerge.signals.producer_weights import producer_rows
+from onnxmerge.signals.refit_schedule import RefitSchedule, refusal, vanishing
 from onnxmerge.suggestions import did_you_mean
 
 __all__ = ["applied", "governed"]
@@ -41,7 +41,7 @@ class _Target(NamedTuple):
     analysis: Analysis
     options: Options
     method: Method
-    walk: Walk | None
+    schedule: RefitSchedule | None
     may_vanish: frozenset[int]
 
 
@@ -71,7 +71,7 @@ def applied(
     cost: CostModel,
     options: Options,
     method: Method,
-    walk: Walk | None,
+    schedule: RefitSchedule | None,
 ) -> Plan:
     """A plan as it applies to a model.
 
@@ -82,15 +82,15 @@ def applied(
         cost: What it costs.
         options: What `governed` returned.
         method: The same, resolved.
-        walk: Of the refit, where the method fits weights.
+        schedule: Of the refit, where the method fits weights.
 
     Raises:
         UsageError: The plan is of another model, or says what cannot be done.
     """
     removable: frozenset[int] = frozenset()
-    if walk is not None and method.fitted and method.allocate == "global":
-        removable = vanishing(context, walk, analysis.groups)
-    target = _Target(context, analysis, options, method, walk, removable)
+    if schedule is not None and method.fitted and method.allocate == "global":
+        removable = vanishing(context, schedule, analysis.groups)
+    target = _Target(context, analysis, options, method, schedule, removable)
     found: dict[int, GroupPlan] = {}
     for entry in plan.groups:
         position = _position(entry, target)
@@ -176,7 +176,7 @@ def _entry(entry: GroupPlan, position: int, target: _Target) -> GroupPlan:
     if not count and position not in target.may_vanish:
         raise _wrong(entry, "kept is empty, and only a branch of a residual sum that is refitted may go whole",
                      "keep at least one channel")  # fmt: skip
-    why = refusal(target.context, target.walk, group) if target.walk is not None and count != group.size else ""
+    why = refusal(target.context, target.schedule, group) if target.schedule is not None and count != group.size else ""
     if why:
         raise _wrong(entry, f"its weights cannot be refitted: {why}", "take the group out of the plan")
     if entry.count is None and kept is not None and (entry.removed or used.compensate not in ("merge", "fold")):

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.channels.relations import Indices
-from onnxmerge.plan.grid import Allowed, lower, multiples, rising
 from onnxmerge.plan.nearer import nearer
+from onnxmerge.plan.rounding import Allowed, lower, multiples, rising
 
 __all__ = ["Cost", "descend"]
 

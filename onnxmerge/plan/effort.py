@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from onnxmerge.moments.batches import Batches
-from onnxmerge.moments.sensitivity import Probing
+from onnxmerge.signals.batches import Batches
+from onnxmerge.signals.sensitivity import Probing
 
 __all__ = ["EFFORTS", "Effort", "probing_for"]
 

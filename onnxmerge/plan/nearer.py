@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from onnxmerge.plan.grid import Allowed, lower, rising
+from onnxmerge.plan.rounding import Allowed, lower, rising
 
 __all__ = ["nearer"]
 

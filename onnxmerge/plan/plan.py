@@ -12,7 +12,7 @@ from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Indices
 from onnxmerge.decompose import Expression
 from onnxmerge.errors import UsageError
-from onnxmerge.plan.modes import Importances
+from onnxmerge.plan.batchnorm_threshold import Importances
 from onnxmerge.writing import check_writable, write_text
 
 __all__ = ["GroupPlan", "Plan"]

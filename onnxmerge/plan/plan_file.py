@@ -15,7 +15,7 @@ from typing import Any
 
 from onnxmerge.channels.reasons import Reason
 from onnxmerge.errors import UsageError
-from onnxmerge.plan.modes import Importances
+from onnxmerge.plan.batchnorm_threshold import Importances
 from onnxmerge.plan.plan import GroupPlan, Plan
 from onnxmerge.suggestions import did_you_mean
 

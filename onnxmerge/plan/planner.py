@@ -16,12 +16,11 @@ from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, kept_elements
 from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis, Indices
+from onnxmerge.cost.latency import LatencyModel
+from onnxmerge.cost.network import CostModel
 from onnxmerge.decompose import least_first
 from onnxmerge.errors import NothingToCutError, UsageError
-from onnxmerge.moments.batches import Batches, PassCounter
-from onnxmerge.moments.sensitivity import RANKINGS, Curve, Probing, measure_curves
-from onnxmerge.moments.walk import Walk
-from onnxmerge.plan.allocate import (
+from onnxmerge.plan.allocation import (
     Allocation,
     along_path,
     global_path,
@@ -30,30 +29,31 @@ from onnxmerge.plan.allocate import (
     uniform_counts,
     uniform_path,
 )
+from onnxmerge.plan.batchnorm_threshold import below_valley
 from onnxmerge.plan.budget import Cost, descend
-from onnxmerge.plan.choosing import NoGroupError, why_nothing
-from onnxmerge.plan.cost import CostModel
-from onnxmerge.plan.decide import plan_group
 from onnxmerge.plan.effort import Effort, probing_for
-from onnxmerge.plan.eligible import counts_of, eligible, vanishing_of, with_none
-from onnxmerge.plan.grid import worthwhile
-from onnxmerge.plan.latency import LatencyModel
-from onnxmerge.plan.modes import below_valley
+from onnxmerge.plan.eligibility import counts_of, eligible, vanishing_of, with_none
+from onnxmerge.plan.group_plan import plan_group
 from onnxmerge.plan.options import Method, Options
 from onnxmerge.plan.plan import Plan
+from onnxmerge.plan.rounding import worthwhile
+from onnxmerge.plan.scope import NoGroupError, nothing_to_cut
 from onnxmerge.runtime.session import Provider
+from onnxmerge.signals.batches import Batches, PassCounter
+from onnxmerge.signals.refit_schedule import RefitSchedule
+from onnxmerge.signals.sensitivity import RANKINGS, Curve, Probing, measure_curves
 
-__all__ = ["Evidence", "Planner", "reached_by"]
+__all__ = ["Calibration", "Planner", "reached_by"]
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Calibration:
     """Samples, and how the network is walked over them.
 
     Attributes:
-        walk: The walk.
+        schedule: The walk.
         batches: Samples in batches and folds.
         effort: How much planning may look at them.
         ridge: Least strength of the pull towards the original weights.
@@ -64,7 +64,7 @@ class Evidence:
         progress: Called with the fraction done.
     """
 
-    walk: Walk
+    schedule: RefitSchedule
     batches: Batches
     effort: Effort
     ridge: float
@@ -89,7 +89,7 @@ class Planner:
         cost: CostModel,
         options: Options,
         method: Method,
-        evidence: Evidence | None = None,
+        calibration: Calibration | None = None,
         latency: LatencyModel | None = None,
     ) -> None:
         """Measure what plans are made of.
@@ -100,7 +100,7 @@ class Planner:
             cost: What it costs.
             options: What was asked for.
             method: The same, resolved.
-            evidence: What a refit looks at; None for methods that need no samples.
+            calibration: What a refit looks at; None for methods that need no samples.
             latency: Times of operators; has to be there for options that are `timed`, unless nothing is to go.
 
         Raises:
@@ -110,11 +110,11 @@ class Planner:
         self._options, self._method = options, method
         if options.timed and latency is None and options.ratio != 0:
             raise UsageError("--of latency and --round-to auto need the times of operators")
-        walk = evidence.walk if evidence is not None else None
-        found = eligible(context, analysis, options, method, walk)
+        schedule = calibration.schedule if calibration is not None else None
+        found = eligible(context, analysis, options, method, schedule)
         self._scores, self._scaled, self._left_alone = found.scores, found.scaled, found.left_alone
         if not self._scores:
-            raise NoGroupError(why_nothing(context, analysis, self._left_alone))
+            raise NoGroupError(nothing_to_cut(context, analysis, self._left_alone))
         if options.ratio != 0 and options.of in ("macs", "params") and not _counted(cost, options.of, {}):
             raise NothingToCutError(
                 f"{context.model.source}: its {options.of} count as 0, so there is no fraction of them to remove; "
@@ -127,10 +127,10 @@ class Planner:
         if latency is not None:
             self._allowed = worthwhile(self._allowed, latency.by_group(groups))
         self._curves: Mapping[int, Curve] = {}
-        self._vanishing = vanishing_of(context, analysis, method, walk, self._sizes)
+        self._vanishing = vanishing_of(context, analysis, method, schedule, self._sizes)
         self._allowed = with_none(self._allowed, self._vanishing)
-        if method.select in RANKINGS and evidence is not None:
-            self._curves = self._measured(evidence)
+        if method.select in RANKINGS and calibration is not None:
+            self._curves = self._measured(calibration)
         self.most = self._allocation(0.0).most
 
     @property
@@ -186,27 +186,28 @@ class Planner:
             return plan
         return replace(plan, reached=reached_by(plan, self._analysis, self._cost))
 
-    def _measured(self, evidence: Evidence) -> dict[int, Curve]:
+    def _measured(self, calibration: Calibration) -> dict[int, Curve]:
         everywhere = self._method.allocate == "global"
         return measure_curves(
-            self._analysis, evidence.walk, self._context, list(self._sizes), evidence.batches,
-            probing=self._probing(evidence, everywhere), rank=RANKINGS[self._method.select], vanishing=self._vanishing,
-            ridge=evidence.ridge, memory=evidence.memory, provider=evidence.provider, seed=evidence.seed,
-            counter=evidence.counter, progress=evidence.progress,
+            self._analysis, calibration.schedule, self._context, list(self._sizes), calibration.batches,
+            probing=self._probing(calibration, everywhere), rank=RANKINGS[self._method.select],
+            vanishing=self._vanishing, ridge=calibration.ridge, memory=calibration.memory,
+            provider=calibration.provider, seed=calibration.seed, counter=calibration.counter,
+            progress=calibration.progress,
         )  # fmt: skip
 
-    def _probing(self, evidence: Evidence, outputs: bool) -> Probing:
+    def _probing(self, calibration: Calibration, outputs: bool) -> Probing:
         """Where sensitivity is measured; outputs are compared only where groups have to be weighed."""
         if not outputs:
-            return Probing(evidence.effort.levels, ())
-        order = evidence.walk.order
+            return Probing(calibration.effort.levels, ())
+        order = calibration.schedule.order
         places = {index: place for place, index in enumerate(order)}
         behind = {}
         for position in self._sizes:
             first = min(places[consumer.node] for consumer in self._analysis.groups[position].consumers)
-            behind[position] = evidence.counter.share(order[first:])
+            behind[position] = calibration.counter.share(order[first:])
         vanishing = sum(behind[position] for position in self._vanishing)
-        return probing_for(evidence.effort, list(behind.values()), vanishing, evidence.batches)
+        return probing_for(calibration.effort, list(behind.values()), vanishing, calibration.batches)
 
     def _allocation(self, ratio: float) -> Allocation:
         if not self._curves:

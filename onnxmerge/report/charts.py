@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxmerge.report import units
-from onnxmerge.report.account import Account, GroupEntry, PinnedEntry
+from onnxmerge.report.model import Account, GroupEntry, PinnedEntry
 from onnxmerge.report.svg import INKS, drawing, to_svg
 from onnxmerge.report.wording import how
 from onnxmerge.runtime.latency import Comparison

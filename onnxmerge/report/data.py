@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxmerge.report.account import Account, Inspection, PinnedEntry, SideBySide, Tradeoff
+from onnxmerge.report.model import Account, Inspection, PinnedEntry, SideBySide, Tradeoff
 from onnxmerge.writing import check_writable, write_text
 
 __all__ = ["INSTALL", "SCHEMA", "check_writable", "to_json", "write_text"]

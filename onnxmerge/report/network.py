@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxmerge.report import units
-from onnxmerge.report.account import Inspection, NodeEntry
 from onnxmerge.report.data import write_text
-from onnxmerge.report.lanes import Row, rows_of
+from onnxmerge.report.graph_layout import Row, rows_of
+from onnxmerge.report.model import Inspection, NodeEntry
 from onnxmerge.report.page import check_page, render
 from onnxmerge.report.verdict import inspection_verdict
 from onnxmerge.report.wording import reasons_of

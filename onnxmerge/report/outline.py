@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxmerge.report.account import GroupEntry
+from onnxmerge.report.model import GroupEntry
 
 __all__ = ["Line", "branches", "outline"]
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from onnxmerge.errors import RuntimeMissingError, UsageError
 from onnxmerge.report import units
-from onnxmerge.report.account import Account
 from onnxmerge.report.charts import depth_chart, harm_chart, latency_chart
 from onnxmerge.report.data import INSTALL, check_writable, write_text
+from onnxmerge.report.model import Account
 from onnxmerge.report.verdict import account_verdict, outcome
 from onnxmerge.report.wording import how, printable, reasons_of
 from onnxmerge.runtime.differences import Confusion, Disagreement

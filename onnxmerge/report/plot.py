@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxmerge.errors import RuntimeMissingError, UsageError
-from onnxmerge.report.account import Point, Tradeoff
 from onnxmerge.report.data import INSTALL, check_writable
+from onnxmerge.report.model import Point, Tradeoff
 
 __all__ = ["check_plot", "draw_tradeoff"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from onnxmerge.report.account import Account
+from onnxmerge.report.model import Account
 from onnxmerge.report.units import bytes_of, change, cosine, count, milliseconds, percent, points
 from onnxmerge.report.verdict import NAMES
 

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from onnxmerge.report import units
-from onnxmerge.report.account import Account, Inspection, Point, SideBySide, Sizes, Tradeoff
+from onnxmerge.report.model import Account, Inspection, Point, SideBySide, Sizes, Tradeoff
 from onnxmerge.runtime.fidelity import Fidelity
 from onnxmerge.runtime.latency import Comparison
 

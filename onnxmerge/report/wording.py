@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from onnxmerge.report.account import GroupEntry, PinnedEntry
+from onnxmerge.report.model import GroupEntry, PinnedEntry
 from onnxmerge.report.text import advice, kind, sentence
 
 __all__ = ["Why", "how", "printable", "reasons_of"]

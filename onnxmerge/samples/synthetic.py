@@ -28,7 +28,7 @@ from onnxmerge.graph.values import TensorSpec
 from onnxmerge.samples.casting import as_declared, is_float
 from onnxmerge.samples.feeds import Samples, batch_axis_is_free
 
-__all__ = ["dead_leaves", "most_telling", "synthetic_samples"]
+__all__ = ["dead_leaves", "most_confident", "synthetic_samples"]
 
 COVERAGE = 3.0
 """Area of the leaves over that of the image. A guess: 3 leaves about e^-3 = 5 % of the first colour in sight."""
@@ -142,7 +142,7 @@ def synthetic_samples(
     )
 
 
-def most_telling(scores: NDArray[Any], count: int) -> NDArray[np.int64]:
+def most_confident(scores: NDArray[Any], count: int) -> NDArray[np.int64]:
     """Samples on which a classifier is sure of itself, as evenly from all classes as there are any.
 
     Real pictures are like that and made-up ones are not: of 8192 dead-leaves images LeNet-300-100 takes 1822 for one

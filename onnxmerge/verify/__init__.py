@@ -8,7 +8,7 @@
 
 from onnxmerge.verify.contract import NotFiniteError, check_contract
 from onnxmerge.verify.gates import BatchTiming, Measured, Progress, Verification, check_gates, quiet
-from onnxmerge.verify.measuring import Reference, compare_outputs, measure_models, time_batches
+from onnxmerge.verify.measure import Reference, compare_outputs, measure_models, time_batches
 
 __all__ = [
     "BatchTiming",

@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmerge.channels.relations import Passes
+from onnxmerge.channels.relations import CommutesWith
 from onnxmerge.errors import NothingToCutError
-from onnxmerge.moments.weights import group_passes
 from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import Options
+from onnxmerge.signals.producer_weights import group_passes
 from tests.builders import MICROSOFT, TOLERANCE, Analysed, Net, analyse, consumers_of, hold, producers_of
 
 
@@ -266,6 +266,6 @@ def test_whole_convolution_groups_let_no_scaling_through() -> None:
     analysed = check(net.model())
     whole = next(group for group in analysed.groups if group.size == 4)
     assert producers_of(analysed, whole) == ("first", "middle")
-    assert group_passes(analysed.context, whole, analysed.analysis.relations) == (Passes.NOTHING, "middle")
+    assert group_passes(analysed.context, whole, analysed.analysis.relations) == (CommutesWith.NOTHING, "middle")
     by_position = next(group for group in analysed.groups if group.size == 2)
-    assert group_passes(analysed.context, by_position, analysed.analysis.relations)[0] is Passes.LINEAR
+    assert group_passes(analysed.context, by_position, analysed.analysis.relations)[0] is CommutesWith.LINEAR

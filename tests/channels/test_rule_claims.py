@@ -15,7 +15,7 @@ import pytest
 
 from onnxmerge.channels import rules
 from onnxmerge.channels.context import Context
-from onnxmerge.channels.relations import Passes, Relation
+from onnxmerge.channels.relations import CommutesWith, Relation
 from onnxmerge.channels.rules import TABLE
 from onnxmerge.graph import Node
 from onnxmerge.pipeline import Compression, compress
@@ -34,9 +34,9 @@ ALL = (*CASES, *MORE_CASES)
 
 # --- every rule -------------------------------------------------------------------------------------------------
 
-CLAIMS: dict[Key, Passes] = {
+CLAIMS: dict[Key, CommutesWith] = {
     **{
-        ("", op): Passes.LINEAR
+        ("", op): CommutesWith.LINEAR
         for op in (
             "Add", "AveragePool", "Cast", "CastLike", "Concat", "DepthToSpace", "Div", "Dropout", "Expand", "Flatten",
             "Gather", "GlobalAveragePool", "GridSample", "Identity", "Mean", "Mul", "Neg", "Pad", "ReduceMean",
@@ -45,14 +45,14 @@ CLAIMS: dict[Key, Passes] = {
         )
     },
     **{
-        ("", op): Passes.POSITIVE
+        ("", op): CommutesWith.POSITIVE
         for op in (
             "Abs", "GlobalLpPool", "GlobalMaxPool", "LeakyRelu", "LpPool", "Max", "MaxPool", "Min", "PRelu",
             "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin", "Relu",
         )
     },
     **{
-        ("", op): Passes.SELECTION
+        ("", op): CommutesWith.SELECTION
         for op in (
             "Acos", "Acosh", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd",
             "BitwiseNot", "BitwiseOr", "BitwiseXor", "Ceil", "Celu", "Clip", "Cos", "Cosh", "DequantizeLinear", "Elu",
@@ -63,7 +63,7 @@ CLAIMS: dict[Key, Passes] = {
             "Xor",
         )
     },
-    **{(MICROSOFT, op): Passes.SELECTION for op in ("FastGelu", "Gelu", "QuickGelu")},
+    **{(MICROSOFT, op): CommutesWith.SELECTION for op in ("FastGelu", "Gelu", "QuickGelu")},
 }  # fmt: skip
 """The most that each rule claims; the others claim nothing."""
 
@@ -81,21 +81,21 @@ def test_claims_hold(key: Key) -> None:
     """A new rule needs a case in `tests/operators.py`, and a line in `CLAIMS` where it lets anything through."""
     assert cases_of(key)
     found = [passes for case in cases_of(key) for passes in check_claims(case)]
-    assert max(found, default=Passes.NOTHING) == CLAIMS.get(key, Passes.NOTHING)
+    assert max(found, default=CommutesWith.NOTHING) == CLAIMS.get(key, CommutesWith.NOTHING)
 
 
-LOWERED: dict[tuple[str, str], Passes] = {
-    ("Cast", "to type 7 and back"): Passes.SELECTION,
-    ("CastLike", "integers"): Passes.SELECTION,
-    **{(op, f"one {what} for all"): Passes.SELECTION for op in ("Add", "Sub", "Sum", "Mean")
+LOWERED: dict[tuple[str, str], CommutesWith] = {
+    ("Cast", "to type 7 and back"): CommutesWith.SELECTION,
+    ("CastLike", "integers"): CommutesWith.SELECTION,
+    **{(op, f"one {what} for all"): CommutesWith.SELECTION for op in ("Add", "Sub", "Sum", "Mean")
        for what in ("channel", "number")},
-    ("Max", "0 and 1"): Passes.SELECTION,
-    ("Min", "0 and -1"): Passes.SELECTION,
-    ("Dropout", "mask that is read"): Passes.SELECTION,
-    ("Pad", "ones"): Passes.SELECTION,
-    ("Pad", "attribute, ones"): Passes.SELECTION,
-    ("Pad", "a computed number"): Passes.SELECTION,
-    ("Resize", "cropped"): Passes.SELECTION,
+    ("Max", "0 and 1"): CommutesWith.SELECTION,
+    ("Min", "0 and -1"): CommutesWith.SELECTION,
+    ("Dropout", "mask that is read"): CommutesWith.SELECTION,
+    ("Pad", "ones"): CommutesWith.SELECTION,
+    ("Pad", "attribute, ones"): CommutesWith.SELECTION,
+    ("Pad", "a computed number"): CommutesWith.SELECTION,
+    ("Resize", "cropped"): CommutesWith.SELECTION,
 }  # fmt: skip
 """Graphs whose operator lets less through than it does elsewhere."""
 
@@ -112,7 +112,7 @@ def test_claims_depend_on_constants_types_and_lengths(op: str, label: str) -> No
 # --- lies: the check must notice --------------------------------------------------------------------------------
 
 
-def claiming(monkeypatch: pytest.MonkeyPatch, op: str, passes: Passes) -> None:
+def claiming(monkeypatch: pytest.MonkeyPatch, op: str, passes: CommutesWith) -> None:
     """Let a rule claim something, whatever limits it."""
 
     def relate(node: Node, context: Context) -> Relation:
@@ -123,26 +123,26 @@ def claiming(monkeypatch: pytest.MonkeyPatch, op: str, passes: Passes) -> None:
 
 
 LIES = (
-    *((op, label, Passes.POSITIVE) for op, label in LOWERED),
-    *((op, "", Passes.POSITIVE) for op in ("Sigmoid", "Exp", "HardSwish", "BatchNormalization")),
-    ("Clip", "one bound", Passes.POSITIVE),
-    *((op, "", Passes.LINEAR) for op in ("Relu", "Abs", "LeakyRelu", "MaxPool", "GlobalLpPool")),
-    ("ReduceMax", "space", Passes.LINEAR),
-    ("ReduceSumSquare", "space", Passes.POSITIVE),
-    ("Add", "a constant a channel", Passes.SELECTION),
-    ("Mul", "two signals", Passes.POSITIVE),
-    ("Mul", "a constant a channel", Passes.SELECTION),
-    ("Add", "by 2.5", Passes.POSITIVE),
-    ("Concat", "a constant along space", Passes.SELECTION),
-    ("Concat", "a constant among the channels", Passes.SELECTION),
-    ("Slice", "a constant to a computed length", Passes.SELECTION),
-    ("Expand", "a constant", Passes.SELECTION),
-    ("GridSample", "places that are a signal", Passes.LINEAR),
+    *((op, label, CommutesWith.POSITIVE) for op, label in LOWERED),
+    *((op, "", CommutesWith.POSITIVE) for op in ("Sigmoid", "Exp", "HardSwish", "BatchNormalization")),
+    ("Clip", "one bound", CommutesWith.POSITIVE),
+    *((op, "", CommutesWith.LINEAR) for op in ("Relu", "Abs", "LeakyRelu", "MaxPool", "GlobalLpPool")),
+    ("ReduceMax", "space", CommutesWith.LINEAR),
+    ("ReduceSumSquare", "space", CommutesWith.POSITIVE),
+    ("Add", "a constant a channel", CommutesWith.SELECTION),
+    ("Mul", "two signals", CommutesWith.POSITIVE),
+    ("Mul", "a constant a channel", CommutesWith.SELECTION),
+    ("Add", "by 2.5", CommutesWith.POSITIVE),
+    ("Concat", "a constant along space", CommutesWith.SELECTION),
+    ("Concat", "a constant among the channels", CommutesWith.SELECTION),
+    ("Slice", "a constant to a computed length", CommutesWith.SELECTION),
+    ("Expand", "a constant", CommutesWith.SELECTION),
+    ("GridSample", "places that are a signal", CommutesWith.LINEAR),
 )
 
 
 @pytest.mark.parametrize(("op", "label", "passes"), LIES, ids=str)
-def test_a_false_claim_is_noticed(op: str, label: str, passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_false_claim_is_noticed(op: str, label: str, passes: CommutesWith, monkeypatch: pytest.MonkeyPatch) -> None:
     check_claims(labelled(op, label))
     claiming(monkeypatch, op, passes)
     with pytest.raises(FalseClaimError, match=f"{op}.* claims {passes.name}"):
@@ -216,7 +216,7 @@ def test_channels_are_merged_where_scalings_pass(name: str) -> None:
 @pytest.mark.parametrize("name", STOPS)
 def test_a_false_claim_changes_the_outputs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the claims prevent: multiples are merged, and the result differs from the network."""
-    claiming(monkeypatch, name.split(maxsplit=1)[0], Passes.LINEAR)
+    claiming(monkeypatch, name.split(maxsplit=1)[0], CommutesWith.LINEAR)
     model = multiples(STOPS[name])
     result = halved(model)
     assert result.plan.groups[0].compensate == "merge"

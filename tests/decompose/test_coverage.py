@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import linkage
 
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.decompose import ProducerRows, Rows, select
+from onnxmerge.decompose import GroupWeights, ProducerRows, select
 from onnxmerge.decompose.coverage import _clusters, _cover, merge_heights
-from onnxmerge.moments.weights import producer_rows
 from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import MEASURED_COMPENSATIONS, METHODS, Options
+from onnxmerge.signals.producer_weights import producer_rows
 from onnxmerge.verify import Verification
 from tests.builders import Net, analyse
 
@@ -30,14 +30,14 @@ Floats = NDArray[np.float64]
 FEW = settings(max_examples=40, deadline=None, derandomize=True)
 
 
-def filters(*kernels: Floats, normalised: bool = True) -> Rows:
+def filters(*kernels: Floats, normalised: bool = True) -> GroupWeights:
     """Rows of one producer for each (n, channels, taps) array."""
     producers = []
     for each in kernels:
         n, _, taps = each.shape
         zeros = np.zeros((n, 1))
         producers.append(ProducerRows(each.reshape(n, -1), zeros, np.ones((n, 1)), zeros, normalised, False, taps=taps))
-    return Rows(tuple(producers), np.ones(len(kernels[0])))
+    return GroupWeights(tuple(producers), np.ones(len(kernels[0])))
 
 
 # ---- the definition, in plain Python ---------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_ties_do_not_hang_on_the_hash_seed() -> None:
 # ---- where kernels come from -----------------------------------------------------------------------------------------
 
 
-def groups_of(net: Net) -> dict[str, Rows]:
+def groups_of(net: Net) -> dict[str, GroupWeights]:
     """Rows of every group, by its name."""
     analysed = analyse(net.model())
     found = {group.name: producer_rows(analysed.context, group) for group in analysed.groups}

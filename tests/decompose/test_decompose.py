@@ -6,28 +6,30 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.decompose import SELECTIONS, Expression, ProducerRows, Rows, express, least_first, select
+from onnxmerge.decompose import SELECTIONS, Expression, GroupWeights, ProducerRows, express, least_first, select
 
 Floats = NDArray[np.float64]
 
 LEAST = np.array([], dtype=np.int64)
 
 
-def plain(weights: Floats, bias: Floats | None = None) -> Rows:
+def plain(weights: Floats, bias: Floats | None = None) -> GroupWeights:
     """Rows without BatchNormalization."""
     n = len(weights)
     column = np.zeros((n, 1)) if bias is None else bias.reshape(n, 1)
     ones = np.ones((n, 1))
-    return Rows((ProducerRows(weights, column, ones, np.zeros((n, 1)), False, bias is not None),))
+    return GroupWeights((ProducerRows(weights, column, ones, np.zeros((n, 1)), False, bias is not None),))
 
 
-def normalised(weights: Floats, gamma: Floats, beta: Floats, mean: Floats, var: Floats, eps: float = 1e-5) -> Rows:
+def normalised(
+    weights: Floats, gamma: Floats, beta: Floats, mean: Floats, var: Floats, eps: float = 1e-5
+) -> GroupWeights:
     """Rows with a BatchNormalization behind them."""
     n = len(weights)
     scale = gamma / np.sqrt(var + eps)
     offset = beta - scale * mean
     parts = ProducerRows(weights, np.zeros((n, 1)), scale.reshape(n, 1), offset.reshape(n, 1), True, True)
-    return Rows((parts,), np.abs(gamma))
+    return GroupWeights((parts,), np.abs(gamma))
 
 
 def test_published_formula() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnxmerge.plan.budget import descend
-from onnxmerge.plan.grid import multiples
+from onnxmerge.plan.rounding import multiples
 
 
 def _product(counts: Mapping[int, int]) -> int:

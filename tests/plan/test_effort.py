@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxmerge.moments.batches import Batches
 from onnxmerge.plan.effort import EFFORTS, probing_for
 from onnxmerge.plan.options import EFFORT_NAMES, Options
+from onnxmerge.signals.batches import Batches
 
 
 def _batches(samples: int, size: int = 4) -> Batches:

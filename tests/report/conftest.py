@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.report.account import Account, GroupEntry, PinnedEntry, Sizes
+from onnxmerge.report.model import Account, GroupEntry, PinnedEntry, Sizes
 from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity
 from onnxmerge.runtime.latency import Comparison, Latency
 

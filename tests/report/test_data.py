@@ -13,8 +13,8 @@ import pytest
 
 from onnxmerge.channels.reasons import Reason
 from onnxmerge.errors import UsageError
-from onnxmerge.report.account import Account, Inspection, PinnedEntry, SideBySide
 from onnxmerge.report.data import check_writable, to_json, write_text
+from onnxmerge.report.model import Account, Inspection, PinnedEntry, SideBySide
 from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from onnxmerge.errors import RuntimeMissingError, UsageError
 from onnxmerge.report import units
-from onnxmerge.report.account import Account
+from onnxmerge.report.model import Account
 from onnxmerge.report.page import check_page
 from onnxmerge.runtime.differences import Confusion, Differences
 from tests.pages import SEEN, Reader, full_account

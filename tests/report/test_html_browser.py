@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from onnxmerge import pipeline
-from onnxmerge.report.account import Account
+from onnxmerge.report.model import Account
 from tests.builders import Net
 from tests.pages import SEEN, full_account
 

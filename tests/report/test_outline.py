@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxmerge.report.account import GroupEntry
+from onnxmerge.report.model import GroupEntry
 from onnxmerge.report.outline import branches, outline
 
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.report.account import Account, GroupEntry, Inspection, PinnedEntry, SideBySide
+from onnxmerge.report.model import Account, GroupEntry, Inspection, PinnedEntry, SideBySide
 from onnxmerge.report.terminal import ROWS, show_account, show_inspection, show_side_by_side
 from onnxmerge.report.text import advice
 from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from onnxmerge.report.account import Account, Inspection, SideBySide, Sizes
+from onnxmerge.report.model import Account, Inspection, SideBySide, Sizes
 from onnxmerge.report.verdict import CAUTION, account_verdict, inspection_verdict, outcome, side_by_side_verdict
 from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.report.account import Account, PinnedEntry
+from onnxmerge.report.model import Account, PinnedEntry
 from onnxmerge.report.terminal import show_account
 from onnxmerge.report.text import advice
 from onnxmerge.report.wording import how, printable, reasons_of

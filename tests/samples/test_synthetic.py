@@ -6,7 +6,7 @@ import pytest
 from onnxmerge.errors import UsageError
 from onnxmerge.graph.values import TensorSpec
 from onnxmerge.samples import dead_leaves, synthetic_samples
-from onnxmerge.samples.synthetic import most_telling
+from onnxmerge.samples.synthetic import most_confident
 
 
 @pytest.mark.parametrize(("height", "width", "channels"), [(32, 32, 3), (64, 20, 1), (1, 1, 2), (224, 224, 3)])
@@ -89,7 +89,7 @@ def test_the_clearest_samples_of_every_class_are_chosen() -> None:
     scores = np.zeros((1000, 5))
     margin = rng.random(1000) + 0.1
     scores[np.arange(1000), winner] = margin
-    chosen = most_telling(scores, 200)
+    chosen = most_confident(scores, 200)
     assert len(set(chosen.tolist())) == 200
     assert (np.diff(chosen) > 0).all()
     sizes = np.bincount(winner[chosen], minlength=5)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from onnxmerge.channels.context import Context, pin_all
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.channels.relations import Axis, Limit, Passes, Pin, Relation
+from onnxmerge.channels.relations import Axis, CommutesWith, Limit, Pin, Relation
 from onnxmerge.channels.rules import (
     attention,
     convolution,
@@ -95,7 +95,7 @@ def _limited(node: Node, context: Context, relation: Relation) -> Relation:
     )
     if not fixed:
         return relation
-    return replace(relation, limits=(*relation.limits, *(Limit(axis, Passes.NOTHING) for axis in fixed)))
+    return replace(relation, limits=(*relation.limits, *(Limit(axis, CommutesWith.NOTHING) for axis in fixed)))
 
 
 def _complete(node: Node, context: Context, relation: Relation) -> Relation:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxmerge.channels.context import Context
-from onnxmerge.channels.relations import Axis, Limit, Passes, Relation
+from onnxmerge.channels.relations import Axis, CommutesWith, Limit, Relation
 from onnxmerge.channels.rules.base import MICROSOFT, Rule, broadcast_links
 from onnxmerge.graph import Node
 
@@ -52,7 +52,7 @@ def _pointwise(node: Node, context: Context) -> Relation:
     ]
     passes = _passes(node, context)
     if not (context.is_real(node.input(0)) and context.is_real(node.outputs[0])):
-        passes = min(passes, Passes.SELECTION)
+        passes = min(passes, CommutesWith.SELECTION)
     return Relation(tuple(links), passes=passes, limits=_stretched(node, context) if node.op in _SUMS else ())
 
 
@@ -62,54 +62,62 @@ def _stretched(node: Node, context: Context) -> tuple[Limit, ...]:
     after = context.dims(y) or ()
     carried = [{entry.two.axis for entry in broadcast_links(name, y, context)} for name in node.inputs if name]
     return tuple(
-        Limit(Axis(y, axis), Passes.SELECTION)
+        Limit(Axis(y, axis), CommutesWith.SELECTION)
         for axis, length in enumerate(after)
         if length != 1 and not all(axis in axes for axes in carried)
     )
 
 
-def _dropout(node: Node, context: Context) -> Passes:
+def _dropout(node: Node, context: Context) -> CommutesWith:
     """The identity, unless it trains; its second output is true for every element, however they are scaled."""
     if node.input(2):
         training = context.value(node.input(2))
         if training is None or np.any(training):
-            return Passes.NOTHING
-    return Passes.SELECTION if any(context.model.readers.get(name) for name in node.outputs[1:]) else Passes.LINEAR
+            return CommutesWith.NOTHING
+    return (
+        CommutesWith.SELECTION
+        if any(context.model.readers.get(name) for name in node.outputs[1:])
+        else CommutesWith.LINEAR
+    )
 
 
-def _passes(node: Node, context: Context) -> Passes:
+def _passes(node: Node, context: Context) -> CommutesWith:
     if node.op == "Dropout":
         return _dropout(node, context)
     if node.op in _LINEAR:
-        return Passes.LINEAR
+        return CommutesWith.LINEAR
     if node.op in _POSITIVE:
-        return Passes.POSITIVE
+        return CommutesWith.POSITIVE
     if node.op in _SELECTION or node.domain == MICROSOFT:
-        return Passes.SELECTION if len([n for n in node.inputs if n and context.rank(n) > 0]) == 1 else Passes.NOTHING
+        return (
+            CommutesWith.SELECTION
+            if len([n for n in node.inputs if n and context.rank(n) > 0]) == 1
+            else CommutesWith.NOTHING
+        )
     return _passes_of_many(node, context)
 
 
-def _passes_of_many(node: Node, context: Context) -> Passes:
+def _passes_of_many(node: Node, context: Context) -> CommutesWith:
     """Sums and products: what matters is whether constants are the same for all channels."""
     constants = [name for name in node.inputs if context.is_constant(name)]
     if not constants:
-        return Passes.LINEAR if node.op in _SUMS else Passes.NOTHING
+        return CommutesWith.LINEAR if node.op in _SUMS else CommutesWith.NOTHING
     shared = all(np.prod(context.dims(name) or (), dtype=np.int64) == 1 for name in constants)
     if not shared:
-        return Passes.NOTHING
+        return CommutesWith.NOTHING
     if len(constants) < len([name for name in node.inputs if name]) - 1 and node.op not in _SUMS:
-        return Passes.NOTHING
+        return CommutesWith.NOTHING
     value = context.value(constants[0])
     positive = value is not None and bool(np.all(value > 0))
     scales = node.op == "Mul" or (node.op == "Div" and node.inputs.index(constants[0]) == 1)
     if scales and positive:
-        return Passes.LINEAR
+        return CommutesWith.LINEAR
     if node.op == "PRelu":
-        return Passes.POSITIVE
+        return CommutesWith.POSITIVE
     values = [context.value(name) for name in constants]
     if node.op in ("Max", "Min") and all(value is not None and not np.any(value) for value in values):
-        return Passes.POSITIVE
-    return Passes.SELECTION
+        return CommutesWith.POSITIVE
+    return CommutesWith.SELECTION
 
 
 RULES = (

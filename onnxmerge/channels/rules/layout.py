@@ -25,12 +25,12 @@ from onnxmerge.channels.context import Context, pin_all
 from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import (
     Axis,
+    CommutesWith,
     Edit,
     Fork,
     Indices,
     Kept,
     Link,
-    Passes,
     Pin,
     Producer,
     Relation,
@@ -118,7 +118,7 @@ def _reshape(node: Node, context: Context) -> Relation:
             Way((_block_link(x, y, wide_in, wide_out, one, two, before, after),)) for one in wide_in for two in wide_out
         )
         forks.append(Fork(ways, Reason("mixes_axes", node.op, detail=(left, right))))
-    return Relation(tuple(links), forks=tuple(forks), pins=tuple(pins), passes=Passes.LINEAR)
+    return Relation(tuple(links), forks=tuple(forks), pins=tuple(pins), passes=CommutesWith.LINEAR)
 
 
 def _block_link(
@@ -169,7 +169,7 @@ def _separate(maps: _Maps) -> Callable[[Node, Context], Relation]:
         links = maps(node, context)
         if isinstance(links, Reason):
             return pin_all(node, context, links)
-        return Relation(tuple(links), pins=_unexplained(node, context, links), passes=Passes.LINEAR)
+        return Relation(tuple(links), pins=_unexplained(node, context, links), passes=CommutesWith.LINEAR)
 
     return relate
 
@@ -337,7 +337,7 @@ def _gather(node: Node, context: Context) -> Relation:
         producers = tuple(
             Producer(node.index, entry.two, entry.one) for entry in links if entry.one == Axis(x, rank - 1)
         )
-    return Relation(tuple(links), pins=tuple(pins), producers=producers, passes=Passes.LINEAR)
+    return Relation(tuple(links), pins=tuple(pins), producers=producers, passes=CommutesWith.LINEAR)
 
 
 def _resize_gather(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...]:
@@ -396,7 +396,7 @@ def _pad_relation(node: Node, context: Context) -> Relation:
     relation = _separate(_pad)(node, context)
     if _fills_no_number(node, context):
         return relation
-    return replace(relation, passes=min(relation.passes, Passes.SELECTION))
+    return replace(relation, passes=min(relation.passes, CommutesWith.SELECTION))
 
 
 def _fills_no_number(node: Node, context: Context) -> bool:

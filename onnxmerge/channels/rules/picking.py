@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.channels.relations import Axis, Limit, Link, Passes, Pin, Relation, link
+from onnxmerge.channels.relations import Axis, CommutesWith, Limit, Link, Pin, Relation, link
 from onnxmerge.channels.rules.base import Rule
 from onnxmerge.graph import Node
 
@@ -35,7 +35,7 @@ def _elements(node: Node, context: Context) -> Relation:
     names = list(dict.fromkeys(name for name in (x, indices, node.input(2)) if name))
     links = [entry for name in names for entry in _aligned(name, y, context, axis)]
     pins = [Pin(Axis(name, axis), Reason("works_by_number", node.op)) for name in (*names, y)]
-    return Relation(tuple(links), pins=tuple(pins), passes=Passes.NOTHING)
+    return Relation(tuple(links), pins=tuple(pins), passes=CommutesWith.NOTHING)
 
 
 def _grid_sample(node: Node, context: Context) -> Relation:
@@ -44,7 +44,9 @@ def _grid_sample(node: Node, context: Context) -> Relation:
     pins = [Pin(Axis(name, axis), Reason("place", node.op)) for name in (x, y) for axis in range(2, context.rank(name))]
     pins += [Pin(Axis(grid, axis), Reason("grid", node.op)) for axis in range(1, context.rank(grid))]
     # Linear in the picture, not in the places: where both carry the channels, along the batch, only copies pass.
-    return Relation(links, pins=tuple(pins), passes=Passes.LINEAR, limits=(Limit(Axis(grid, 0), Passes.SELECTION),))
+    return Relation(
+        links, pins=tuple(pins), passes=CommutesWith.LINEAR, limits=(Limit(Axis(grid, 0), CommutesWith.SELECTION),)
+    )
 
 
 RULES = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxmerge.channels.context import Context, pin_all
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.channels.relations import Axis, Passes, Pin, Relation, link
+from onnxmerge.channels.relations import Axis, CommutesWith, Pin, Relation, link
 from onnxmerge.channels.rules.base import Rule
 from onnxmerge.graph import Node
 
@@ -22,7 +22,7 @@ def _pool(node: Node, context: Context) -> Relation:
     if any(node.outputs[1:]):
         return pin_all(node, context, Reason("returns_positions", node.op))
     pins = [Pin(Axis(t, a), Reason("spatial_axis", node.op)) for t in (x, y) for a in range(2, context.rank(t))]
-    passes = Passes.LINEAR if node.op in _LINEAR_POOLS else Passes.POSITIVE
+    passes = CommutesWith.LINEAR if node.op in _LINEAR_POOLS else CommutesWith.POSITIVE
     return Relation((link(x, 0, y, 0), link(x, 1, y, 1)), pins=tuple(pins), passes=passes)
 
 
@@ -54,11 +54,11 @@ def _reduce(node: Node, context: Context) -> Relation:
         out += axis not in axes or keep
     pins = [Pin(Axis(x, axis), Reason("reduces", node.op)) for axis in axes]
     passes = (
-        Passes.LINEAR
+        CommutesWith.LINEAR
         if node.op in _LINEAR_REDUCTIONS
-        else Passes.POSITIVE
+        else CommutesWith.POSITIVE
         if node.op in _POSITIVE_REDUCTIONS
-        else Passes.SELECTION
+        else CommutesWith.SELECTION
     )
     return Relation(tuple(links), pins=tuple(pins), passes=passes)
 
@@ -69,7 +69,7 @@ def _arg(node: Node, context: Context) -> Relation:
     rank = context.rank(x)
     axis, keep = int(node.attributes.get("axis", 0)) % rank, bool(node.attributes.get("keepdims", 1))
     links = [link(x, a, y, a if keep or a < axis else a - 1) for a in range(rank) if a != axis]
-    return Relation(tuple(links), pins=(Pin(Axis(x, axis), Reason("numbers", node.op)),), passes=Passes.SELECTION)
+    return Relation(tuple(links), pins=(Pin(Axis(x, axis), Reason("numbers", node.op)),), passes=CommutesWith.SELECTION)
 
 
 RULES = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from onnxmerge.channels.context import Context, pin_all
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.channels.relations import Passes, Relation, link
+from onnxmerge.channels.relations import CommutesWith, Relation, link
 from onnxmerge.channels.rules.base import Rule, same_axes
 from onnxmerge.graph import Node
 
@@ -27,7 +27,7 @@ def _linear(node: Node, context: Context) -> Relation:
         if dims and dims[0] > 1:
             per_axis = True
             links.append(link(name, 0, y, int(node.attributes.get("axis", 1)) % rank))
-    return Relation(tuple(links), passes=Passes.NOTHING if per_axis else Passes.SELECTION)
+    return Relation(tuple(links), passes=CommutesWith.NOTHING if per_axis else CommutesWith.SELECTION)
 
 
 RULES = tuple(Rule(op, _linear, since=10) for op in ("QuantizeLinear", "DequantizeLinear"))

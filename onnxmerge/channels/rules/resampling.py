@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.channels.relations import Axis, Edit, Kept, Passes, Pin, Relation, SetInput, SetLengths, link
+from onnxmerge.channels.relations import Axis, CommutesWith, Edit, Kept, Pin, Relation, SetInput, SetLengths, link
 from onnxmerge.channels.rules.base import Rule
 from onnxmerge.graph import Node
 
@@ -28,11 +28,15 @@ def _resize(node: Node, context: Context) -> Relation:
         if axis not in same
     ]
     # Interpolation is linear; clipping at the borders by extrapolation adds a constant.
-    passes = Passes.SELECTION if node.attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize" else None
+    passes = (
+        CommutesWith.SELECTION
+        if node.attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize"
+        else None
+    )
     return Relation(
         tuple(link(x, axis, y, axis) for axis in same),
         pins=tuple(pins),
-        passes=Passes.LINEAR if passes is None else passes,
+        passes=CommutesWith.LINEAR if passes is None else passes,
     )
 
 

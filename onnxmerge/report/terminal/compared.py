@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 
 from onnxmerge.report import units
-from onnxmerge.report.account import Account, SideBySide, Tradeoff
-from onnxmerge.report.modes import modes_lines
+from onnxmerge.report.importance_histogram import modes_lines
+from onnxmerge.report.model import Account, SideBySide, Tradeoff
 from onnxmerge.report.terminal.groups import groups_of, pinned_of
 from onnxmerge.report.terminal.lines import if_known, line, notes_of, print_table, sentence, shapes_of, table_of
 from onnxmerge.report.terminal.measured import batches_of, divergence_of, fidelity_of, measures, stage_times

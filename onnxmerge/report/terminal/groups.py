@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from onnxmerge.report import units
-from onnxmerge.report.account import GroupEntry, PinnedEntry
+from onnxmerge.report.model import GroupEntry, PinnedEntry
 from onnxmerge.report.terminal.lines import line, most, plain, print_table, rest, table_of
 from onnxmerge.report.terminal.names import Name, shortened
 from onnxmerge.report.wording import how, reasons_of

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console, Group
 
 from onnxmerge.report import units
-from onnxmerge.report.account import GroupEntry, Inspection
+from onnxmerge.report.model import GroupEntry, Inspection
 from onnxmerge.report.outline import Line, outline
 from onnxmerge.report.terminal.groups import pinned_of
 from onnxmerge.report.terminal.lines import (

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from rich.console import Console
 
 from onnxmerge.report import units
-from onnxmerge.report.account import Sizes
+from onnxmerge.report.model import Sizes
 from onnxmerge.report.terminal.lines import if_known, line, most, plain, print_table, rest, several, table_of
 from onnxmerge.report.terminal.names import Name
 from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity

@@ -1,0 +1,1 @@
+"""Apply a plan to a model: absorb or refit weights, then cut the channels that nobody reads."""

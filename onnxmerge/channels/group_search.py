@@ -1,0 +1,185 @@
+"""Explore what can go from one producer's output: walks with finer and coarser labels.
+
+1. The first walk has one label for each element. Labels that reach neither a pin nor a fork that no way fits are free.
+2. A walk that is stuck at a fork starts again once for each way of it: with labels made one within each slab (whole
+   heads in one walk, widths inside heads in another), and with that way chosen, so that slabs that hold elements of
+   other producers (the other half of a channel shuffle) are filled.
+3. Labels that are pinned stay out of further walks; they are pinned however coarse.
+
+What is free is split by the set of axes that it touches, so that each group is cut evenly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.channels.propagation import Chosen, LabelPropagation
+from onnxmerge.channels.reasons import Reason
+from onnxmerge.channels.relation_index import RelationIndex
+from onnxmerge.channels.relations import Axis, Indices, Producer
+
+__all__ = ["Members", "SearchResult", "search_group"]
+
+_MOST_WALKS = 64
+"""Walks from one producer. Attention with grouped queries takes about ten, a stage of n shuffled units 2n; what is not
+found by then stays, with its reason."""
+
+Members = dict[Axis, Indices]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What can go from a producer's output.
+
+    Attributes:
+        groups: For each group, the channel of each element of every axis it touches, -1 for none.
+        lost: How many of the output's elements are in no group.
+        reasons: Why.
+    """
+
+    groups: tuple[Members, ...]
+    lost: int
+    reasons: tuple[Reason, ...]
+
+
+def search_group(
+    relation_index: RelationIndex, producer: Producer, free: Indices, searched: dict[Axis, NDArray[np.bool_]]
+) -> SearchResult:
+    """Groups found from one producer's output, and what of it is pinned.
+
+    Args:
+        relation_index: All relations.
+        producer: Where to start.
+        free: Elements of its output that no walk has seen.
+        searched: Elements that some walk has seen; those of this one are added.
+    """
+    length = relation_index.length(producer.output) or 0
+    seeds = np.full(length, -1, dtype=np.int64)
+    seeds[free] = np.arange(len(free))
+    propagation = _run(relation_index, producer.output, seeds, np.arange(len(free), dtype=np.int64), {})
+    for axis, labels in propagation.labels.items():
+        searched.setdefault(axis, np.zeros(len(labels), dtype=bool))[labels >= 0] = True
+    coarse = _Coarser(relation_index, producer.output)
+    coarse.follow(seeds, propagation, {})
+    stuck = _held(propagation) - {root for _, labels in coarse.found for root in propagation.root[labels].tolist()}
+    lost = int(np.isin(propagation.root[np.arange(len(free))], sorted(stuck)).sum()) if stuck else 0
+    members = (*_free_parts(propagation), *(part for part, _ in coarse.found))
+    return SearchResult(members, lost, _reasons(propagation, stuck))
+
+
+def _run(relation_index: RelationIndex, axis: Axis, seeds: Indices, root: Indices, chosen: Chosen) -> LabelPropagation:
+    propagation = LabelPropagation(relation_index, root.copy(), chosen)
+    propagation.start(axis, seeds)
+    return propagation
+
+
+def _held(propagation: LabelPropagation) -> set[int]:
+    """Roots of the labels that are pinned, or stuck at a fork."""
+    held = {int(r) for labels, _ in propagation.pinned for r in np.unique(propagation.root[labels])}
+    for _, axis in propagation.stuck:
+        labels = propagation.labels[axis]
+        held.update(int(r) for r in np.unique(propagation.root[labels[labels >= 0]]))
+    return held
+
+
+def _reasons(propagation: LabelPropagation, roots: set[int]) -> tuple[Reason, ...]:
+    found: dict[Reason, None] = {}
+    wanted = np.array(sorted(roots), dtype=np.int64)
+    for labels, reason in propagation.pinned:
+        if np.isin(propagation.root[labels], wanted).any():
+            found[reason] = None
+    for fork, axis in propagation.stuck:
+        labels = propagation.labels[axis]
+        if np.isin(propagation.root[labels[labels >= 0]], wanted).any():
+            found[replace(fork.reason, where=axis.tensor)] = None
+    return tuple(found)
+
+
+def _free_parts(propagation: LabelPropagation) -> list[Members]:
+    """The free channels of a walk, split by the set of axes they touch and numbered from 0 in order."""
+    held = _held(propagation)
+    axes = list(propagation.labels)
+    touches: dict[int, list[int]] = {}
+    for number, axis in enumerate(axes):
+        labels = propagation.labels[axis]
+        for root in np.unique(propagation.root[labels[labels >= 0]]).tolist():
+            if root not in held:
+                touches.setdefault(root, []).append(number)
+    parts: dict[tuple[int, ...], list[int]] = {}
+    for root in sorted(touches):
+        parts.setdefault(tuple(touches[root]), []).append(root)
+    result = []
+    for numbers, roots in parts.items():
+        lookup = np.full(len(propagation.root), -1, dtype=np.int64)
+        lookup[roots] = np.arange(len(roots))
+        lookup = lookup[propagation.root]
+        result.append(
+            {
+                axes[number]: np.where(
+                    propagation.labels[axes[number]] >= 0, lookup[propagation.labels[axes[number]]], -1
+                )
+                for number in numbers
+            }
+        )
+    return result
+
+
+class _Coarser:
+    """Walks again from the same axis, way by way, wherever the one before got stuck.
+
+    Attributes:
+        found: Groups, each with the first walk's labels that it frees.
+    """
+
+    def __init__(self, relation_index: RelationIndex, start: Axis) -> None:
+        self.found: list[tuple[Members, Indices]] = []
+        self._atlas = relation_index
+        self._start = start
+        self._left = _MOST_WALKS
+
+    def follow(self, seeds: Indices, propagation: LabelPropagation, chosen: Chosen) -> None:
+        """Start again once for each way of the fork at which `propagation`, begun with `seeds`, is stuck."""
+        if not propagation.stuck:
+            return
+        fork, axis = propagation.stuck[0]
+        if id(fork) in chosen:
+            return
+        pinned = np.unique(
+            np.concatenate([np.empty(0, np.int64), *(propagation.root[labels] for labels, _ in propagation.pinned)])
+        )
+        tried: set[bytes] = set()
+        for number, way in enumerate(self._atlas.slabs(fork)):
+            root = _coarse_roots(propagation, axis, way[axis]) if axis in way else None
+            if root is None or way[axis].tobytes() in tried or self._left == 0:
+                continue
+            tried.add(way[axis].tobytes())
+            blocked = np.isin(root, root[pinned])
+            left = np.where((seeds >= 0) & ~blocked[seeds], seeds, -1)
+            if (left >= 0).any():
+                self._left -= 1
+                self._walk_again(left, root, {**chosen, id(fork): number})
+
+    def _walk_again(self, seeds: Indices, root: Indices, chosen: Chosen) -> None:
+        propagation = _run(self._atlas, self._start, seeds, root, chosen)
+        for part in _free_parts(propagation):
+            labels = part.get(self._start)
+            if labels is not None and max(int(numbers.max()) for numbers in part.values()) > 0:
+                self.found.append((part, seeds[(labels >= 0) & (seeds >= 0)]))
+        self.follow(seeds, propagation, chosen)
+
+
+def _coarse_roots(propagation: LabelPropagation, axis: Axis, slabs: Indices) -> Indices | None:
+    """Labels made one within each slab; None where that leaves a single channel."""
+    labels = propagation.labels[axis]
+    inside = np.flatnonzero((labels >= 0) & (slabs >= 0))
+    if not inside.size:
+        return None
+    trial = LabelPropagation(propagation.relation_index, propagation.root.copy(), {})
+    of_slab = np.full(int(slabs.max()) + 1, -1, dtype=np.int64)
+    of_slab[slabs[inside]] = labels[inside]
+    trial.merge(trial.root[labels[inside]], trial.root[of_slab[slabs[inside]]])
+    left = np.unique(trial.root[labels[inside]])
+    return trial.root if len(left) > 1 else None

@@ -1,0 +1,202 @@
+"""What a fit looks at: the method that the model and the samples allow, and the samples, real or made up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.groups import Analysis
+from onnxmerge.cost.network import CostModel
+from onnxmerge.errors import UsageError
+from onnxmerge.graph import Draft
+from onnxmerge.pipeline.estimate import dense_seconds, duration, fit_seconds
+from onnxmerge.pipeline.memory import free_memory
+from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
+from onnxmerge.plan.effort import EFFORTS
+from onnxmerge.plan.options import Method
+from onnxmerge.plan.planner import Calibration
+from onnxmerge.runtime.session import Provider, Session
+from onnxmerge.samples.feeds import Samples
+from onnxmerge.samples.synthetic import most_confident, synthetic_samples
+from onnxmerge.signals.batches import Batches, PassCounter
+from onnxmerge.signals.refit_schedule import batch_statistics, refit_schedule_of, refusal
+from onnxmerge.signals.sensitivity import solving_work
+
+__all__ = ["choose_method", "gather_calibration", "why_unfitted"]
+
+_BATCH, _FEWEST_BATCH, _BATCH_ELEMENTS = 32, 4, 1 << 20
+"""Samples that run together: fewer where the largest tensor of a batch would leave the cache, 4 MB. A thin network of
+239 nodes on 224x224 pictures takes 5.6 ms of CPU a picture in batches of 4 and 10.8 ms in batches of 32."""
+_LOGGER = logging.getLogger(__name__)
+_WORTH_SAYING = 10.0
+"""Seconds; who waits less needs no estimate."""
+_FOLDS, _PER_FOLD = 4, 8
+"""Folds of the samples, and batches in each at least: what is probed is a number of whole batches from every fold."""
+_AFFORDABLE_MACS, _AFFORDABLE_WORK = 2e10, 1e11
+"""What a fit on synthetic images may cost before `auto` merges instead: MACs of one image, of which a dozen passes over
+at least 16 images are made, and elements that the eliminations update (`solving_work`), some 1e8 a second: 6e10 for
+VGG-16 on 32x32 pictures, 8e11 for one layer of 8192 channels between as many."""
+_MOST_SYNTHETIC, _FEWEST_SYNTHETIC, _SYNTHETIC_ELEMENTS, _SYNTHETIC_MACS = 512, 16, 24_000_000, 2e11
+"""Synthetic pictures to fit on: 512 small ones, 160 of 3x224x224, fewer where one takes many MACs, at least 16."""
+_CHEAP_SYNTHETIC, _CHEAP_MACS = 2048, 1e10
+"""As many where all of them take few MACs: a fully connected layer sees one row a picture."""
+_POOL, _POOL_ELEMENTS, _POOL_MACS, _PER_CLASS = 8, 48_000_000, 5e11, 8
+"""Pictures of which one is chosen where the network tells classes apart; what the pool may hold and take; pictures of
+each class that have to be left for the choice to make sense."""
+_RIDGE, _RIDGE_SYNTHETIC = 1e-3, 1e-2
+
+
+def choose_method(run: Run, context: Context, analysis: Analysis, cost: CostModel, fitting: Samples | None) -> Method:
+    """The method, with what it can look at taken into account."""
+    method = run.options.resolved(measurable=True)
+    if not method.measured:
+        return method
+    problem = why_unfitted(run, context, analysis)
+    if not problem:
+        seen = fitting is not None or (_image_like(run, cost) and _affordable(run, context, analysis, cost))
+        return run.options.resolved(measurable=seen)
+    method = run.options.resolved(measurable=False)
+    if method.measured:
+        raise UsageError(f"{problem}; use --method neuron-merging")
+    _LOGGER.debug("not fitted to samples: %s", problem)
+    if fitting is None:
+        run.notes.append(problem)
+    else:  # whoever gave samples expects them to be used
+        run.caution(problem)
+    return method
+
+
+def why_unfitted(run: Run, context: Context, analysis: Analysis) -> str:
+    """Why no weight of the model can be fitted to samples; "" where some can."""
+    unknown = [node.name for node in run.model.nodes for name in node.outputs if name and not context.has_kind(name)]
+    if run.model.bytes_of_weights() > MEMORY_LIMIT:
+        return "above 2 GB weights are not fitted to samples"
+    if _nothing_to_solve(context, analysis):
+        return "no weight behind a channel group is stored as plain numbers of its own, so none is fitted to samples"
+    return f"the type of what {unknown[0]} makes is not known, so weights are not fitted to samples" if unknown else ""
+
+
+def _nothing_to_solve(context: Context, analysis: Analysis) -> bool:
+    """Whether no channel group at all can be refitted, as in a quantized network."""
+    schedule = refit_schedule_of(context)
+    return bool(analysis.groups) and all(refusal(context, schedule, group) for group in analysis.groups)
+
+
+def _image_like(run: Run, cost: CostModel) -> bool:
+    """Whether every input is a picture, so that synthetic pictures show what signals look like."""
+    shapes = [cost.dims.get(spec.name, ()) for spec in run.model.inputs]
+    return bool(shapes) and all(
+        len(shape) == 4 and min(shape[1], shape[3]) in (1, 3) and spec.dtype in ("float32", "float16", "float64")
+        for spec, shape in zip(run.model.inputs, shapes, strict=True)
+    )
+
+
+def _affordable(run: Run, context: Context, analysis: Analysis, cost: CostModel) -> bool:
+    """Whether a fit on made-up pictures takes minutes rather than a quarter of an hour; noted where it does not."""
+    if run.options.method != "auto":
+        return True
+    if cost.macs({}) > _AFFORDABLE_MACS:
+        what = "a network of this size is"
+    elif solving_work(analysis, refit_schedule_of(context)) > _AFFORDABLE_WORK:
+        what = "layers of this width are"
+    else:
+        return True
+    run.notes.append(f"{what} fitted to samples (--calib); --method refit makes some up")
+    return False
+
+
+def _batch_size(context: Context, cost: CostModel, rows: int) -> int:
+    """Samples that run together; `rows` of them are in each tensor of the walk that costs are counted in."""
+    made = (cost.dims.get(name, ()) for node in context.model.nodes for name in node.outputs if name)
+    largest = max((prod(shape) for shape in made), default=1) / rows
+    return int(min(_BATCH, max(_FEWEST_BATCH, _BATCH_ELEMENTS / max(largest, 1))))
+
+
+def _in_folds(samples: Samples, largest: int) -> Batches:
+    """Samples in batches of at most so many, in as many folds as there are batches, up to `_FOLDS`."""
+    size = min(largest, max(1, samples.count // (_FOLDS * _PER_FOLD)))
+    feeds = tuple(samples.batches(size))
+    lengths = tuple(len(next(iter(feed.values()))) if samples.batchable else samples.rows for feed in feeds)
+    return Batches(feeds, lengths, min(_FOLDS, len(feeds)))
+
+
+def _made_up(
+    run: Run, context: Context, cost: CostModel, shapes: Mapping[str, tuple[int, ...]], count: int, provider: Provider
+) -> Samples:
+    """Synthetic samples; for a classifier the clearest of more, evenly from all classes."""
+    clearest = _clearest(run, context, cost, shapes, count, provider)
+    return clearest or synthetic_samples(run.model.inputs, shapes, count, run.options.seed)
+
+
+def _clearest(
+    run: Run, context: Context, cost: CostModel, shapes: Mapping[str, tuple[int, ...]], count: int, provider: Provider
+) -> Samples | None:
+    """Synthetic samples that a classifier is surest of; None where the network is none, or the choice too small."""
+    elements = sum(prod(shape) for shape in shapes.values())
+    pool = min(_POOL * count, _POOL_ELEMENTS // max(elements, 1), int(_POOL_MACS / max(cost.macs({}), 1)))
+    outputs = [name for name in (spec.name for spec in run.model.outputs) if len(context.dims(name) or ()) == 2]
+    classes = (context.dims(outputs[0]) or (0, 0))[1] if outputs else 0
+    if not 1 < classes <= count // _PER_CLASS or pool < 2 * count:
+        return None
+    samples = synthetic_samples(run.model.inputs, shapes, pool, run.options.seed)
+    if samples.rows != 1:
+        return None
+    with Session.open(ort_source(run.source), provider) as session:
+        scores = np.concatenate([session.run(feed)[outputs[0]] for feed in samples.batches(_BATCH)])
+    if len(scores) != samples.count or not np.isfinite(scores).all():
+        return None
+    return replace(
+        samples,
+        feeds=tuple(samples.feeds[place] for place in most_confident(scores, count)),
+        source=f"{samples.source}, the {count} of clearest class, evenly from all classes",
+    )
+
+
+def gather_calibration(
+    run: Run, context: Context, analysis: Analysis, cost: CostModel, fitting: Samples | None, provider: Provider
+) -> tuple[Calibration, Context]:
+    """What a refit looks at, and the model it looks at it in.
+
+    Without samples that is synthetic pictures, and a model whose BatchNormalizations normalise by those pictures' own
+    statistics; the weights found there go into the model as it is.
+    """
+    with run.stage("looking at signals"):
+        schedule = refit_schedule_of(context)
+        samples = fitting
+        if samples is None:
+            shapes = {spec.name: cost.dims[spec.name] for spec in run.model.inputs}
+            largest = max(prod(shape) for shape in shapes.values())
+            fitting_size = min(_SYNTHETIC_ELEMENTS // largest, int(_SYNTHETIC_MACS / max(cost.macs({}), 1)))
+            most = max(_MOST_SYNTHETIC, min(_CHEAP_SYNTHETIC, int(_CHEAP_MACS / max(cost.macs({}), 1))))
+            count = max(_FEWEST_SYNTHETIC, min(most, fitting_size))
+            samples = _made_up(run, context, cost, shapes, count, provider)
+            run.notes.append(f"no samples were given: weights were fitted on {samples.source}")
+        batches = _in_folds(samples, _batch_size(context, cost, samples.rows))
+        counter = PassCounter(cost.work(), samples.count)
+        if fitting is None:
+            draft = Draft(run.model)
+            for name, array in batch_statistics(context, schedule, batches, provider, counter).items():
+                draft.set_weight(name, array)
+            context = Context(draft.finish(), context.shapes)
+        if run.model.bytes_of_weights() <= MEMORY_LIMIT:
+            dense = dense_seconds(ort_source(run.source), batches, provider)
+            seconds = fit_seconds(dense, EFFORTS[run.options.effort])
+            if seconds >= _WORTH_SAYING:
+                _LOGGER.info("planning and refitting will take %s", duration(seconds))
+    calibration = Calibration(
+        schedule=schedule,
+        batches=batches,
+        effort=EFFORTS[run.options.effort],
+        ridge=_RIDGE_SYNTHETIC if fitting is None else _RIDGE,
+        memory=run.options.memory or free_memory() // 4,
+        provider=provider,
+        seed=run.options.seed,
+        counter=counter,
+        progress=lambda done: run.progress("planning", done),
+    )
+    return calibration, context

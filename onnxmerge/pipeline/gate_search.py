@@ -1,0 +1,124 @@
+"""What has to hold before a cut is given away, and the largest cut for which it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnxmerge.errors import GateError, NothingToCutError, OnnxMergeError, UsageError
+from onnxmerge.graph import before_saturation, to_proto
+from onnxmerge.pipeline.cutting import Cut, cut_at, prepare
+from onnxmerge.pipeline.run import MEMORY_LIMIT, SYNTHETIC, Run, ort_source
+from onnxmerge.runtime.session import Provider
+from onnxmerge.samples.feeds import Samples
+from onnxmerge.samples.synthetic import synthetic_samples
+from onnxmerge.verify import (
+    Measured,
+    NotFiniteError,
+    Verification,
+    check_contract,
+    check_gates,
+    compare_outputs,
+    measure_models,
+)
+
+__all__ = ["find_cut", "verify"]
+
+_USUAL = 0.5
+"""Fraction that goes where neither a ratio nor a gate is given."""
+_STEP = 0.02
+"""How near to the largest fraction that holds the gates a search comes."""
+
+
+def verify(
+    run: Run, result: Cut, written: bytes | Path, held: Samples | None, verification: Verification
+) -> tuple[Measured, Samples]:
+    """Check the cut against its dense twin, and measure what it cost; the gates are the caller's.
+
+    Returns:
+        What was measured, and the samples it was measured on.
+
+    Raises:
+        OnnxMergeError: The cut is wrong.
+    """
+    samples = held
+    if samples is None:
+        samples = synthetic_samples(run.model.inputs, result.cost.dims, SYNTHETIC, run.options.seed)
+    with run.stage("verifying the cut"):
+        if result.model.bytes_of_weights() < MEMORY_LIMIT and run.model.bytes_of_weights() < MEMORY_LIMIT:
+            if _compared(result, written, samples, verification.provider) is None:
+                run.caution(
+                    "no output could be compared with that of the dense twin: "
+                    "they were empty, zero up to rounding, or not finite"
+                )
+        else:
+            run.notes.append("above 2 GB the cut is not compared with its dense twin")
+    with run.stage("measuring"):
+        measured = measure_models(
+            ort_source(run.source), written, samples, verification.provider, run.options.seed, run.progress,
+            verification.threads, differences=True,
+        )  # fmt: skip
+    return measured, samples
+
+
+def _compared(result: Cut, written: bytes | Path, samples: Samples, provider: Provider) -> float | None:
+    """The contract, with a second look where outputs alone cannot tell."""
+    twin = result.twin(False)
+    try:
+        error = check_contract(twin, written, samples, provider)
+    except NotFiniteError:
+        # A removed channel that is not finite (the root of a negative number) is not, times zero, either.
+        twin = result.twin(True)
+        error = check_contract(twin, written, samples, provider)
+    if error is not None:
+        return error
+    before = before_saturation(twin), before_saturation(to_proto(result.model).SerializeToString())
+    if before[0] is None or before[1] is None:
+        return None
+    return check_contract(before[0], before[1], samples, provider)
+
+
+def find_cut(run: Run, fitting: Samples | None, held: Samples | None, verification: Verification) -> Cut:
+    """The cut of the ratio that was asked for; where a gate takes its place, of the largest that holds the gate.
+
+    A search bisects over ratios. All tries share what was measured for planning; each is fitted, and compared with the
+    original on the held-out samples.
+
+    Raises:
+        GateError: No cut holds the gate.
+        NothingToCutError: No channel goes at any ratio.
+        UsageError: There are no samples to hold the gate on.
+    """
+    prepared = prepare(run, fitting, held, verification)
+    ratio = run.options.ratio
+    if run.plan is not None or ratio is not None or not verification.gated:
+        return cut_at(run, prepared, _USUAL if ratio is None else ratio)
+    if held is None:
+        raise UsageError("--min-cosine or --max-drop without --ratio needs samples to search on: --data or --calib")
+    best: Cut | None = None
+    tried: list[str] = []
+    notes = list(run.notes)
+    refused: OnnxMergeError = GateError("no channel can go; nothing was written")
+    low, high = 0.0, prepared.most
+    while high - low > _STEP:
+        middle = (low + high) / 2
+        run.notes[:] = notes
+        try:
+            found = cut_at(run, prepared, middle)
+        except NothingToCutError as error:
+            # Too little to remove a single channel; more may.
+            refused, low = refused if tried else error, middle
+            continue
+        with run.stage("measuring"):
+            smaller = to_proto(found.model).SerializeToString()
+            measured = compare_outputs(ort_source(run.source), smaller, held, verification.provider)
+        try:
+            check_gates(measured, verification)
+        except GateError as error:
+            refused, high = error, middle
+        else:
+            best, low, of_best = found, middle, list(run.notes)
+        tried.append(f"{middle:.3f} {'held' if low == middle else 'did not'}")
+    if best is None:
+        raise refused
+    run.notes[:] = [*of_best, f"the largest cut that holds the gate on {held.source}; tried {', '.join(tried)}"]
+    return best

@@ -1,0 +1,156 @@
+"""Look at one model, or at two side by side, and change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.groups import Analysis
+from onnxmerge.channels.reasons import Reason
+from onnxmerge.cost.network import CostModel
+from onnxmerge.errors import UsageError
+from onnxmerge.pipeline.calibration import why_unfitted
+from onnxmerge.pipeline.cutting import analyse
+from onnxmerge.pipeline.network import network
+from onnxmerge.pipeline.reporting import group_entry, input_shapes, pinned, reason_fields, sizes
+from onnxmerge.pipeline.run import (
+    NO_SHAPES,
+    SYNTHETIC,
+    Run,
+    SampleSource,
+    Shapes,
+    Source,
+    ort_source,
+    start,
+    with_input_hint,
+)
+from onnxmerge.pipeline.sample_loading import check_images, load
+from onnxmerge.plan.eligibility import most_of_macs
+from onnxmerge.plan.options import Options
+from onnxmerge.report.model import Inspection, SideBySide
+from onnxmerge.report.text import advice, listed, sentence
+from onnxmerge.samples.images import ImageOptions
+from onnxmerge.samples.synthetic import synthetic_samples
+from onnxmerge.signals.refit_schedule import refit_schedule_of
+from onnxmerge.verify import Progress, Verification, measure_models, quiet, time_batches
+
+__all__ = ["compare", "inspect"]
+
+
+def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> Inspection:
+    """What could go from a model, and why the rest cannot.
+
+    Raises:
+        ModelError: The model cannot be read.
+    """
+    run = start(source, Options(ratio=0.0), shapes, quiet)
+    context, analysis, cost = analyse(run, None)
+    schedule = None if why_unfitted(run, context, analysis) else refit_schedule_of(context)
+    most, left_alone = most_of_macs(context, analysis, cost, run.options, schedule)
+    groups = tuple(
+        group_entry(context, analysis, cost, position, group.size, **reason_fields(left_alone.get(position)))
+        for position, group in enumerate(analysis.groups)
+    )
+    shrinking = tuple(group for position, group in enumerate(analysis.groups) if position not in left_alone)
+    return Inspection(
+        source=run.model.source,
+        opset=run.model.opsets[""],
+        producer=" ".join(part for part in run.model.producer if part),
+        nodes=len(run.model.nodes),
+        sizes=sizes(analysis, cost, {}, run.size),
+        cuttable_macs_share=cost.cuttable_share(shrinking),
+        shapes=input_shapes(run.model, cost),
+        groups=groups,
+        pinned=pinned(run.model, analysis),
+        notes=(*run.notes, *_refused(analysis), *_unfitted(run, context, analysis, cost, most, left_alone)),
+        most_macs_share=most,
+        network=network(context, analysis, cost),
+    )
+
+
+_MORE = 0.001
+"""What another method has to be able to take beyond the default one for an inspection to say so."""
+
+
+def _unfitted(
+    run: Run, context: Context, analysis: Analysis, cost: CostModel, most: float, left_alone: Mapping[int, Reason]
+) -> list[str]:
+    """What methods that fit no weights to samples could take beyond the default one."""
+    without, still = most_of_macs(context, analysis, cost, run.options, None)
+    more = [position for position in left_alone if position not in still]
+    if not more or without < most + _MORE:
+        return []
+    savings = {position: cost.saving(analysis.groups[position]) for position in more}
+    reasons = list(dict.fromkeys(left_alone[p] for p in sorted(more, key=lambda p: -savings[p])))
+    return [
+        f"{len(more)} of the groups can only be cut without a fit to samples ({listed(reasons)}): "
+        f"--method neuron-merging could take up to {without:.3f} of the MACs"
+    ]
+
+
+def _refused(analysis: Analysis) -> list[str]:
+    """Nodes that pin all they touch, with what can be done about it, said once."""
+    notes, told = [], {""}
+    for reason, count in analysis.refused.items():
+        fix = advice(reason)
+        notes.append(f"{count} of the nodes: {sentence(reason)}{'' if fix in told else f'; {fix}'}")
+        told.add(fix)
+    return notes
+
+
+def compare(
+    first: Source,
+    second: Source,
+    *,
+    data: SampleSource | None = None,
+    data_size: int | None = None,
+    batches: Sequence[int] = (),
+    images: ImageOptions | None = None,
+    shapes: Shapes = NO_SHAPES,
+    provider: str = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> SideBySide:
+    """Fidelity of the second model to the first, and the timing of both, on the same samples.
+
+    Timing is at the batch of the first feed, and at each of `batches`.
+
+    Raises:
+        OnnxMergeError: Some subclass; the models have different inputs or outputs, or cannot run.
+    """
+    verification = Verification(provider=provider, threads=threads)  # type: ignore[arg-type]
+    one = start(first, Options(ratio=0.0), shapes, progress)
+    two = start(second, Options(ratio=0.0), shapes, progress)
+    names = tuple(tuple(spec.name for spec in run.model.inputs) for run in (one, two))
+    if names[0] != names[1]:
+        raise UsageError(f"the models have different inputs: {', '.join(names[0])} and {', '.join(names[1])}")
+    samples = load(data, one, data_size, images) if data is not None else None
+    check_images(images, samples)
+    counted = []
+    for run in (one, two):
+        _, analysis, cost = analyse(run, samples)
+        counted.append(sizes(analysis, cost, {}, run.size))
+        dims = cost.dims
+    real = samples
+    if samples is None:
+        samples = synthetic_samples(one.model.inputs, dims, SYNTHETIC, seed)
+    with with_input_hint(one, real):
+        models = ort_source(first), ort_source(second)
+        run_by = verification.provider, seed, progress, threads
+        timed = time_batches(models[0], models[1], samples, batches, *run_by) if batches else ()
+        measured = measure_models(models[0], models[1], samples, *run_by)
+    return SideBySide(
+        first=one.model.source,
+        second=two.model.source,
+        samples=samples.source,
+        before=counted[0],
+        after=counted[1],
+        fidelity=measured.fidelity,
+        accuracy_before=measured.accuracy_before,
+        accuracy_after=measured.accuracy_after,
+        latency=measured.latency,
+        notes=(*one.notes, *two.notes, *measured.notes),
+        batches=timed,
+        synthetic=samples.synthetic,
+    )

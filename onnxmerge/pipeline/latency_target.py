@@ -1,0 +1,148 @@
+"""A plan whose network takes the time that was asked for, as measured, not only as predicted.
+
+How long a network takes does not hang on its weights. So plans are cut without being fitted and timed beside the dense
+network, and the prediction's target is moved:
+
+1. Plans that took away too little and too much bracket what was asked for; the next aim lies between theirs, where a
+   straight line through both expects it. With one side open, the aim moves by the ratio of what was asked and went.
+2. Where a small step of the aim jumps over what was asked for, every other group in which the two plans differ is taken
+   from the one, the rest from the other; and so on between that plan and one of the two.
+3. Of all plans that were timed the nearest is taken; never one that was slower than the dense network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.groups import Analysis
+from onnxmerge.errors import NothingToCutError
+from onnxmerge.pipeline.run import MEMORY_LIMIT, Run
+from onnxmerge.pipeline.timing import Clock, Tried, relative_latency
+from onnxmerge.plan.plan import Plan
+from onnxmerge.plan.planner import Planner
+from onnxmerge.signals.refit_schedule import RefitSchedule
+
+__all__ = ["plan_for_latency"]
+
+_NEAR, _TRIES = 0.02, 10
+"""How near to the asked fraction of the time a plan has to come, and how many are timed."""
+_APART = 0.15
+"""How far a prediction may be from the clock before the account doubts the clock; a guess."""
+_STEADY = 1.1
+"""Largest over smallest ratio of times, of fresh sessions of the same networks, beyond which the account says so."""
+_INSIDE = 0.1
+"""Parts of a bracket at either end that the next aim keeps clear of, so that it cannot creep along one side."""
+_STEP, _GROWTH = 2e-3, 1.6
+"""Width of a bracket of aims that counts as one step, and how much an aim grows at most while one side is open."""
+
+
+def plan_for_latency(
+    run: Run,
+    context: Context,
+    analysis: Analysis,
+    schedule: RefitSchedule | None,
+    planner: Planner,
+    clock: Clock,
+    asked: float,
+) -> Plan:
+    """Plan, time, and plan again.
+
+    Raises:
+        NothingToCutError: Every plan that was timed is slower than the dense network.
+    """
+    if run.model.bytes_of_weights() > MEMORY_LIMIT:
+        run.notes.append("above 2 GB plans are not timed; the time that goes is predicted")
+        with run.stage("planning"):
+            return planner.plan(asked)
+    timed, unsteady = 0, 1.0
+    while timed < _TRIES and not any(abs(each.went - asked) <= _NEAR for each in clock.tried):
+        with run.stage("planning"):
+            aim, plan = _next(planner, clock.tried, asked)
+        if plan is None:
+            break
+        went = 0.0
+        if plan.groups:
+            timed += 1
+            with run.stage("timing plans"):
+                share, spread = relative_latency(run, context, analysis, schedule, plan.kept(), clock)
+                if abs(1.0 - share - asked) <= _NEAR:
+                    # Among several plans the one that noise moved to the right place looks best, so it is timed again.
+                    again, apart = relative_latency(run, context, analysis, schedule, plan.kept(), clock)
+                    share, spread = (share + again) / 2, max(spread, apart)
+            went, unsteady = 1.0 - share, max(unsteady, spread)
+        clock.tried.append(Tried(aim, went, plan))
+    faster = [each for each in clock.tried if each.went > 0]
+    if not faster:
+        raise NothingToCutError(f"{run.model.source}: {_why(clock, planner)}")
+    best = min(faster, key=lambda each: abs(each.went - asked))
+    run.notes.append(
+        f"of the time, {best.plan.reached:.3f} was predicted to go and {best.went:.3f} went when the plan was timed"
+        + (f"; {timed} plans were timed" if timed > 1 else "")
+        + ("; that is far apart: was the machine busy?" if abs(best.plan.reached - best.went) > _APART else "")
+    )
+    if unsteady > _STEADY:
+        run.caution(
+            f"the clock is not steady: sessions of the same two networks differed by up to {unsteady - 1.0:.0%} in the "
+            "ratio of their times" + ("" if clock.threads == 1 else "; with --threads 1 it mostly is")
+        )
+    return replace(best.plan, asked=asked, reached=best.went, predicted=best.plan.reached)
+
+
+def _why(clock: Clock, planner: Planner) -> str:
+    """Why no plan takes less time than the network."""
+    timed = sum(bool(each.plan.groups) for each in clock.tried)
+    if timed:
+        return f"none of {timed} plans came out faster than the network as it is; try --of macs"
+    return (
+        f"of its time {max(planner.most, 0.0):.3f} can go at most, as predicted: no channel goes; "
+        "try --of macs, or a smaller --round-to"
+    )
+
+
+def _next(planner: Planner, tried: list[Tried], asked: float) -> tuple[float, Plan | None]:
+    """Where to aim next and the plan for it, which no network was timed for; None where there is no other."""
+    known = {_counts(each.plan): each.went for each in tried}
+    less = max((each for each in tried if each.went < asked), key=lambda each: each.went, default=None)
+    more = min((each for each in tried if each.went >= asked), key=lambda each: each.went, default=None)
+    low, high = (less.aim if less else 0.0), (more.aim if more else planner.most)
+    aim = _expected(less, more, asked, planner.most)
+    while abs(high - low) > _STEP:
+        plan = planner.plan(aim)
+        if _counts(plan) not in known:
+            return aim, plan
+        if known[_counts(plan)] < asked:
+            low = aim
+        else:
+            high = aim
+        aim = (low + high) / 2
+    if less is None or more is None:
+        return aim, None
+    between = _between(planner, less.plan, more.plan)
+    return (less.aim + more.aim) / 2, None if _counts(between) in known else between
+
+
+def _expected(less: Tried | None, more: Tried | None, asked: float, most: float) -> float:
+    if less is None and more is None:
+        return min(asked, most)
+    if more is None and less is not None:
+        grown = less.aim * min(asked / less.went, _GROWTH) if less.went > 0 else less.aim * _GROWTH
+        return min(grown, most)
+    low, went = (less.aim, less.went) if less else (0.0, 0.0)
+    high, above = (more.aim, more.went) if more else (most, asked)
+    part = (asked - went) / (above - went) if above > went else 0.5
+    return low + min(max(part, _INSIDE), 1.0 - _INSIDE) * (high - low)
+
+
+def _between(planner: Planner, less: Plan, more: Plan) -> Plan:
+    """Half of the groups in which two plans differ as in the one, half as in the other."""
+    few, many = dict(_counts(more)), dict(_counts(less))
+    sizes = {entry.group: entry.size for plan in (less, more) for entry in plan.groups}
+    differ = [group for group in sizes if few.get(group, sizes[group]) != many.get(group, sizes[group])]
+    counts = {group: (few if place % 2 else many).get(group, sizes[group]) for place, group in enumerate(differ)}
+    same = {group: few[group] for group in few if group not in counts}
+    return planner.plan_of({**same, **counts})
+
+
+def _counts(plan: Plan) -> tuple[tuple[int, int], ...]:
+    return tuple((entry.group, len(entry.kept)) for entry in plan.groups)

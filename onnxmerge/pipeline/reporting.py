@@ -1,0 +1,174 @@
+"""The account of a compression, and of a model that is only looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from onnxmerge._version import __version__
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.groups import Analysis, kept_elements
+from onnxmerge.channels.reasons import Reason
+from onnxmerge.cost.network import CostModel
+from onnxmerge.graph import Model, written_parameters
+from onnxmerge.pipeline.cutting import Cut
+from onnxmerge.pipeline.provenance import Origin, environment
+from onnxmerge.pipeline.run import Run
+from onnxmerge.report.model import Account, GroupEntry, PinnedEntry, Sizes
+from onnxmerge.report.text import sentence
+from onnxmerge.samples.feeds import Samples
+from onnxmerge.signals.sensitivity import Curve
+from onnxmerge.verify import Measured
+
+__all__ = ["account", "group_entry", "input_shapes", "pinned", "reason_fields", "sizes"]
+
+NO_HASHES: Mapping[str, str] = MappingProxyType({})
+_DRAWN = 12
+"""Counts of a harm curve between the measured ones that are drawn."""
+
+
+def sizes(analysis: Analysis, cost: CostModel, left: Mapping[Any, Any], size: int | None, channels: int = 0) -> Sizes:
+    """What a model with the indices `left` counts, without `channels` of its channels, in a file of `size` bytes."""
+    total = sum(group.size for group in analysis.groups)
+    return Sizes(cost.parameters(left), cost.macs(left), total - channels, size)
+
+
+def input_shapes(model: Model, cost: CostModel) -> dict[str, tuple[int, ...]]:
+    """Shapes at which MACs are counted."""
+    return {spec.name: cost.dims[spec.name] for spec in model.inputs if spec.name in cost.dims}
+
+
+def group_entry(
+    context: Context,
+    analysis: Analysis,
+    cost: CostModel,
+    position: int,
+    kept: int,
+    **known: Any,  # noqa: ANN401 - fields of the entry
+) -> GroupEntry:
+    """A group as the account shows it, with `kept` channels left."""
+    group = analysis.groups[position]
+    nodes = context.model.nodes
+    return GroupEntry(
+        name=group.name,
+        size=group.size,
+        kept=kept,
+        producers=tuple(dict.fromkeys(nodes[producer.node].name for producer in group.producers)),
+        consumers=tuple(dict.fromkeys(nodes[consumer.node].name for consumer in group.consumers)),
+        macs_share=cost.share(group),
+        saving=cost.saving(group),
+        place=min((producer.node for producer in group.producers), default=0),
+        **known,
+    )
+
+
+def pinned(model: Model, analysis: Analysis) -> tuple[PinnedEntry, ...]:
+    """What is pinned, as the account shows it."""
+    places = {node.name: node.index for node in reversed(model.nodes)}
+    return tuple(
+        PinnedEntry(
+            entry.name,
+            entry.size,
+            entry.total,
+            entry.reasons,
+            places.get(entry.name, 0),
+        )
+        for entry in analysis.pinned
+    )
+
+
+def reason_fields(left_alone: Reason | None) -> dict[str, str]:
+    """What the account says of a group that keeps all its channels."""
+    return {} if left_alone is None else {"note": sentence(left_alone), "code": left_alone.code}
+
+
+def _harm(curve: Curve | None, kept: int) -> dict[str, Any]:
+    """What the account shows of a harm curve: the harm of what was kept, the measured counts, and some between."""
+    if curve is None:
+        return {}
+    size = len(curve.order)
+    least = min((*curve.measured, kept, 1))
+    between = np.linspace(least, size, _DRAWN).round().astype(int).tolist()
+    counts = sorted({*between, *curve.measured, kept, size})
+    return {
+        "harm": float(curve.harm[kept]),
+        "curve": tuple((count, float(curve.harm[count])) for count in counts),
+        "probed": tuple(sorted(curve.measured)),
+    }
+
+
+def account(
+    run: Run,
+    result: Cut,
+    target: Path | None,
+    size: int | None,
+    measured: Measured | None,
+    samples: Samples | None,
+    origin: Origin,
+    hashes: Mapping[str, str] = NO_HASHES,
+) -> Account:
+    """All that a compression has to say of itself."""
+    plan, analysis, cost = result.plan, result.analysis, result.cost
+    planned = {entry.group: entry for entry in plan.groups}
+    groups = []
+    for position, group in enumerate(analysis.groups):
+        entry = planned.get(position)
+        kept = len(entry.kept) if entry is not None else group.size
+        words = (
+            {"select": entry.select, "compensate": entry.compensate, "note": entry.note}
+            if entry is not None
+            else reason_fields(plan.left_alone.get(position))
+        )
+        harm = _harm(result.curves.get(position), kept)
+        groups.append(group_entry(result.context, analysis, cost, position, kept, **words, **harm))
+    left = kept_elements(analysis.groups, plan.kept())
+    removed = sum(entry.size - len(entry.kept) for entry in plan.groups)
+    notes = [*run.notes, *(measured.notes if measured is not None else ())]
+    harms = [each.harm for each in groups if each.harm is not None]
+    timing = None if measured is None else measured.latency
+    if timing is not None and timing.high is not None and timing.high < 1 and not run.options.timed:
+        odd = run.options.multiple == 1
+        why = "CPUs work in blocks of 8 or 16 channels" if odd else "fewer MACs are not always less time"
+        notes.append(f"slower than before: {why}; try --of latency or --round-to {'8' if odd else 'auto'}")
+    return Account(
+        source=run.model.source,
+        target=None if target is None else str(target),
+        version=__version__,
+        options={**asdict(run.options), "allocate": plan.allocate, "fold_mean": plan.fold_mean},
+        of=plan.of,
+        asked=plan.asked,
+        reached=plan.reached,
+        before=sizes(analysis, cost, {}, run.size),
+        after=replace(
+            sizes(analysis, cost, left, size, removed),
+            # What is in the file: biases that were added count too.
+            parameters=written_parameters(result.model),
+        ),
+        shapes=input_shapes(run.model, cost),
+        groups=tuple(groups),
+        pinned=pinned(run.model, analysis),
+        fidelity=None if measured is None else measured.fidelity,
+        samples="" if samples is None or measured is None else samples.source,
+        accuracy_before=None if measured is None else measured.accuracy_before,
+        accuracy_after=None if measured is None else measured.accuracy_after,
+        latency=None if measured is None else measured.latency,
+        notes=tuple(dict.fromkeys(notes)),
+        seconds=dict(run.seconds),
+        importances=plan.importances,
+        nodes=len(run.model.nodes),
+        differences=None if measured is None else measured.differences,
+        settings=origin.settings,
+        environment=environment(measured),
+        hashes_before=origin.hashes,
+        hashes_after=hashes,
+        call=origin.call,
+        passes=dict(run.passes),
+        predicted=sum(harms) if harms and plan.allocate == "global" else None,
+        measured=None if measured is None else measured.divergence,
+        synthetic=samples is not None and measured is not None and samples.synthetic,
+    )

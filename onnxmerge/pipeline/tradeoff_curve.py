@@ -1,0 +1,187 @@
+"""The trade-off between what goes and what it costs, for many ratios from one look at the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxmerge.channels.groups import kept_elements
+from onnxmerge.errors import GateError, NothingToCutError, UsageError
+from onnxmerge.graph import to_proto
+from onnxmerge.pipeline.cutting import Prepared, cut_at, prepare
+from onnxmerge.pipeline.reporting import sizes
+from onnxmerge.pipeline.run import (
+    CALIB_SIZE,
+    MEMORY_LIMIT,
+    NO_SHAPES,
+    SYNTHETIC,
+    Run,
+    SampleSource,
+    Sampling,
+    Shapes,
+    Source,
+    ort_source,
+    start,
+    with_input_hint,
+)
+from onnxmerge.pipeline.sample_loading import check_answerable, load_both
+from onnxmerge.plan.options import Options
+from onnxmerge.report.model import Point, Tradeoff
+from onnxmerge.samples.images import ImageOptions
+from onnxmerge.samples.synthetic import synthetic_samples
+from onnxmerge.verify import Measured, Progress, Reference, Verification, check_gates, quiet
+
+__all__ = ["tradeoff"]
+
+_BENT = 0.02
+"""How far above the straight line a curve has to pass for a knee, in parts of its height; a guess."""
+
+
+def tradeoff(
+    source: Source,
+    options: Options,
+    ratios: Sequence[float],
+    *,
+    calibration: SampleSource | None = None,
+    calib_size: int = CALIB_SIZE,
+    data: SampleSource | None = None,
+    images: ImageOptions | None = None,
+    shapes: Shapes = NO_SHAPES,
+    verification: Verification = Verification(),  # noqa: B008 - frozen
+    progress: Progress = quiet,
+) -> Tradeoff:
+    """Fidelity or accuracy against MACs, parameters and latency, for several ratios.
+
+    Everything that plans are made of is measured once; each ratio costs a plan, a refit where the method has one, and a
+    comparison with the original, whose own outputs are computed once.
+
+    Args:
+        source: A path, the bytes of a model, or a ModelProto.
+        options: What to remove and how; its ratio is not looked at.
+        ratios: Fractions to remove, each above 0 and below 1.
+        calibration: As for `compress`.
+        calib_size: As for `compress`.
+        data: As for `compress`.
+        images: As for `compress`.
+        shapes: As for `compress`.
+        verification: Its gates mark the largest cut that holds them.
+        progress: As for `compress`.
+
+    Raises:
+        UsageError: No ratio, or one out of range.
+        OnnxMergeError: Some subclass; see `onnxmerge.errors`.
+    """
+    wanted = sorted(set(ratios))
+    if not wanted or not all(0 < ratio < 1 for ratio in wanted):
+        raise UsageError("ratios are fractions to remove, above 0 and below 1, at least one of them")
+    if options.ratio == "auto":
+        raise UsageError("a ratio of auto is a single point; a trade-off curve takes fractions")
+    run = start(source, options, shapes, progress)
+    if run.model.bytes_of_weights() > MEMORY_LIMIT:
+        raise UsageError("above 2 GB there is no trade-off curve; compress the model at the ratios of interest")
+    fitting, held = load_both(run, Sampling(calibration, calib_size, data, images))
+    check_answerable(run.model, verification)
+    with with_input_hint(run, held):
+        prepared = prepare(run, fitting, held, verification)
+        samples = held if held is not None else synthetic_samples(
+            run.model.inputs, prepared.cost.dims, SYNTHETIC, options.seed
+        )  # fmt: skip
+        with run.stage("measuring"):
+            reference = Reference.of(ort_source(run.source), samples, verification.provider, verification.threads)
+        points, absent = _points(run, prepared, wanted, reference, verification)
+    if not points:
+        why = "; ".join(absent)
+        raise NothingToCutError(f"{run.model.source}: no channel goes at any of the ratios: {why}")
+    return Tradeoff(
+        source=run.model.source,
+        of=options.of,
+        before=sizes(prepared.analysis, prepared.cost, {}, run.size),
+        accuracy_before=reference.accuracy,
+        points=tuple(points),
+        knee=_knee(points, reference.accuracy),
+        largest=max((place for place, point in enumerate(points) if point.holds), default=None),
+        gated=verification.gated,
+        samples=samples.source,
+        notes=tuple(dict.fromkeys(run.notes)),
+        seconds=dict(run.seconds),
+        absent=tuple(absent),
+        synthetic=samples.synthetic,
+    )
+
+
+def _points(
+    run: Run, prepared: Prepared, ratios: Sequence[float], reference: Reference, verification: Verification
+) -> tuple[list[Point], list[str]]:
+    """The curve, and a sentence for each ratio that is not on it, which the run notes too."""
+    points, absent = [], []
+    for ratio in ratios:
+        try:
+            points.append(_point(run, prepared, ratio, reference, verification))
+        except NothingToCutError as error:
+            absent.append(f"{ratio:g} is not on the curve: {error}")
+            run.notes.append(absent[-1])
+    return points, absent
+
+
+def _point(run: Run, prepared: Prepared, ratio: float, reference: Reference, verification: Verification) -> Point:
+    """What a ratio comes to.
+
+    Raises:
+        NothingToCutError: It cannot be reached.
+    """
+    if ratio > prepared.most:
+        raise NothingToCutError(f"at most {prepared.most:.3f} can go")
+    found = cut_at(run, prepared, ratio)
+    smaller = to_proto(found.model).SerializeToString()
+    with run.stage("measuring"):
+        measured = reference.compare(smaller, run.options.seed)
+    analysis, plan = prepared.analysis, found.plan
+    removed = sum(entry.size - len(entry.kept) for entry in plan.groups)
+    left = kept_elements(analysis.groups, plan.kept())
+    fidelity, latency = measured.fidelity, measured.latency
+    agreements = [o.top1_agreement for o in fidelity.outputs if o.top1_agreement is not None] if fidelity else []
+    return Point(
+        ratio=ratio,
+        reached=plan.reached,
+        predicted=plan.predicted,
+        after=sizes(analysis, prepared.cost, left, len(smaller), removed),
+        accuracy=measured.accuracy_after,
+        cosine=fidelity.cosine if fidelity is not None else None,
+        agreement=100.0 * min(agreements) if agreements else None,
+        latency=latency,
+        holds=verification.gated and _holds(measured, verification),
+    )
+
+
+def _holds(measured: Measured, verification: Verification) -> bool:
+    try:
+        check_gates(measured, verification)
+    except GateError:
+        return False
+    return True
+
+
+def _knee(points: Sequence[Point], dense_accuracy: float | None) -> int | None:
+    """The point farthest above the line from the first to the last: beyond it each part of the cost harms more.
+
+    None below three points, or where the curve bends nowhere above that line.
+    """
+    known = [_quality(point) for point in points]
+    if len(points) < 3 or any(value is None for value in known):
+        return None
+    x = np.array([0.0, *(point.reached for point in points)])
+    y = np.array([1.0 if dense_accuracy is None else dense_accuracy / 100, *(value or 0.0 for value in known)])
+    width, height = x[-1] - x[0], y[0] - y[-1]
+    if width <= 0 or height <= 0:
+        return None
+    above = (y - y[-1]) / height - (1.0 - (x - x[0]) / width)
+    best = int(np.argmax(above))
+    return best - 1 if best > 0 and above[best] > _BENT else None
+
+
+def _quality(point: Point) -> float | None:
+    """What a curve is drawn of: accuracy, else agreement of decisions, else cosine."""
+    if point.accuracy is not None:
+        return point.accuracy / 100
+    return point.agreement / 100 if point.agreement is not None else point.cosine

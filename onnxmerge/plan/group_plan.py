@@ -1,0 +1,117 @@
+"""What happens to one group: how its channels score, which stay, and how the others are expressed."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.apply.absorb import can_absorb, can_fold
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.groups import Analysis, ChannelGroup
+from onnxmerge.channels.relations import CommutesWith, Indices
+from onnxmerge.decompose import COMPENSATIONS, RANKED_BY, SCORES, GroupWeights, express, row_norms, select
+from onnxmerge.errors import OnnxMergeError
+from onnxmerge.plan.options import Method, Options
+from onnxmerge.plan.plan import GroupPlan
+from onnxmerge.signals.producer_weights import group_passes, producer_rows
+
+__all__ = ["all_finite", "has_scales", "obstacle", "plan_group", "producer_names", "ranked_by", "scores_of"]
+
+Floats = NDArray[np.float64]
+
+_NEEDED = {"merge": CommutesWith.POSITIVE, "fold": CommutesWith.SELECTION}
+
+
+def has_scales(rows: GroupWeights) -> bool:
+    """Whether every channel has a BatchNormalization's scale."""
+    return all(producer.normalised for producer in rows.producers)
+
+
+def all_finite(rows: GroupWeights) -> bool:
+    """Whether all weights of a group are, for selections that look at more than its scores."""
+    return bool(np.isfinite(row_norms(rows.weights, rows.size, rows.width)).all())
+
+
+def ranked_by(method: Method) -> str:
+    """The score that ranks channels across groups."""
+    return method.select if method.select in SCORES else RANKED_BY.get(method.select, "l2")
+
+
+def scores_of(rows: GroupWeights, method: Method) -> Floats:
+    """Scores that can be ranked across groups: as they are for BatchNormalization scales, else relative to the mean."""
+    name = ranked_by(method)
+    score = SCORES[name](rows)
+    if name == "bn":
+        return score
+    mean = float(score.mean())
+    # What is not finite is refused by the caller.
+    return score / mean if 0 < mean < np.inf else score
+
+
+def plan_group(
+    context: Context,
+    analysis: Analysis,
+    position: int,
+    count: int,
+    kept: Indices | None,
+    options: Options,
+    method: Method,
+) -> GroupPlan:
+    """Decide one group.
+
+    Args:
+        context: The analysed model.
+        analysis: Its groups.
+        position: Of the group.
+        count: How many channels stay.
+        kept: Which, where something else has chosen; None: as the method selects.
+        options: What was asked for.
+        method: The same, resolved.
+    """
+    group = analysis.groups[position]
+    # Read again rather than held for all groups at once: rows are float64, twice the size of the weights.
+    rows = producer_rows(context, group, importance=ranked_by(method) == "bn")
+    if rows is None:
+        raise OnnxMergeError(f"the weights of {group.name} could be read before and cannot now")
+    if kept is None:
+        kept = select(rows, count, method.select)
+    compensate, notes = method.compensate, []
+    if ranked_by(method) == "bn" and not has_scales(rows):
+        notes.append("no BatchNormalization: the deviation that white inputs would give stands in for its scale")
+    problem = obstacle(context, analysis, position, compensate)
+    if problem:
+        compensate = "none"
+        notes.append(problem)
+    expression = express(
+        rows, kept, compensate if compensate in COMPENSATIONS else "none", options.threshold, options.balance
+    )
+    return GroupPlan(
+        group=position,
+        name=group.name,
+        size=group.size,
+        kept=tuple(kept.tolist()),
+        removed=tuple(expression.removed.tolist()),
+        target=tuple(expression.target.tolist()),
+        factor=tuple(expression.factor.tolist()),
+        averages=expression.averages,
+        select=method.select,
+        compensate=compensate,
+        note="; ".join(notes),
+        producers=producer_names(context, group),
+    )
+
+
+def obstacle(context: Context, analysis: Analysis, position: int, compensate: str) -> str:
+    """Why a compensation cannot be used for a group, "" where it can."""
+    if compensate not in _NEEDED:
+        return ""
+    group = analysis.groups[position]
+    passes, where = group_passes(context, group, analysis.relations)
+    if passes < _NEEDED[compensate]:
+        return f"{where} does not let {compensate} through"
+    return can_absorb(context, group) or (can_fold(context, group) if compensate == "fold" else "")
+
+
+def producer_names(context: Context, group: ChannelGroup) -> tuple[str, ...]:
+    """Names of the nodes that make a group's channels, each once."""
+    return tuple(dict.fromkeys(context.model.nodes[producer.node].name for producer in group.producers))

@@ -1,0 +1,111 @@
+"""Which groups may be cut: what options leave alone, and why where nothing is left.
+
+Globs of ``--only`` and ``--skip`` have to match something: one that matches nothing is mistyped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.groups import Analysis
+from onnxmerge.channels.reasons import Reason
+from onnxmerge.errors import NothingToCutError, UsageError
+from onnxmerge.graph import Model
+from onnxmerge.plan.options import Options
+from onnxmerge.suggestions import nearest
+
+__all__ = ["NoGroupError", "check_globs", "left_alone", "nothing_to_cut", "why_little"]
+
+_SHOWN = 3
+
+
+class NoGroupError(NothingToCutError):
+    """No group may be cut.
+
+    Attributes:
+        reasons: Why, for whoever puts it into words.
+    """
+
+    def __init__(self, reasons: tuple[Reason, ...]) -> None:
+        super().__init__(", ".join(reason.code for reason in reasons))
+        self.reasons = reasons
+
+
+def left_alone(context: Context, analysis: Analysis, options: Options) -> dict[int, Reason]:
+    """Why groups may not be cut, by position."""
+    found: dict[int, Reason] = {}
+    for position, group in enumerate(analysis.groups):
+        names = [context.model.nodes[producer.node].name for producer in group.producers]
+        if group.size < 2:
+            found[position] = Reason("one_channel")
+        elif not options.coupled and group.coupled:
+            found[position] = Reason("made_together", detail=(len(group.producers),))
+        elif options.only and not any(fnmatchcase(n, glob) for n in names for glob in options.only):
+            found[position] = Reason("not_chosen")
+        elif any(fnmatchcase(n, glob) for n in names for glob in options.skip):
+            found[position] = Reason("skipped")
+    return found
+
+
+def nothing_to_cut(context: Context, analysis: Analysis, reasons_of: Mapping[int, Reason]) -> tuple[Reason, ...]:
+    """Why no group may be cut, each reason once.
+
+    Args:
+        context: The analysed model.
+        analysis: Its groups.
+        reasons_of: Why groups are left alone, by position.
+    """
+    return _all(context, analysis, reasons_of.values())
+
+
+def why_little(
+    context: Context, analysis: Analysis, reasons_of: Mapping[int, Reason], savings: Mapping[int, float]
+) -> tuple[Reason, ...]:
+    """What keeps a model from losing more, each reason once.
+
+    Args:
+        context: The analysed model.
+        analysis: Its groups.
+        reasons_of: Why groups are left alone, by position.
+        savings: What each of those could save; the reasons of those that could save most come first.
+    """
+    ranked = sorted(reasons_of, key=lambda position: -savings[position])
+    return _all(context, analysis, [reasons_of[position] for position in ranked])
+
+
+def _all(context: Context, analysis: Analysis, first: Iterable[Reason]) -> tuple[Reason, ...]:
+    """Reasons: those given, then those of pins and of nodes that were not understood."""
+    reasons = dict.fromkeys(first)
+    reasons.update(dict.fromkeys(reason for entry in analysis.pinned for reason in entry.reasons))
+    reasons.update(dict.fromkeys(analysis.refused))
+    failed = context.shapes.first.failed
+    if failed:
+        reasons[Reason("shapes_unknown_at", detail=(failed[0],))] = None
+    return tuple(reasons) or (Reason("no_channels"),)
+
+
+def check_globs(model: Model, analysis: Analysis, options: Options) -> None:
+    """Refuses a glob that no node of the model matches.
+
+    Raises:
+        UsageError: It names the nearest nodes that make channels, or the first of those.
+    """
+    names = [node.name for node in model.nodes]
+    for option, globs in (("--only", options.only), ("--skip", options.skip)):
+        for glob in globs:
+            if not any(fnmatchcase(name, glob) for name in names):
+                raise UsageError(f"{option} {glob!r} matches no node; {_instead(model, analysis, glob)}")
+
+
+def _instead(model: Model, analysis: Analysis, glob: str) -> str:
+    makers = [model.nodes[producer.node].name for group in analysis.groups for producer in group.producers]
+    word = glob.strip("*?")
+    near = nearest(word, dict.fromkeys(makers), _SHOWN) if word else []
+    if near:
+        return f"nearest are {', '.join(map(repr, near))}"
+    if any(word in name for name in makers):
+        return f"globs match whole names: try '*{word}*'"
+    shown = ", ".join(map(repr, makers[:_SHOWN])) or "none"
+    return f"nodes that make channels are {shown}{', …' if len(makers) > _SHOWN else ''} (onnxmerge inspect lists them)"

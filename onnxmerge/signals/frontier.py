@@ -1,0 +1,167 @@
+"""Activations of a network on all samples, advanced node by node from the last frontier.
+
+A frontier stands between two nodes of a schedule and holds, for every batch of samples, the tensors that cross it:
+made before, read later. Advancing runs the nodes in between and nothing else, so a walk over the whole network costs
+one forward pass, however often it stops. What does not fit into memory waits in temporary files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxmerge.channels.context import Context
+from onnxmerge.graph import extract
+from onnxmerge.runtime.session import Provider, Session
+from onnxmerge.signals.batches import Batches, PassCounter
+from onnxmerge.signals.tensor_store import Store
+
+__all__ = ["Frontier", "Rest"]
+
+
+class Frontier:
+    """Where a network stands on its samples.
+
+    Attributes:
+        position: Nodes of the order that have run.
+        weights: Values that replace initializers in everything that runs from here on.
+        shifts: Vectors added behind nodes, with the number of axes that follow the channel axis.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        order: Sequence[int],
+        batches: Batches,
+        provider: Provider = "auto",
+        counter: PassCounter | None = None,
+    ) -> None:
+        """Stand in front of the first node.
+
+        Args:
+            context: The model.
+            order: In which its nodes run.
+            batches: The samples.
+            provider: What runs them.
+            counter: Told of every node that runs.
+        """
+        self._context = context
+        self._counter = counter
+        self._batches = batches
+        self._order = tuple(order)
+        self._provider = provider
+        self._place = {index: place for place, index in enumerate(self._order)}
+        self._last: dict[str, int] = {}
+        for place, index in enumerate(self._order):
+            node = context.model.nodes[index]
+            for name in (*node.inputs, *node.captures):
+                if name and name not in context.model.weights:
+                    self._last[name] = place
+        for spec in context.model.outputs:
+            self._last[spec.name] = len(self._order)
+        self._live = Store(batches.feeds)
+        self.position = 0
+        self.weights: dict[str, NDArray[Any]] = {}
+        self.shifts: dict[int, tuple[int, NDArray[Any]]] = {}
+
+    def place(self, node: int) -> int:
+        """Where a node stands in the order."""
+        return self._place[node]
+
+    def advance(self, position: int, keep: Collection[str] = ()) -> None:
+        """Run up to (not including) a place in the order.
+
+        Args:
+            position: The place; nothing happens if the frontier is there or beyond.
+            keep: Tensors to hold although nothing later reads them; those named in earlier calls stay.
+        """
+        if position <= self.position:
+            return
+        nodes = self._order[self.position : position]
+        made = [name for index in nodes for name in self._context.model.nodes[index].outputs if name]
+        wanted = [name for name in made if self._last.get(name, -1) >= position or name in keep]
+        if wanted:
+            data, entering = extract(
+                self._context.model, self._context.shapes.first.kinds, nodes, wanted,
+                weights=self.weights, shifts=self.shifts,
+            )  # fmt: skip
+            with Session.open(data, self._provider, spin=False) as session:
+                for place in range(len(self._live)):
+                    self._live.put(place, session.run(self._live.batch(place, entering)))
+            if self._counter is not None:
+                self._counter.add(nodes, self._batches.count)
+        self._live.drop({n for n in self._live.names() if self._last.get(n, -1) < position and n not in keep})
+        self.position = position
+
+    def get(self, tensor: str) -> Iterator[NDArray[Any]]:
+        """A tensor that crosses the frontier, batch by batch."""
+        return self._live.each(tensor)
+
+    def at(self, batch: int, tensor: str) -> NDArray[Any]:
+        """A tensor that crosses the frontier, of one batch."""
+        return self._live.batch(batch, (tensor,))[tensor]
+
+    def has(self, tensor: str) -> bool:
+        """Whether a tensor crosses the frontier."""
+        return tensor in self._live
+
+    def snapshot(self, batches: Sequence[int]) -> dict[int, dict[str, NDArray[Any]]]:
+        """What crosses the frontier, for some batches."""
+        names = self._live.names()
+        return {batch: self._live.batch(batch, names) for batch in batches}
+
+    def rest(self, position: int, free: Sequence[str], free_shifts: Sequence[int]) -> Rest:
+        """Everything from a place to the graph outputs as a session, with some weights and shifts as inputs."""
+        nodes = self._order[position:]
+        outputs = [spec.name for spec in self._context.model.outputs if spec.name in self._context.model.writer]
+        made = {name for index in nodes for name in self._context.model.nodes[index].outputs}
+        data, entering = extract(
+            self._context.model, self._context.shapes.first.kinds, nodes, [n for n in outputs if n in made],
+            weights=self.weights, shifts=self.shifts, free=free, free_shifts=free_shifts,
+        )  # fmt: skip
+        return Rest(Session.open(data, self._provider, spin=False), entering, nodes, self._counter)
+
+    def outputs(self, chosen: Sequence[int]) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+        """Graph outputs of the network with the weights and shifts as they are, for some batches."""
+        with self.rest(0, (), ()) as rest:
+            for batch in chosen:
+                yield batch, rest.run(self._batches.feeds[batch], {}, self._batches.sizes[batch])
+
+
+class Rest:
+    """The end of a network as a session; close it, or use it as a context manager."""
+
+    def __init__(
+        self, session: Session, entering: Sequence[str], nodes: Sequence[int], counter: PassCounter | None
+    ) -> None:
+        self._session, self._entering, self._nodes, self._counter = session, entering, nodes, counter
+
+    def run(
+        self, entering: Mapping[str, NDArray[Any]], free: Mapping[str, NDArray[Any]], samples: int
+    ) -> dict[str, NDArray[Any]]:
+        """Graph outputs for what enters, and values of the free weights and shifts.
+
+        Args:
+            entering: Tensors that enter, among others.
+            free: Values of what was left free.
+            samples: How many samples that is.
+        """
+        got = self._session.run({**{name: entering[name] for name in self._entering}, **free})
+        if self._counter is not None:
+            self._counter.add(self._nodes, samples)
+        return got
+
+    def close(self) -> None:
+        """Give the memory back; a second call does nothing."""
+        self._session.close()
+
+    def __enter__(self) -> Rest:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

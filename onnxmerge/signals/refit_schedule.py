@@ -1,0 +1,194 @@
+"""The refit schedule: which nodes can be solved again, which of them repair a residual sum, and in what order.
+
+A node that feeds a residual Add wants the other summand to be there already, so that it can repair the error of that
+branch too. The order is topological, and such nodes wait until nothing else can run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.groups import ChannelGroup
+from onnxmerge.channels.reasons import Reason
+from onnxmerge.channels.relations import Axis
+from onnxmerge.graph import Model
+from onnxmerge.runtime.session import Provider
+from onnxmerge.signals.batches import Batches, PassCounter
+from onnxmerge.signals.frontier import Frontier
+from onnxmerge.signals.producer_weights import tail_of
+from onnxmerge.signals.weighted_nodes import WeightedNode, weighted_node
+
+__all__ = [
+    "RefitSchedule",
+    "Repair",
+    "batch_statistics",
+    "node_order",
+    "refit_schedule_of",
+    "refusal",
+    "vanishing",
+]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Where a weighted node meets a residual Add: `sum = scale·output + offset + other`.
+
+    Attributes:
+        add: The Add.
+        total: Its output.
+        other: Its other operand.
+        scale: (o,) factor of the affine nodes between the node and the Add.
+        offset: (o,) their summand.
+        summand: The channel axis of what enters the Add from the node.
+    """
+
+    add: int
+    total: str
+    other: str
+    scale: Floats
+    offset: Floats
+    summand: Axis
+
+
+@dataclass(frozen=True)
+class RefitSchedule:
+    """The order in which a network is refitted.
+
+    Attributes:
+        order: Nodes in the order in which they run.
+        weighted: Nodes whose weight can be solved anew, by index.
+        repairs: Those that feed a residual Add.
+    """
+
+    order: tuple[int, ...]
+    weighted: Mapping[int, WeightedNode]
+    repairs: Mapping[int, Repair]
+
+
+def refit_schedule_of(context: Context) -> RefitSchedule:
+    """The refit schedule of a network, from its structure alone."""
+    weighted = {
+        node.index: found for node in context.model.nodes if (found := weighted_node(context, node.index)) is not None
+    }
+    repairs = {index: repair for index, node in weighted.items() if (repair := _repair(context, node)) is not None}
+    return RefitSchedule(node_order(context.model, repairs.keys()), weighted, repairs)
+
+
+def _repair(context: Context, weighted: WeightedNode) -> Repair | None:
+    tail = tail_of(context, weighted.output)
+    readers = context.model.readers.get(tail.end.tensor, ())
+    if len(readers) != 1 or readers[0][0].op != "Add" or np.any(tail.scale == 0):
+        return None
+    add, position = readers[0]
+    other = add.inputs[1 - position]
+    same = context.dims(other) == context.dims(tail.end.tensor) == context.dims(add.outputs[0])
+    if context.is_constant(other) or not same:
+        return None
+    return Repair(add.index, add.outputs[0], other, tail.scale, tail.offset, tail.end)
+
+
+def node_order(model: Model, late: Collection[int]) -> tuple[int, ...]:
+    """Indices of all nodes in a topological order in which `late` ones come as late as they can.
+
+    Among equals the file's order decides.
+    """
+    waiting: dict[int, int] = {}
+    followers: dict[int, list[int]] = {}
+    for node in model.nodes:
+        sources = {model.writer[name].index for name in (*node.inputs, *node.captures) if name in model.writer}
+        waiting[node.index] = len(sources)
+        for source in sources:
+            followers.setdefault(source, []).append(node.index)
+    ready: list[tuple[bool, int]] = []
+    for index, count in waiting.items():
+        if count == 0:
+            heappush(ready, (index in late, index))
+    order: list[int] = []
+    while ready:
+        _, index = heappop(ready)
+        order.append(index)
+        for follower in followers.get(index, ()):
+            waiting[follower] -= 1
+            if waiting[follower] == 0:
+                heappush(ready, (follower in late, follower))
+    return tuple(order)
+
+
+def refusal(context: Context, schedule: RefitSchedule, group: ChannelGroup) -> Reason | None:
+    """Why a group cannot be refitted; None if it can: all its consumers are scheduled and read it evenly."""
+    for consumer in group.consumers:
+        name = context.model.nodes[consumer.node].name
+        node = schedule.weighted.get(consumer.node)
+        if consumer.weight is None:
+            return Reason("two_signals", detail=(name,))
+        if node is None:
+            return Reason("weight_not_solved", detail=(name,))
+        if all(node.places(group.members[node.input], group.size, q) is None for q in range(node.groups)):
+            return Reason("read_unevenly", detail=(name,))
+    return None if group.consumers else Reason("no_reader")
+
+
+def vanishing(context: Context, schedule: RefitSchedule, groups: Sequence[ChannelGroup]) -> frozenset[int]:
+    """Positions of groups that may lose every channel: what is left of their branch is a constant in a residual sum.
+
+    The one node that reads such a group reads nothing else and feeds a residual Add. No other group shares an axis with
+    it, and of two branches that meet in the same Add only one may go.
+    """
+    if context.model.opsets[""] < 7:
+        return frozenset()  # operands of equal rank were not stretched
+    shared = Counter(axis for group in groups for axis in group.members)
+    found: dict[int, int] = {}
+    for position, group in enumerate(groups):
+        readers = {consumer.node for consumer in group.consumers}
+        if len(readers) != 1:
+            continue
+        repair = schedule.repairs.get(next(iter(readers)))
+        alone = all(shared[axis] == 1 and labels.min() >= 0 for axis, labels in group.members.items())
+        if repair is not None and alone:
+            found.setdefault(repair.add, position)
+    return frozenset(found.values())
+
+
+def batch_statistics(
+    context: Context,
+    schedule: RefitSchedule,
+    batches: Batches,
+    provider: Provider = "auto",
+    counter: PassCounter | None = None,
+) -> dict[str, NDArray[np.generic]]:
+    """Means and variances that make every BatchNormalization normalise by the given batches' own statistics.
+
+    Each layer then sees exactly the mean and variance of each channel that it saw in training, whatever the inputs
+    are; those supply the correlations alone. The network is walked once, each node behind statistics already replaced.
+
+    Returns:
+        New values of the running means and variances, by initializer.
+    """
+    frontier = Frontier(context, schedule.order, batches, provider, counter)
+    for index in schedule.order:
+        node = context.model.nodes[index]
+        if node.op != "BatchNormalization" or not all(context.is_weight(name) for name in node.inputs[1:5]):
+            continue
+        frontier.advance(frontier.place(index))
+        count, total, squares = 0, 0.0, 0.0
+        for x in frontier.get(node.inputs[0]):
+            wide = np.asarray(x, dtype=np.float64)
+            axes = (0, *range(2, wide.ndim))
+            count += wide.size // wide.shape[1]
+            total = total + wide.sum(axis=axes)
+            squares = squares + np.square(wide).sum(axis=axes)
+        mean = np.asarray(total / count)
+        variance = np.maximum(squares / count - np.square(mean), 1e-12)
+        kind = context.model.weights.dtype(node.input(3))
+        frontier.weights[node.input(3)] = mean.astype(kind)
+        frontier.weights[node.input(4)] = variance.astype(kind)
+    return frontier.weights

@@ -1,0 +1,269 @@
+"""Solving the weights of one node anew from rows of inputs and targets, whatever its size.
+
+1. `GramRegression`: the Gram matrix of all (channel, tap) inputs, in two halves; the rows are not kept.
+2. `RowRegression`: where unknowns outnumber the rows there are, or the Gram matrix would not fit. A sample of rows is
+   kept, and solved in their own space. A node that is too wide for its Gram matrix is pulled towards the linear
+   expression of its removed channels, which needs an n×n matrix for each group of n channels; any other towards its
+   original weights, like the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.channels.groups import ChannelGroup
+from onnxmerge.channels.relations import Indices
+from onnxmerge.decompose.least_squares import Covariances, Moments, choose_ridge, mixed, solve
+from onnxmerge.decompose.row_space import fit_rows
+from onnxmerge.signals.draws import rows_wanted
+from onnxmerge.signals.statistics import fits_taps
+from onnxmerge.signals.weighted_nodes import WeightedNode
+
+__all__ = ["Fit", "Regression", "regression_for"]
+
+Floats = NDArray[np.float64]
+Values = NDArray[np.float32]
+Cuts = Sequence[tuple[ChannelGroup, Indices]]
+
+_MOST_ROWS = 4096
+"""Rows that a `RowRegression` keeps: their own Gram matrix takes a second to make and to decompose."""
+_CHUNK = 2048
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Solved weights, and what they are judged by.
+
+    Attributes:
+        weights: (g, d, o).
+        mean_input: (g, d) means of the inputs.
+        mean_target: (g, o) means of the targets.
+        variance: (g, o) variances of the targets.
+        explained: (g, o) variances of the outputs on rows that weights were not fitted to; those of the targets where
+            nobody asked for them.
+    """
+
+    weights: NDArray[np.floating]
+    mean_input: Floats
+    mean_target: Floats
+    variance: Floats
+    explained: Floats
+
+
+class Regression(Protocol):
+    """Takes rows in two halves, and solves for weights.
+
+    Attributes:
+        wanted: Rows to give it in all.
+        approximate: Whether it looks at fewer rows than weights of this size deserve.
+    """
+
+    wanted: int
+    approximate: bool
+
+    def add(self, half: int, rows: Values, targets: Values) -> None:
+        """Add (m, channels, taps) patches and (m, outputs) targets."""
+        ...
+
+    def solved(self, cuts: Cuts, ridge: float, *, explain: bool = False) -> Fit:
+        """Best weights over the rows of the weight that stay; `explain` asks for the variances that they explain."""
+        ...
+
+    def expressed(self, cuts: Cuts, ridge: float) -> Fit:
+        """Weights in which removed channels have become combinations of those that stay."""
+        ...
+
+
+def regression_for(node: WeightedNode, cuts: Cuts, rows: int, memory: int, *, linear: bool = False) -> Regression:
+    """The regression that suits a node.
+
+    Args:
+        node: The node.
+        cuts: Groups that it reads, with the channels that they keep.
+        rows: How many rows all samples have.
+        memory: Bytes that its matrices may take.
+        linear: Whether only the linear expression will be asked for.
+    """
+    gram = fits_taps(node, 2, memory)
+    if gram and (linear or node.groups > 1 or rows >= node.unknowns):
+        return GramRegression(node)
+    return RowRegression(node, cuts, memory, wide=not gram)
+
+
+class GramRegression:
+    """See the module's docstring."""
+
+    approximate = False
+
+    def __init__(self, node: WeightedNode) -> None:
+        self._node = node
+        self._halves = tuple(Moments.empty(node.unknowns, node.columns, node.groups) for _ in range(2))
+        self._pending: tuple[list[tuple[Values, Values]], ...] = ([], [])
+        self.wanted = rows_wanted(node.unknowns, node.groups)
+
+    def add(self, half: int, rows: Values, targets: Values) -> None:
+        """See `Regression`."""
+        self._pending[half].append((rows, targets))
+        if sum(len(each) for each, _ in self._pending[half]) >= _CHUNK:
+            self._flush(half)
+
+    def _flush(self, half: int) -> None:
+        if not self._pending[half]:
+            return
+        rows = np.concatenate([each for each, _ in self._pending[half]])
+        targets = np.concatenate([each for _, each in self._pending[half]])
+        self._pending[half].clear()
+        self._halves[half].add(self._node.blocks(rows), targets.reshape(len(targets), self._node.groups, -1))
+
+    def _sums(self) -> tuple[Moments, Moments, Moments]:
+        for half in (0, 1):
+            self._flush(half)
+        one, two = self._halves
+        return one, two, one.plus(two)
+
+    def solved(self, cuts: Cuts, ridge: float, *, explain: bool = False) -> Fit:
+        """See `Regression`."""
+        one, two, total = self._sums()
+        alive, old = self._node.alive(cuts), self._node.matrices()
+        first, second = one.centred(), two.centred()
+        few = mixed(old)
+        strength = choose_ridge(_few(first), _few(second), alive, few, ridge)
+        uu, ut, tt = total.centred()
+        explained = tt
+        if explain:
+            by_first, by_second = (solve(half[0], half[1], old, strength, alive) for half in (first, second))
+            explained = (_variance(by_first, second[0]) + _variance(by_second, first[0])) / 2
+        return Fit(solve(uu, ut, old, strength, alive), *total.means(), tt, explained)
+
+    def expressed(self, cuts: Cuts, ridge: float) -> Fit:
+        """See `Regression`."""
+        one, two, total = self._sums()
+        old = self._node.matrices()
+        new = np.where(self._node.alive(cuts)[:, :, None], old, 0.0)
+        for q in range(self._node.groups):
+            for group, kept in cuts:
+                places = self._node.places(group.members[self._node.input], group.size, q)
+                if places is not None and len(kept):
+                    halves = [_pooled(half, q, places) for half in (one, two)]
+                    express(new[q], old[q], places, group.stays(kept)[: group.size], halves, ridge)
+        uu, _, tt = total.centred()
+        return Fit(new, *total.means(), tt, _variance(new, uu))
+
+
+class RowRegression:
+    """See the module's docstring."""
+
+    def __init__(self, node: WeightedNode, cuts: Cuts, memory: int, *, wide: bool) -> None:
+        self._node, self._cuts = node, cuts
+        self._rows: list[Values] = []
+        self._targets: list[Values] = []
+        self._half: list[int] = []
+        self._pools = [
+            [Moments.empty(group.size, 0) for _ in range(2)] if wide and len(kept) else [] for group, kept in cuts
+        ]
+        held = max(256, memory // (16 * max(node.unknowns, 1)))
+        self.wanted = int(min(_MOST_ROWS, held))
+        self.approximate = wide
+
+    def add(self, half: int, rows: Values, targets: Values) -> None:
+        """See `Regression`."""
+        flat = np.ascontiguousarray(rows.reshape(len(rows), -1))
+        self._rows.append(flat)
+        self._targets.append(targets)
+        self._half += [half] * len(flat)
+        for (group, _), pool in zip(self._cuts, self._pools, strict=True):
+            places = self._node.places(group.members[self._node.input], group.size, 0)
+            if pool and places is not None:
+                channels = flat[:, places].transpose(0, 2, 1).reshape(-1, 1, group.size)
+                pool[half].add(np.ascontiguousarray(channels))
+
+    def _start(self, ridge: float) -> NDArray[np.float32]:
+        """(d, o) weights with removed rows zero and, where the node is wide, expressed by the others."""
+        old = np.asarray(self._node.weight_rows(), dtype=np.float32)
+        new = np.where(self._node.alive(self._cuts)[0][:, None], old, np.float32(0))
+        for (group, kept), pool in zip(self._cuts, self._pools, strict=True):
+            places = self._node.places(group.members[self._node.input], group.size, 0)
+            if pool and places is not None:
+                express(new, old, places, group.stays(kept)[: group.size], pool, ridge)
+        return new
+
+    def solved(self, cuts: Cuts, ridge: float, *, explain: bool = False) -> Fit:
+        """See `Regression`; what is explained comes with the choice of the ridge."""
+        del explain
+        start, alive = self._start(ridge), np.flatnonzero(self._node.alive(cuts)[0])
+        rows, targets = np.concatenate(self._rows), np.concatenate(self._targets)
+        half = np.array(self._half) == 0
+        weights = np.zeros_like(start)
+        weights[alive], _, explained = fit_rows(rows[:, alive], targets, half, start[alive], ridge)
+        return self._fit(weights, rows, targets, explained)
+
+    def expressed(self, cuts: Cuts, ridge: float) -> Fit:
+        """See `Regression`."""
+        del cuts  # those it was made for
+        rows, targets = np.concatenate(self._rows), np.concatenate(self._targets)
+        weights = self._start(ridge)
+        return self._fit(weights, rows, targets, (rows @ weights).var(axis=0, dtype=np.float64))
+
+    def _fit(self, weights: Values, rows: Values, targets: Values, explained: Floats) -> Fit:
+        return Fit(
+            weights[None],
+            rows.mean(axis=0, dtype=np.float64)[None],
+            targets.mean(axis=0, dtype=np.float64)[None],
+            targets.var(axis=0, dtype=np.float64)[None],
+            explained[None],
+        )
+
+
+def express(
+    new: NDArray[np.floating],
+    old: NDArray[np.floating],
+    places: Indices,
+    stays: NDArray[np.bool_],
+    halves: Sequence[Moments],
+    ridge: float,
+) -> None:
+    """Add to the rows of kept channels what removed ones were, as combinations of them; `new` is changed.
+
+    Args:
+        new: (d, o) weights in which removed rows are zero.
+        old: (d, o) original weights.
+        places: (n, r) rows of each channel.
+        stays: (n,) channels that are kept.
+        halves: Moments of the channels, without targets, of two halves of the samples.
+        ridge: Least strength of the pull towards removal alone.
+    """
+    nothing = np.zeros((1, len(stays), int((~stays).sum())))
+    covariances = []
+    for half in (*halves, halves[0].plus(halves[1])):
+        uu = half.centred()[0]
+        covariances.append((uu, uu[:, :, ~stays], np.diagonal(uu[0])[None, ~stays]))
+    strength = choose_ridge(covariances[0], covariances[1], stays[None], nothing, ridge)
+    uu, ut, _ = covariances[2]
+    mixing = solve(uu, ut, nothing, strength, stays[None])[0][stays]  # (k, n - k)
+    new[places[stays]] += np.tensordot(mixing.astype(new.dtype), old[places[~stays]], axes=(1, 0))
+
+
+def _pooled(moments: Moments, q: int, places: Indices) -> Moments:
+    """Moments of channels from those of their (n, r) rows in one problem, each a sample of its channel."""
+    uu = np.sum([moments.uu[q][np.ix_(rows, rows)] for rows in places.T], axis=0)
+    u = moments.u[q][places].sum(axis=1)
+    n = len(places)
+    return Moments(
+        moments.count * places.shape[1], u[None], np.zeros((1, 0)), uu[None], np.zeros((1, n, 0)), np.zeros((1, 0))
+    )
+
+
+def _few(half: Covariances) -> Covariances:
+    """The same for mixtures of the targets; without their variances, which no choice depends on."""
+    uu, ut, tt = half
+    return uu, mixed(ut), np.zeros_like(tt)
+
+
+def _variance(weights: Floats, uu: Floats) -> Floats:
+    """(g, o) variances of outputs."""
+    return np.asarray(np.sum(weights * (uu @ weights), axis=1))
