@@ -49,7 +49,7 @@ def test_a_ratio_that_cannot_be_reached_is_not_on_the_curve() -> None:
     net = Net()
     net.output(net.conv(net.conv(net.input(1, 3, 8, 8), 3, 4, name="first"), 4, 2, name="last"))
     verification = Verification(provider="cpu")
-    curve = pipeline.tradeoff(net.model(), Options(method="prune"), (0.5, 0.99), verification=verification)
+    curve = pipeline.tradeoff(net.model(), Options(method="prune", round_to=1), (0.5, 0.99), verification=verification)
     assert [point.ratio for point in curve.points] == [0.5]
     assert [words.partition(":")[0] for words in curve.absent] == ["0.99 is not on the curve"]
     assert set(curve.absent) <= set(curve.notes)

@@ -14,7 +14,7 @@ from onnxmerge.plan.options import Options
 from onnxmerge.signals.divergence import divergence
 from onnxmerge.verify import Verification
 
-SAMPLES = Path(__file__).resolve().parents[1] / "sample_models"
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_models"
 CPU = Verification(provider="cpu")
 
 

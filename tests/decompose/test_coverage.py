@@ -249,12 +249,12 @@ def test_the_order_of_channels_and_inputs_changes_nothing(method: str) -> None:
 
 TIES = """
 import numpy as np
-from onnxmerge.decompose import ProducerRows, Rows, select
+from onnxmerge.decompose import GroupWeights, ProducerRows, select
 rng = np.random.default_rng(0)
 zeros, ones = np.zeros((40, 1)), np.ones((40, 1))
 for taps in (1, 9):
     weights = rng.integers(-1, 2, (40, 6 * taps)).astype(float)
-    rows = Rows((ProducerRows(weights, zeros, ones, zeros, True, False, taps=taps),), np.ones(40))
+    rows = GroupWeights((ProducerRows(weights, zeros, ones, zeros, True, False, taps=taps),), np.ones(40))
     for method in ("cluster", "coverage"):
         print([select(rows, count, method).tolist() for count in (1, 7, 20, 39)])
 """
