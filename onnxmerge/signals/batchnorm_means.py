@@ -110,7 +110,7 @@ class BatchNormMeans:
         return [entry for entry in links if entry.two == axis and entry.one.tensor in node.inputs]
 
     def _operands(self, node: Node, axis: Axis) -> list[tuple[Axis | None, str]]:
-        """The axis of each input of a pointwise node that aligns with the output's, None for a constant, and its
+        """For each input of a pointwise node, its axis aligned with that of the output (None: constant), and its
         name.
         """
         rank = self._context.rank(axis.tensor)
