@@ -110,9 +110,7 @@ class BatchNormMeans:
         return [entry for entry in links if entry.two == axis and entry.one.tensor in node.inputs]
 
     def _operands(self, node: Node, axis: Axis) -> list[tuple[Axis | None, str]]:
-        """For each input of a pointwise node, its axis aligned with that of the output (None: constant), and its
-        name.
-        """
+        """For each input of a pointwise node, its axis aligned with the output (None: constant), and its name."""
         rank = self._context.rank(axis.tensor)
         result: list[tuple[Axis | None, str]] = []
         for name in node.inputs:
