@@ -1,4 +1,4 @@
-"""Reads one picture file and brings it to a size: what stands between a file on disk and an array of pixels.
+"""Read an image file as an array of pixels of a given size.
 
 1. It is turned as its EXIF says, and becomes grey or RGB; a palette is looked up, transparency is left out.
 2. Size: a pair is stretched to; one number is what the short side is brought to, the long side rounded down, as
