@@ -202,7 +202,7 @@ class Account:
         reached: The fraction of `of` that was removed.
         before: Sizes of the input.
         after: Sizes of the output.
-        shapes: Input shapes at which MACs and latency were taken.
+        shapes: Input shapes at which MACs and latency were measured.
         groups: All groups that can be cut.
         pinned: What cannot.
         fidelity: Output against output; None without verification.
