@@ -247,7 +247,7 @@ def input_dims(
         specs: The graph inputs.
         overrides: Shapes the user fixed, by input name; they must agree with static dimensions.
         batch: Length for a free first axis.
-        other: Length for any other free axis, or one for each of an input's, in order; the last goes on.
+        other: Length for any other free axis, or one for each of an input's, in order; the last is repeated.
 
     Raises:
         UsageError: An override names no input, or contradicts the declared shape.

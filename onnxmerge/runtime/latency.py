@@ -104,8 +104,8 @@ class Comparison:
     """Latency of two models, measured alternately.
 
     Attributes:
-        dense: The model that came in.
-        compressed: The model that goes out.
+        dense: The original model.
+        compressed: The compressed model.
         speedup: Median of dense divided by that of compressed; above 1 is faster.
         low: Lower end of the 95 % interval; None below six rounds.
         high: Upper end; None likewise.
@@ -182,8 +182,8 @@ def compare_latency(
     """Measure two sessions alternately and compare them.
 
     Args:
-        dense: The model that came in.
-        compressed: The model that goes out.
+        dense: The original model.
+        compressed: The compressed model.
         feeds: See ``measure``.
         runs: See ``measure``.
         warmup: See ``measure``.
