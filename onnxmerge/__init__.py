@@ -56,7 +56,7 @@ __all__ = [
     "tradeoff",
 ]
 
-# Imported where they are first asked for, so that `import onnxmerge` stays fast.
+# Imported on first access, so that `import onnxmerge` stays fast.
 _LAZY = {
     "Compression": "onnxmerge.pipeline",
     "ImageOptions": "onnxmerge.samples",
@@ -68,12 +68,13 @@ _LAZY = {
     "tradeoff": "onnxmerge._api",
 }
 
-# Without a handler of its own, what the library logs would reach standard error where the host has configured nothing.
+# Without this handler, the library's log records would be written to standard error if the host has not configured
+# logging.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any name
-    """What is imported where it is first asked for."""
+    """Import a public name on first access."""
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -62,51 +62,53 @@ def compress(
 
     Args:
         model: A path, the bytes of a model, or an onnx.ModelProto; never changed.
-        ratio: Fraction of `of` to remove, 0 ≤ ratio < 1. Where it is None it is 0.5, or with a gate (`min_cosine`,
-            `max_drop`) as much as the gate allows on held-out samples; auto, for the method receding or the selection
-            bn: the channels below the valley of the BatchNormalization scales.
-        of: What the ratio counts: macs, params, channels, or latency, the measured time of one run.
-        allocate: How the budget is spread over groups: uniform, global, or auto for the method's own.
+        ratio: Fraction of `of` to remove, 0 ≤ ratio < 1. None: 0.5, or with a gate (`min_cosine`, `max_drop`) as much
+            as the gate allows on held-out samples. "auto", only with method receding or selection bn: remove the
+            channels below the valley of the BatchNormalization scales.
+        of: The cost that the ratio refers to: macs, params, channels, or latency, the measured time of one run.
+        allocate: How the budget is distributed over groups: uniform, global, or auto for the default of the method.
         method: A preset of selection, compensation and allocation: auto, prune, neuron-merging, reprune, reprune-2024,
             receding, fold or refit.
-        select: Which channels stay; overrides the preset's selection.
-        compensate: What stands in for removed channels; overrides the preset's compensation.
-        threshold: Least cosine of a merge.
+        select: How to select the channels to keep; overrides the preset's selection.
+        compensate: How to compensate for removed channels; overrides the preset's compensation.
+        threshold: Minimum cosine similarity of a merge.
         balance: Weight of direction against offset in a merge, 0 to 1.
-        fold_mean: Put known means of removed channels into consumers' biases; None takes the method's own.
+        fold_mean: Add known means of removed channels to the biases of their consumers; None: the default of the
+            method.
         coupled: Also cut groups with several producers.
         only: Globs of producer node names; only groups with a match are cut.
         skip: Globs of producer node names; groups with a match are left alone.
-        round_to: Channel counts are multiples of this; auto: counts at which the measured time falls; None: multiples
-            of 8, of 4 in groups of fewer than 32 channels, or any where time is asked for or a paper's protocol is.
-        effort: How much planning looks at the samples: fast, balanced or thorough.
-        memory: Bytes that the matrices of one layer may take; None: a quarter of what is free.
+        round_to: Channel counts are multiples of this; auto: only counts that were measured to be faster; None:
+            multiples of 8, or of 4 in groups of fewer than 32 channels. Any count is allowed if `of` is latency, or if
+            the method follows the protocol of a paper.
+        effort: How many passes over the samples planning makes: fast, balanced or thorough.
+        memory: Maximum size of the matrices of one layer in bytes; None: a quarter of the free memory.
         seed: For synthetic inputs and bootstrap intervals.
-        best_effort: Also accept a result that reaches less than half of the ratio.
-        plan: A plan to apply instead of making one, or the path of one that was saved. It decides all that planning
-            decides, so `ratio`, `of`, `method` and the like are left out; a refit is still done.
+        best_effort: Accept a result that reaches less than half of the ratio.
+        plan: A plan to apply instead of making one, or the path of a saved plan. The plan determines `ratio`, `of`,
+            `method` and related options, so they must be omitted; a refit is still done.
         calibration: Unlabelled samples: a path (.npz, .npy, a folder) or arrays by input name, samples first.
-        calib_size: At most so many of them, evenly spaced.
-        data: Held-out samples for verification, likewise; `labels` among them give accuracy.
-        images: How pictures become inputs, where samples are folders of images.
-        shapes: Input shapes for measuring, where the model leaves them free.
+        calib_size: Maximum number of calibration samples, evenly spaced.
+        data: Held-out samples for verification, in the same forms; an array `labels` adds accuracy.
+        images: How to convert images to inputs, if samples are folders of images.
+        shapes: Shapes for inputs with free dimensions, used for measuring.
         verify: Check the cut, compare outputs and measure latency.
         provider: auto, cpu or cuda.
-        min_cosine: Least cosine of any output; below it GateError is raised.
-        max_drop: Most accuracy lost, in percentage points.
-        threads: Threads for whatever is timed on the CPU; None for ONNX Runtime's own choice.
+        min_cosine: Minimum cosine similarity of any output; GateError is raised below it.
+        max_drop: Maximum loss of accuracy, in percentage points; GateError is raised above it.
+        threads: Number of threads for timing on the CPU; None: the default of ONNX Runtime.
 
     Returns:
-        The compression: `.model` (an onnx.ModelProto), `.plan` (`.plan.save(path)` writes it), `.report`
-        (`.report.html(path)` writes it as a page), `.save(path)`.
+        The compression: `.model` (an onnx.ModelProto), `.plan` (saved by `.plan.save(path)`), `.report`
+        (written as a page by `.report.html(path)`), `.save(path)`.
 
     Raises:
-        onnxmerge.OnnxMergeError: Some subclass; the class says whose fault it is. A GateError has the account of
-            what was refused: `error.account`.
+        onnxmerge.OnnxMergeError: Any subclass; the class tells what caused the error. A GateError carries the report of
+            the refused result as `error.account`.
 
     Warns:
-        onnxmerge.OnnxMergeWarning: The result stands, but is not what was asked for, or less is known of it than usual.
-            The same words are in `.report.notes`.
+        onnxmerge.OnnxMergeWarning: The result is valid but differs from what was asked for, or could not be verified as
+            usual. `.report.notes` contains the same messages.
     """
     options = Options(
         ratio=ratio,
@@ -173,46 +175,49 @@ def tradeoff(
     max_drop: float | None = None,
     threads: int | None = None,
 ) -> Tradeoff:
-    """Cut a model at many ratios and set fidelity or accuracy against cost.
+    """Compress a model at many ratios and measure fidelity or accuracy against cost.
 
-    What plans are made of is measured once for all ratios.
+    Importance is measured once and reused for every ratio.
 
     Args:
         model: A path, the bytes of a model, or an onnx.ModelProto; never changed.
         ratios: Fractions of `of` to remove, each 0 ≤ ratio < 1.
-        of: What the ratio counts: macs, params, channels, or latency, the measured time of one run.
-        allocate: How the budget is spread over groups: uniform, global, or auto for the method's own.
+        of: The cost that the ratios refer to: macs, params, channels, or latency, the measured time of one run.
+        allocate: How the budget is distributed over groups: uniform, global, or auto for the default of the method.
         method: A preset of selection, compensation and allocation: auto, prune, neuron-merging, reprune, reprune-2024,
             receding, fold or refit.
-        select: Which channels stay; overrides the preset's selection.
-        compensate: What stands in for removed channels; overrides the preset's compensation.
-        threshold: Least cosine of a merge.
+        select: How to select the channels to keep; overrides the preset's selection.
+        compensate: How to compensate for removed channels; overrides the preset's compensation.
+        threshold: Minimum cosine similarity of a merge.
         balance: Weight of direction against offset in a merge, 0 to 1.
-        fold_mean: Put known means of removed channels into consumers' biases; None takes the method's own.
+        fold_mean: Add known means of removed channels to the biases of their consumers; None: the default of the
+            method.
         coupled: Also cut groups with several producers.
         only: Globs of producer node names; only groups with a match are cut.
         skip: Globs of producer node names; groups with a match are left alone.
-        round_to: Channel counts are multiples of this; auto: counts at which the measured time falls; None: multiples
-            of 8, of 4 in groups of fewer than 32 channels, or any where time is asked for or a paper's protocol is.
-        effort: How much planning looks at the samples: fast, balanced or thorough.
-        memory: Bytes that the matrices of one layer may take; None: a quarter of what is free.
+        round_to: Channel counts are multiples of this; auto: only counts that were measured to be faster; None:
+            multiples of 8, or of 4 in groups of fewer than 32 channels. Any count is allowed if `of` is latency, or if
+            the method follows the protocol of a paper.
+        effort: How many passes over the samples planning makes: fast, balanced or thorough.
+        memory: Maximum size of the matrices of one layer in bytes; None: a quarter of the free memory.
         seed: For synthetic inputs and bootstrap intervals.
-        best_effort: Also accept a result that reaches less than half of the ratio.
+        best_effort: Accept results that reach less than half of the ratio.
         calibration: Unlabelled samples: a path (.npz, .npy, a folder) or arrays by input name, samples first.
-        calib_size: At most so many of them, evenly spaced.
-        data: Held-out samples for verification, likewise; `labels` among them give accuracy.
-        images: How pictures become inputs, where samples are folders of images.
-        shapes: Input shapes for measuring, where the model leaves them free.
+        calib_size: Maximum number of calibration samples, evenly spaced.
+        data: Held-out samples for verification, in the same forms; an array `labels` adds accuracy.
+        images: How to convert images to inputs, if samples are folders of images.
+        shapes: Shapes for inputs with free dimensions, used for measuring.
         provider: auto, cpu or cuda.
-        min_cosine: Least cosine of any output; `.largest` of the result is the largest cut that holds it.
-        max_drop: Most accuracy lost, in percentage points; likewise.
-        threads: Threads for whatever is timed on the CPU; None for ONNX Runtime's own choice.
+        min_cosine: Minimum cosine similarity of any output; `.largest` of the result is the largest cut that satisfies
+            it.
+        max_drop: Maximum loss of accuracy, in percentage points; `.largest` also satisfies it.
+        threads: Number of threads for timing on the CPU; None: the default of ONNX Runtime.
 
     Returns:
         The curve: `.points`, its `.knee`, and `.largest`.
 
     Raises:
-        onnxmerge.OnnxMergeError: Some subclass.
+        onnxmerge.OnnxMergeError: Any subclass.
     """
     options = Options(
         of=of,
@@ -246,11 +251,11 @@ def tradeoff(
 
 
 def inspect(model: Model, *, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Inspection:
-    """What could go from a model, and why the rest cannot; `.html(path)` of what comes back draws the network.
+    """Find what can be removed from a model, and why the rest cannot; `.html(path)` of the result draws the network.
 
     Args:
         model: A path, the bytes of a model, or an onnx.ModelProto.
-        shapes: Input shapes at which MACs are counted, where the model leaves them free.
+        shapes: Input shapes at which MACs are counted, if the model has free dimensions.
 
     Raises:
         onnxmerge.ModelError: The model cannot be read.
@@ -268,19 +273,19 @@ def compare(
     provider: str = "auto",
     threads: int | None = None,
 ) -> SideBySide:
-    """Fidelity of the second model to the first, and the timing of both, interleaved.
+    """Measure the fidelity of the second model to the first, and the latency of both, measured alternately.
 
     Args:
         first: The reference.
         second: A model with the same inputs and outputs.
-        data: Samples, as for `compress`; synthetic inputs where there are none.
-        images: How pictures become inputs, as for `compress`.
-        shapes: Input shapes, where the model leaves them free.
+        data: Samples, as for `compress`; synthetic inputs by default.
+        images: How to convert images to inputs, as for `compress`.
+        shapes: Shapes for inputs with free dimensions.
         provider: auto, cpu or cuda.
-        threads: Threads for timing on the CPU; None for ONNX Runtime's own choice.
+        threads: Number of threads for timing on the CPU; None: the default of ONNX Runtime.
 
     Raises:
-        onnxmerge.OnnxMergeError: Some subclass.
+        onnxmerge.OnnxMergeError: Any subclass.
     """
     return pipeline.compare(
         first, second, data=data, images=_with_path(images), shapes=shapes or {}, provider=provider, threads=threads
@@ -288,7 +293,7 @@ def compare(
 
 
 def _with_path(images: ImageOptions | None) -> ImageOptions | None:
-    """The same, its preprocessor a path where it was a string."""
+    """The same options, with a `preprocessor` given as a string converted to a path."""
     if images is None or images.preprocessor is None:
         return images
     return replace(images, preprocessor=Path(images.preprocessor))

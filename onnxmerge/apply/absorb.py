@@ -1,21 +1,20 @@
-"""Push the expression of removed channels into the weights that read them.
+"""Absorb the expression of removed channels into the weights that read them.
 
-Everything here changes values only, never a shape: the drafted model has every channel it had, but no consumer
-reads a removed one any more. Cutting it afterwards changes nothing that can be measured, which is what `verify`
-checks on every run.
+Everything here changes values only, never a shape: the draft has every channel of the model, but no consumer reads a
+removed one any more. Cutting the draft afterwards does not change its outputs, which `verify` checks on every run.
 
 For a consumer weight W with contracted axis i and a group's expression `a ≈ Z a_S + c`:
 
-1. `W'[:, j] = Σ_i W[:, i] Z[i, j]` for kept j, zero for removed ones. An axis that shows a channel several times (a
-   flattened picture) is treated place by place: the p-th place of i goes to the p-th place of j.
-2. `b' = b + Σ_i Σ_taps W[:, i] c_i` with `c = m − Z m_S` from known means m; elements whose mean is not known count 0.
-   Zero padding makes the offset inexact at borders. A weight that differs from one place of a batch to the next has
-   no such vector: its bias is left alone.
-3. `fold` also changes producers: a kept channel's effective row becomes the mean of its cluster's.
+1. `W'[:, j] = Σ_i W[:, i] Z[i, j]` for kept j, zero for removed ones. If a channel has several elements on an axis (a
+   flattened image), the p-th element of i is added to the p-th element of j.
+2. `b' = b + Σ_i Σ_taps W[:, i] c_i` with `c = m − Z m_S` from known means m; elements with an unknown mean count as
+   0. Zero padding makes the offset inexact at borders. A weight that differs between entries of a batch has no such
+      vector: its bias is left alone.
+3. `fold` also changes producers: the effective row of a kept channel becomes the mean of the rows of its cluster.
 
-Biases are spoken of in units of the node's output, along the axis its weight makes channels on (the last but one where
-the weight is the left factor). `bias_of` reads one, `add_biases` adds to it; what Gemm's alpha and beta make of the
-stored numbers is known to these two alone.
+Biases are given in units of the node's output, along the axis on which its weight produces channels (the last but one
+if the weight is the left factor). `bias_of` reads a bias and `add_biases` adds to it; only these two handle Gemm's
+alpha and beta.
 """
 
 from __future__ import annotations
@@ -43,14 +42,14 @@ _FUSED = frozenset({"FusedConv", "FusedGemm"})
 _FOLDABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 _BLOCK = 1 << 22
-"""Elements of a weight that are looked at together; 32 MB in float64."""
+"""Number of elements of a weight that are examined together; 32 MB in float64."""
 
 Floats = NDArray[np.float64]
 Means = Callable[[Axis], Floats]
 
 
 def can_absorb(context: Context, group: ChannelGroup) -> str:
-    """Why the group's consumers cannot take up an expression, "" if they can."""
+    """Why the group's consumers cannot absorb an expression; "" if they can."""
     for consumer in group.consumers:
         where = context.model.nodes[consumer.node].name
         if consumer.weight is None:
@@ -65,10 +64,10 @@ def can_absorb(context: Context, group: ChannelGroup) -> str:
 
 
 def _contracted_only(context: Context, group: ChannelGroup, weight: Axis) -> bool:
-    """Whether all that read a weight contract it along this axis.
+    """Whether all readers of a weight contract it along this axis.
 
-    A tied weight that also makes the channels, or is multiplied by something, would make other ones after it took up
-    an expression of them.
+    A tied weight that also produces the channels, or is multiplied by something, would produce different ones after
+    absorbing an expression.
     """
     held = {consumer.node for consumer in group.consumers if consumer.weight == weight}
     readers = {node.index for node, _ in context.model.readers.get(weight.tensor, ())}
@@ -77,7 +76,7 @@ def _contracted_only(context: Context, group: ChannelGroup, weight: Axis) -> boo
 
 
 def can_fold(context: Context, group: ChannelGroup) -> str:
-    """Why the group's producers cannot become means of their clusters, "" if they can."""
+    """Why the group's producers cannot become means of their clusters; "" if they can."""
     for producer in group.producers:
         node = context.model.nodes[producer.node]
         if node.op not in _FOLDABLE or node.domain:
@@ -108,11 +107,11 @@ def absorb(
         context: The analysed model.
         draft: A draft of it.
         groups: All groups.
-        expressions: How each group that loses channels expresses them, by position.
-        means: Known means of an axis' elements, None to leave biases alone.
+        expressions: The expression of the removed channels of each group, by position.
+        means: Returns the known means of an axis' elements; None to leave biases unchanged.
 
     Returns:
-        The vectors added to the model, each with the axis it lies along.
+        The vectors added to the model, each with its axis.
     """
     biases: dict[int, Floats] = {}
     for position, expression in expressions.items():
@@ -140,10 +139,10 @@ def add_biases(context: Context, draft: Draft, offsets: Mapping[int, Floats]) ->
     Args:
         context: The analysed model.
         draft: A draft of it.
-        offsets: (o,) vectors by node, in units of its output, relative to what it puts out now.
+        offsets: (o,) vectors by node, in units of its output, relative to its current output.
 
     Returns:
-        The vectors added to the model, each with the axis it lies along.
+        The vectors added to the model, each with its axis.
     """
     added: dict[str, Axis] = {}
     for index, offset in offsets.items():
@@ -152,7 +151,7 @@ def add_biases(context: Context, draft: Draft, offsets: Mapping[int, Floats]) ->
 
 
 def _change(draft: Draft, axis: Axis, change: Callable[[Floats], Floats]) -> None:
-    """Apply a change to an initializer with `axis` in front, in float64, when it is read."""
+    """Apply a change to an initializer lazily, in float64, with `axis` moved to the front."""
     before = draft.weight(axis.tensor)
 
     def load() -> NDArray[Any]:
@@ -174,7 +173,7 @@ def _mixing(length: int, rows: Indices, columns: Indices, factors: Floats) -> sp
 
 
 def _places(labels: Indices, size: int) -> Indices | None:
-    """(n, r) places of each channel along an axis; None where they are not equally many."""
+    """(n, r) positions of the elements of each channel along an axis; None if channels differ in their number."""
     held = np.flatnonzero(labels >= 0)
     counts = np.bincount(labels[held], minlength=size)
     if not held.size or np.any(counts != counts[0]):
@@ -183,7 +182,7 @@ def _places(labels: Indices, size: int) -> Indices | None:
 
 
 def _absorbing(labels: Indices, expression: Expression) -> sparse.csr_array:
-    """Zero where channels go; their places are added to those of the kept channels that express them."""
+    """Set removed channels to zero and add their elements to those of the kept channels that express them."""
     gone = np.ones(expression.size + 1, dtype=bool)
     gone[expression.kept] = False
     gone[-1] = False
@@ -200,7 +199,7 @@ def _absorbing(labels: Indices, expression: Expression) -> sparse.csr_array:
 def _offset(
     context: Context, group: ChannelGroup, consumer: Consumer, expression: Expression, means: Floats
 ) -> Floats | None:
-    """(o,) what a consumer's bias gains for the mean of removed channels; None where nothing is known."""
+    """(o,) the addition to a consumer's bias for the mean of removed channels; None if no mean is known."""
     if consumer.weight is None or consumer.outputs is None:
         return None
     labels = group.members[consumer.input]
@@ -219,8 +218,8 @@ def _offset(
     moved = np.moveaxis(context.model.weights[consumer.weight.tensor], (consumer.outputs, consumer.weight.axis), (0, 1))
     node = context.model.nodes[consumer.node]
     if node.op in _MATMULS and any(length > 1 for length in moved.shape[2:]):
-        return None  # a weight for each place of the batch: no one vector
-    # A convolution in groups: row o reads the inputs of its own group. Elsewhere there is one group.
+        return None  # one weight per entry of the batch: no single vector
+    # In a grouped convolution, row o reads the inputs of its own group. Other nodes have one group.
     blocks = gaps.reshape(-1, moved.shape[1])
     rows = np.repeat(np.arange(len(blocks)), len(moved) // len(blocks))
     result = np.empty(len(moved))
@@ -235,7 +234,7 @@ def _offset(
 def _fold_producers(
     context: Context, draft: Draft, group: ChannelGroup, expression: Expression, biases: dict[int, Floats]
 ) -> None:
-    """Let every kept channel's effective row become the mean of its cluster's."""
+    """Replace the effective row of every kept channel by the mean of the rows of its cluster."""
     if can_fold(context, group):
         return
     for producer in group.producers:
@@ -262,7 +261,7 @@ def _fold_producers(
 def _averaging(
     length: int, places: Indices, scale: Floats, counts: Floats, usable: NDArray[np.bool_], expression: Expression
 ) -> sparse.csr_array:
-    """A kept channel becomes the mean of its cluster in units behind the scales; the others stay what they are."""
+    """Replace a kept channel by the mean of its cluster, in units after the scales; the others are unchanged."""
     share = np.ones(len(scale))
     share[expression.kept[usable]] = 1.0 / counts[usable]
     averaged = np.zeros(len(scale), dtype=bool)
@@ -282,7 +281,7 @@ def _averaging(
 
 
 def _channel_axis(context: Context, node: Node) -> Axis:
-    """The output axis that a node's weight makes channels on."""
+    """The output axis on which a node's weight produces channels."""
     output = node.outputs[0]
     if node.op in _CONVOLUTIONS:
         return Axis(output, 1)
@@ -299,7 +298,7 @@ def _beta(node: Node) -> float:
 
 
 def _stored_bias(context: Context, node: Node, along: Axis) -> Floats | None:
-    """(o,) the numbers of a node's third input for each channel; None where it varies along another axis."""
+    """(o,) the numbers of a node's third input for each channel; None if it varies along another axis."""
     length = (context.dims(along.tensor) or ())[along.axis]
     name = node.input(2) if node.op not in _MATMULS else ""
     if not name:
@@ -309,9 +308,9 @@ def _stored_bias(context: Context, node: Node, along: Axis) -> Floats | None:
 
 
 def bias_of(context: Context, node: Node) -> Floats | None:
-    """(o,) what a Conv, ConvTranspose, Gemm or MatMul itself adds to its output channels, in units of its output.
+    """(o,) the bias of a Conv, ConvTranspose, Gemm or MatMul itself, in units of its output.
 
-    None where that is not one constant a channel.
+    None if that is not one constant per channel.
     """
     if _beta(node) == 0:
         return np.zeros((context.dims(node.outputs[0]) or ())[_channel_axis(context, node).axis])
@@ -320,7 +319,7 @@ def bias_of(context: Context, node: Node) -> Floats | None:
 
 
 def _alone(context: Context, name: str) -> bool:
-    """Whether one input of one node is all that reads an initializer."""
+    """Whether an initializer is read by a single input of a single node."""
     outputs = {spec.name for spec in context.model.outputs}
     return len(context.model.readers.get(name, ())) == 1 and name not in context.model.captured and name not in outputs
 
@@ -328,19 +327,19 @@ def _alone(context: Context, name: str) -> bool:
 def _add_bias(context: Context, draft: Draft, node: Node, offset: Floats) -> dict[str, Axis]:
     """Add a vector to the output channels of a Conv, ConvTranspose, Gemm or MatMul; returns what was added.
 
-    1. A bias that nobody else reads, with one number a channel, is changed in place. 2. Any other constant bias is
-    replaced by a new vector of all channels. 3. Where there is no place for a vector (MatMul, a Gemm whose weight is
-    the left factor or whose bias is a matrix or computed), it is added behind the node; where the node has an
-    activation of its own, the vector is left out.
+    1. A bias without other readers, with one number per channel, is changed in place. 2. Any other constant bias is
+    replaced by a new vector of all channels. 3. If the node cannot hold a vector (MatMul, or a Gemm whose weight is the
+    left factor or whose bias is a matrix or computed), an Add follows the node; if the node includes an activation, the
+    vector is omitted.
     """
     along, beta = _channel_axis(context, node), _beta(node)
     stored = _stored_bias(context, node, along)
     if node.op in _MATMULS or stored is None or (node.op in _GEMMS and along.axis == 0):
         if node.op in _FUSED:
-            return {}  # an activation stands between the node's sum and what could be added behind it
+            return {}  # the node applies an activation before an Add could follow
         return _add_behind(context, draft, node, offset, along)
     if beta == 0:
-        # The bias that is there counts nothing; a new one is to count in full.
+        # With beta = 0 the existing bias has no effect; a new one must have full effect.
         draft.set_attribute(node, "beta", 1.0)
         stored, beta = np.zeros(len(offset)), 1.0
     elif node.input(2) and _alone(context, node.input(2)):
@@ -364,7 +363,7 @@ def _weight_type(context: Context, node: Node) -> np.dtype[Any]:
 
 
 def _add_behind(context: Context, draft: Draft, node: Node, offset: Floats, along: Axis) -> dict[str, Axis]:
-    """A MatMul's bias is the Add behind it, or a new one."""
+    """The bias of a MatMul is the Add that follows it, or a new one."""
     output, rank = along.tensor, context.rank(along.tensor)
     readers = context.model.readers.get(output, ())
     if _alone(context, output) and readers[0][0].op == "Add" and not readers[0][0].domain:
@@ -378,7 +377,7 @@ def _add_behind(context: Context, draft: Draft, node: Node, offset: Floats, alon
                 _change(draft, Axis(other, place), _plus(offset))
                 return {}
     name, raw = draft.fresh(f"{node.name}_bias"), draft.fresh(f"{output}_without_bias")
-    # Before opset 7, operands were aligned by an attribute, and axes of length 1 were not stretched.
+    # Before opset 7, operands were aligned by an attribute, and axes of length 1 were not broadcast.
     old = context.model.opsets[""] < 7
     shape = (-1,) if old else (-1,) + (1,) * (rank - 1 - along.axis)
     attributes = {"broadcast": 1, "axis": along.axis} if old else {}
@@ -391,7 +390,7 @@ def _add_behind(context: Context, draft: Draft, node: Node, offset: Floats, alon
 def mask_signals(
     context: Context, draft: Draft, groups: Sequence[ChannelGroup], kept: Mapping[int, Indices], *, every: bool = False
 ) -> None:
-    """Zero removed channels in front of consumers whose weight cannot, or of all: the dense twin of a cut model."""
+    """Mask removed channels before all consumers, or those whose weights cannot be zeroed: the dense reference."""
     masks: dict[tuple[int, int, int], NDArray[np.bool_]] = {}
     for position, channels in kept.items():
         group = groups[position]
@@ -412,7 +411,7 @@ def mask_signals(
         if context.model.opsets[""] >= 9:
             draft.set_weight(name, mask.reshape(shape))
             draft.insert_before(node, "Where", (name, source, _zero_like(draft, context, node, position)), result)
-        else:  # no Where yet; Mul differs from it only where a removed channel is not finite
+        else:  # no Where yet; Mul differs from it only if a removed channel is not finite
             old = context.model.opsets[""] < 7
             shape = [len(mask)] if old else shape
             attributes = {"broadcast": 1, "axis": axis} if old else {}
@@ -425,7 +424,7 @@ def mask_signals(
 
 
 def _zero_like(draft: Draft, context: Context, node: Node, position: int) -> str:
-    """A zero of the type of a node's input; types are known for signals whose other factor is a float weight."""
+    """A zero of the type of a node's input; the type is known if the other factor is a float weight."""
     kinds = context.shapes.first.kinds
     name = draft.fresh(f"{node.name}_zero")
     draft.set_weight(name, Lazy((), kinds[node.inputs[position]], lambda: np.zeros(())))

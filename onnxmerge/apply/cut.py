@@ -1,13 +1,13 @@
-"""Cut channels out of a model: slice every initializer, follow every size, leave the rest as it is.
+"""Cut channels out of a model: slice every initializer, adapt every size, and leave the rest unchanged.
 
-What is cut is given by the channels that each group keeps. An element of an axis goes if it belongs to a removed
+The cut is given by the channels that each group keeps. An element of an axis is removed if it belongs to a removed
 channel of any group. Then, node by node:
 
-1. Initializers are sliced along their cut axes. 2. The node's rule says which attributes and size inputs follow.
-3. `Shape` and `Size` of a cut tensor keep saying what they said, because arithmetic on it may be meant as a scale; the
-operators that use it as a shape get the new lengths for their cut axes alone.
+1. Initializers are sliced along their cut axes. 2. The node's rule says which attributes and size inputs change.
+3. `Shape` and `Size` of a cut tensor still return the original values, because arithmetic on them may compute a scale;
+   operators that use them as a shape get the new lengths, for their cut axes only.
 
-The input model is not touched. The result is checked: its inferred shapes are those predicted.
+The input model is not modified. The result is checked: its inferred shapes must match the predicted ones.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def cut(
 
     Args:
         context: The analysed model.
-        draft: A draft of that model, in which weights may have changed, but not their shapes.
-        left: Indices that stay, for every axis that loses some: see `kept_elements`.
-        added: Vectors that the draft added to the model, with the axis along which each lies.
-        constants: Values, without batch axes, that take the place of a tensor whose branch keeps no channel, by its
-            channel axis. Axes of which nothing is left belong to such branches, which go whole.
+        draft: A draft of that model, with changed weights of the same shapes.
+        left: Indices to keep, for every axis that loses some: see `kept_elements`.
+        added: Vectors that the draft added to the model, each with its axis.
+        constants: Values, without batch axes, that replace a tensor whose branch keeps no channel, by its channel axis.
+            Axes without remaining elements belong to such branches, which are removed entirely.
 
     Raises:
-        OnnxMergeError: The result does not have the shapes that the plan predicts; nothing of it may be used.
+        OnnxMergeError: The result does not have the shapes that the plan predicts and must not be used.
     """
     left = {axis: indices for axis, indices in left.items() if len(indices)}
     for axis in left:
@@ -92,7 +92,7 @@ def _apply(context: Context, draft: Draft, node: Node, edit: Edit) -> None:
 
 
 def _override(context: Context, draft: Draft, node: Node, edit: SetLengths) -> None:
-    """Let the node read the computed lengths with those at the cut axes replaced."""
+    """Make the node read the computed lengths, with those of the cut axes replaced."""
     computed = node.input(edit.position)
     if _constant_parts(context, draft, node, edit):
         return
@@ -107,9 +107,9 @@ def _override(context: Context, draft: Draft, node: Node, edit: SetLengths) -> N
 
 
 def _constant_parts(context: Context, draft: Draft, node: Node, edit: SetLengths) -> bool:
-    """Put new lengths into the constants that a shape is joined from, if the cut ones stand in such, as -1 or a number.
+    """Update the constants that are concatenated to a shape, if they contain the cut lengths as -1 or a number.
 
-    Runtimes recognise that form of a flattening, and compute it in advance; not so one with a node more.
+    Runtimes recognise this form of flattening and precompute it; with an additional node they do not.
     """
     computed = node.input(edit.position)
     joined = context.model.writer.get(computed)
@@ -152,7 +152,7 @@ def _replacing(
 
 
 def _keep_shape(context: Context, draft: Draft, node: Node, left: Mapping[Axis, Indices]) -> None:
-    """Let `Shape` of a cut tensor return the lengths it returned before, unless nobody looks at the cut ones."""
+    """Make `Shape` of a cut tensor return the original lengths, unless the cut ones are never read."""
     dims = context.dims(node.inputs[0])
     if dims is None:
         return
@@ -171,7 +171,7 @@ def _keep_shape(context: Context, draft: Draft, node: Node, left: Mapping[Axis, 
 
 
 def _keep_size(context: Context, draft: Draft, node: Node, left: Mapping[Axis, Indices]) -> None:
-    """Let `Size` of a cut tensor return what it returned before: the new count times old over new lengths."""
+    """Make `Size` of a cut tensor return the original value: the new size times old lengths divided by new ones."""
     dims = context.dims(node.inputs[0]) or ()
     cuts = {axis: left[Axis(node.inputs[0], axis)] for axis in range(len(dims)) if Axis(node.inputs[0], axis) in left}
     if not cuts:
@@ -187,7 +187,7 @@ def _keep_size(context: Context, draft: Draft, node: Node, left: Mapping[Axis, I
 
 
 def _looked_at(context: Context, shape: str, at: Sequence[int]) -> bool:
-    """Whether any reader of a shape can see one of the entries `at`."""
+    """Whether any reader of a shape uses one of the entries `at`."""
     if shape in context.model.captured or shape in {spec.name for spec in context.model.outputs}:
         return True
     length = (context.dims(shape) or (0,))[0]
@@ -206,7 +206,7 @@ def _looked_at(context: Context, shape: str, at: Sequence[int]) -> bool:
 
 
 def _slice_of(context: Context, node: Node) -> slice | None:
-    """What a Slice takes of a vector; None where that is not known."""
+    """The part of a vector that a Slice selects; None if unknown."""
     bounds = []
     for position, name, default in ((1, "starts", None), (2, "ends", None), (4, "steps", 1)):
         value: Any = default
@@ -224,7 +224,7 @@ def _slice_of(context: Context, node: Node) -> slice | None:
 def _check_shapes(context: Context, result: Model, left: Mapping[Axis, Indices], replaced: AbstractSet[str]) -> None:
     """Postcondition: every tensor of the analysed model has exactly the predicted shape.
 
-    A replaced size input may be as long as it likes (Gather's indices shrink with the channels they pick).
+    A replaced size input may have any length (Gather's indices shrink with the channels they select).
     """
     before = context.shapes.first
     inputs = {spec.name: before.dims[spec.name] for spec in context.model.inputs if spec.name in before.dims}

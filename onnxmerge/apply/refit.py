@@ -1,24 +1,24 @@
-"""Refit: solve the weights behind cut channels anew, so that the network gives the outputs that it gave.
+"""Refit: solve again for the weights that read cut channels, so that the network reproduces its original outputs.
 
-The network is walked once, in an order in which every node that feeds a residual Add comes after the other summand.
-Two copies are advanced side by side over all samples: the dense one, and the one that is being cut (all channels still
-in it, but no consumer reads a removed one). At every weighted node behind the first cut:
+The network is run once, in an order in which every node that feeds a residual Add comes after the other summand. Two
+copies are run in parallel on all samples: the dense one, and the one being cut (it still has all channels, but no
+consumer reads a removed one). At every weighted node after the first cut:
 
 1. U is its input in the cut network (patches with padding, at sampled positions).
-2. T is what its output should be: the dense node's output; where it feeds a residual Add through affine nodes, what
-   makes the *sum* right, `(dense sum − other summand in the cut network − offset)/scale`, so that each block repairs
-   what its predecessors left.
+2. T is its target: the output of the dense node or, if it feeds a residual Add through affine nodes, the value that
+   makes the *sum* correct, `(dense sum − other summand in the cut network − offset)/scale`, so that each block corrects
+   the remaining error of its predecessors.
 3. `min ‖U W' + b' − T‖² + ridge·‖W' − W_0‖²` over the kept rows gives the weight; removed rows are zero.
 
-`linear` is the same walk with less freedom: a removed channel becomes one combination of kept ones, `a ≈ Z a_S + c`,
-for every tap and every output, so that W' = Σ W_i Z_i; only nodes that read a cut group change, and a bias takes up the
-means. Z comes from U, of which every tap is a sample.
+`linear` is the same procedure with fewer degrees of freedom: a removed channel becomes one combination of kept ones,
+`a ≈ Z a_S + c`, for every tap and every output, so that W' = Σ W_i Z_i; only nodes that read a cut group change, and a
+bias absorbs the means. Z is computed from U, each tap of which is a sample.
 
-How a node is solved depends on its size (`signals/regression.py`): from a Gram matrix of its inputs, or, where rows are
-fewer than unknowns or that matrix would not fit, from the rows themselves.
+How a node is solved depends on its size (`signals/regression.py`): from a Gram matrix of its inputs or, if there are
+fewer rows than unknowns or that matrix would not fit into memory, from the rows themselves.
 
-Which channels stay is decided before, on the dense network. Choosing them again here, on the moments of the cut one,
-was tried and lost 0.4 points on ResNet-56 at half of the MACs, 1.7 at 30 %.
+The kept channels are selected before, on the dense network. Selecting them here, on the moments of the cut network, was
+tried and lost 0.4 points on ResNet-56 at half of the MACs, 1.7 at 30 %.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = ["Refitted", "refit"]
 Floats = NDArray[np.float64]
 
 MOST_RESTORED = 2.0
-"""Largest factor by which a channel is scaled up; a fit that explains less than a quarter of the variance is noise."""
+"""Maximum factor by which a channel is scaled up; a fit that explains less than a quarter of the variance is noise."""
 
 
 @dataclass
@@ -55,10 +55,10 @@ class Refitted:
 
     Attributes:
         weights: New values by initializer.
-        shifts: Vectors to add behind nodes.
-        constants: What the summand of a residual Add has become where its branch lost every channel, shaped to stretch
-            over the others, by its channel axis.
-        approximated: Names of nodes that were too wide to be solved from all of their rows.
+        shifts: Vectors to add after nodes.
+        constants: Values of the summand of a residual Add if its branch lost every channel, shaped to broadcast over
+            the other axes, by its channel axis.
+        approximated: Names of nodes that were too wide to be solved from all their rows.
     """
 
     weights: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -89,17 +89,18 @@ def refit(
         context: The analysed model.
         analysis: Its groups.
         schedule: See `refit_schedule_of`.
-        kept: Channels that groups keep, ascending, by position; absent groups keep all, none only `vanishing` ones.
-        batches: Samples; their folds choose the ridge.
+        kept: Channels to keep, ascending, by group position. Absent groups keep all; only `vanishing` groups may keep
+            none.
+        batches: Samples; their folds determine the ridge.
         linear: Express removed channels by kept ones instead of solving for weights.
-        restore_variance: Scale every refitted output channel up to its target's variance. Least squares explains
-            less than all of it; on samples that are not the real ones, what is missing would add up over the depth.
-        ridge: Least strength of the pull towards the original weights; more where folds of the samples disagree.
-        memory: Bytes that the matrices of one node may take.
-        provider: What runs the network.
-        seed: For sampled positions.
-        counter: Told of every node that runs.
-        progress: Called with the fraction done.
+        restore_variance: Scale every refitted output channel up to the variance of its target. Least squares explains
+            only part of it; on synthetic samples, the missing part would accumulate over the depth.
+        ridge: Minimum strength of the regularisation towards the original weights; it increases if folds disagree.
+        memory: Maximum size of the matrices of one node in bytes.
+        provider: The execution provider that runs the network.
+        seed: Seed for sampled positions.
+        counter: Counts every node that runs.
+        progress: Called with the fraction completed.
     """
     result = Refitted()
     reading = _reading(analysis, schedule, kept)
@@ -133,7 +134,7 @@ def refit(
 
 
 def _targets(schedule: RefitSchedule, index: int) -> tuple[str, ...]:
-    """Tensors of the dense network that say what a node may be fitted to."""
+    """Tensors of the dense network needed for the target of a node."""
     repair = schedule.repairs.get(index)
     read = schedule.weighted[index].node.inputs[0]
     return (read,) if repair is None else (read, repair.total)
@@ -158,7 +159,7 @@ def _collect(
     batches: Batches,
     rng: np.random.Generator,
 ) -> None:
-    """Give a node's inputs and targets to its regression, batch by batch."""
+    """Pass a node's inputs and targets to its regression, batch by batch."""
     read = node.node.inputs[0]
     draw = Draw(node, regression.wanted, batches.count, len(batches), rng)
     for batch, x in enumerate(cut.get(read)):
@@ -172,7 +173,7 @@ def _collect(
         if len(batches) > 1:
             regression.add(batch % 2, rows, t)
         else:
-            # A single batch is split itself.
+            # A single batch is split in two.
             regression.add(0, rows[::2], t[::2])
             regression.add(1, rows[1::2], t[1::2])
 
@@ -187,14 +188,14 @@ def _use(
     result: Refitted,
     cut: Frontier,
 ) -> None:
-    """Solve a node, make the mean of its outputs that of its targets, and let the cut network use both from here on."""
+    """Solve a node, match the mean of its outputs to that of its targets, and use both in the cut network."""
     fit = regression.expressed(cuts, ridge) if linear else regression.solved(cuts, ridge, explain=restore_variance)
     new = fit.weights
     if restore_variance:
         ratio = np.divide(fit.variance, fit.explained, out=np.ones_like(fit.variance), where=fit.explained > 0)
         new = new * np.sqrt(np.clip(ratio, 1.0, np.square(MOST_RESTORED)))[:, None, :].astype(new.dtype)
     weights = node.assemble(new)
-    # The node's own bias stays where it is; the shift is what has to be added to it.
+    # The node keeps its own bias; the shift is added to it.
     vector = (fit.mean_target - np.einsum("gd,gdo->go", fit.mean_input, new)).ravel() - node.bias
     result.weights[node.weight] = weights
     result.shifts[node.node.index] = vector

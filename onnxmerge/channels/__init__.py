@@ -1,1 +1,1 @@
-"""Which axes shrink together: rules for operators, and the groups that they add up to."""
+"""Which axes shrink together: rules for operators, and the channel groups that follow from them."""

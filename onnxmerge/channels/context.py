@@ -1,4 +1,4 @@
-"""What a rule may ask about the model: shapes, static values, which tensors are constants."""
+"""What a rule can query about the model: shapes, static values, which tensors are constants."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["Context", "pin_all"]
 
 @dataclass(frozen=True)
 class Context:
-    """The model as rules see it."""
+    """The interface of the model for rules."""
 
     model: Model
     shapes: StaticShapes
 
     def dims(self, tensor: str) -> tuple[int, ...] | None:
-        """Concrete shape, None where unknown."""
+        """Concrete shape, None if unknown."""
         return self.shapes.dims(tensor)
 
     def rank(self, tensor: str) -> int:
-        """Number of axes; 0 where unknown."""
+        """Number of axes; 0 if unknown."""
         return len(self.dims(tensor) or ())
 
     def value(self, tensor: str) -> NDArray[Any] | None:
@@ -34,7 +34,7 @@ class Context:
         return self.shapes.value(tensor) if tensor else None
 
     def is_constant(self, tensor: str) -> bool:
-        """Whether a tensor depends on initializers alone."""
+        """Whether a tensor depends only on initializers."""
         return tensor in self.model.constants
 
     def is_weight(self, tensor: str) -> bool:
@@ -42,7 +42,7 @@ class Context:
         return tensor in self.model.weights
 
     def array(self, tensor: str) -> NDArray[Any] | None:
-        """Values of a constant: an initializer, or what one node makes of constants (a dequantized weight)."""
+        """Values of a constant: an initializer, or the result of one node on constants (a dequantized weight)."""
         if self.is_weight(tensor):
             return self.model.weights[tensor]
         if not self.is_constant(tensor):

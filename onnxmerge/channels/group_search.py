@@ -1,12 +1,13 @@
-"""Explore what can go from one producer's output: walks with finer and coarser labels.
+"""Find what can be removed from one producer's output, by propagating finer and coarser labels.
 
-1. The first walk has one label for each element. Labels that reach neither a pin nor a fork that no way fits are free.
-2. A walk that is stuck at a fork starts again once for each way of it: with labels made one within each slab (whole
-   heads in one walk, widths inside heads in another), and with that way chosen, so that slabs that hold elements of
-   other producers (the other half of a channel shuffle) are filled.
-3. Labels that are pinned stay out of further walks; they are pinned however coarse.
+1. The first pass has one label for each element. Labels that reach neither a pin nor a fork without a matching way are
+   free.
+2. A pass that is stuck at a fork is repeated once for each way of the fork: with labels merged within each slab (whole
+   heads in one pass, widths inside heads in another), and with that way chosen, so that slabs with elements of other
+   producers (the other half of a channel shuffle) are filled.
+3. Pinned labels are excluded from further passes; merging does not change that they are pinned.
 
-What is free is split by the set of axes that it touches, so that each group is cut evenly.
+Free labels are split by the set of axes that they touch, so that each group is cut evenly.
 """
 
 from __future__ import annotations
@@ -24,20 +25,21 @@ from onnxmerge.channels.relations import Axis, Indices, Producer
 __all__ = ["Members", "SearchResult", "search_group"]
 
 _MOST_WALKS = 64
-"""Walks from one producer. Attention with grouped queries takes about ten, a stage of n shuffled units 2n; what is not
-found by then stays, with its reason."""
+"""Maximum number of passes from one producer. Attention with grouped queries takes about ten, a stage of n shuffled
+units 2n; channels not found by then are kept, with a reason.
+"""
 
 Members = dict[Axis, Indices]
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What can go from a producer's output.
+    """The channels that can be removed from a producer's output.
 
     Attributes:
         groups: For each group, the channel of each element of every axis it touches, -1 for none.
-        lost: How many of the output's elements are in no group.
-        reasons: Why.
+        lost: Number of elements of the output that are in no group.
+        reasons: Why they are in no group.
     """
 
     groups: tuple[Members, ...]
@@ -48,13 +50,13 @@ class SearchResult:
 def search_group(
     relation_index: RelationIndex, producer: Producer, free: Indices, searched: dict[Axis, NDArray[np.bool_]]
 ) -> SearchResult:
-    """Groups found from one producer's output, and what of it is pinned.
+    """Find the groups of one producer's output, and its pinned channels.
 
     Args:
         relation_index: All relations.
-        producer: Where to start.
-        free: Elements of its output that no walk has seen.
-        searched: Elements that some walk has seen; those of this one are added.
+        producer: The producer to start from.
+        free: Elements of its output that no pass has reached.
+        searched: Elements reached by earlier passes; those of this search are added.
     """
     length = relation_index.length(producer.output) or 0
     seeds = np.full(length, -1, dtype=np.int64)
@@ -77,7 +79,7 @@ def _run(relation_index: RelationIndex, axis: Axis, seeds: Indices, root: Indice
 
 
 def _held(propagation: LabelPropagation) -> set[int]:
-    """Roots of the labels that are pinned, or stuck at a fork."""
+    """Roots of the labels that are pinned or stuck at a fork."""
     held = {int(r) for labels, _ in propagation.pinned for r in np.unique(propagation.root[labels])}
     for _, axis in propagation.stuck:
         labels = propagation.labels[axis]
@@ -128,10 +130,10 @@ def _free_parts(propagation: LabelPropagation) -> list[Members]:
 
 
 class _Coarser:
-    """Walks again from the same axis, way by way, wherever the one before got stuck.
+    """Repeats the propagation from the same axis, way by way, wherever the previous pass got stuck.
 
     Attributes:
-        found: Groups, each with the first walk's labels that it frees.
+        found: Groups, each with the labels of the first pass that it frees.
     """
 
     def __init__(self, relation_index: RelationIndex, start: Axis) -> None:
@@ -141,7 +143,7 @@ class _Coarser:
         self._left = _MOST_WALKS
 
     def follow(self, seeds: Indices, propagation: LabelPropagation, chosen: Chosen) -> None:
-        """Start again once for each way of the fork at which `propagation`, begun with `seeds`, is stuck."""
+        """Repeat once for each way of the fork at which `propagation`, started with `seeds`, is stuck."""
         if not propagation.stuck:
             return
         fork, axis = propagation.stuck[0]
@@ -172,7 +174,7 @@ class _Coarser:
 
 
 def _coarse_roots(propagation: LabelPropagation, axis: Axis, slabs: Indices) -> Indices | None:
-    """Labels made one within each slab; None where that leaves a single channel."""
+    """Labels merged within each slab; None if that leaves a single channel."""
     labels = propagation.labels[axis]
     inside = np.flatnonzero((labels >= 0) & (slabs >= 0))
     if not inside.size:

@@ -1,8 +1,8 @@
-"""Find channel groups: all that must shrink together, from the relations of all nodes.
+"""Find channel groups, all axes that must shrink together, from the relations of all nodes.
 
-Producers are explored in the file's node order; what a walk has reached is not explored again, and a group that is
-found from several of its producers is one group. Labels are ordered by index, so groups are the same on every run.
-See `propagation` for how relations are followed and `search_group` for how forks are tried.
+Producers are searched in the node order of the file. Elements that have been reached are not searched again, and a
+group that is found from several of its producers is one group. Labels are ordered by index, so groups are
+deterministic. See `propagation` for how relations are followed and `search_group` for how forks are tried.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["Analysis", "ChannelGroup", "Pinned", "find_groups", "kept_elements"]
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that can be removed one by one, each everywhere at once.
+    """Channels that can be removed individually; removing one removes it from all axes.
 
     Attributes:
         name: Name of the first producer's node.
         size: Number of channels, numbered 0..size-1 in the order of the first producer.
         members: For every axis it touches, the channel of each element, -1 for elements of other groups.
-        producers: Weights whose slices make the channels.
+        producers: Weights whose slices produce the channels.
         consumers: Contractions that read them.
         carriers: Nodes between them, by index.
     """
@@ -46,7 +46,7 @@ class ChannelGroup:
     carriers: tuple[int, ...] = field(repr=False)
 
     def stays(self, kept: Indices) -> NDArray[np.bool_]:
-        """(n + 1,) whether a channel stays, to be indexed with labels: label -1, an element of other groups, does."""
+        """(n + 1,) whether a channel is kept, indexed by labels: label -1, an element of another group, is kept."""
         mask = np.zeros(self.size + 1, dtype=bool)
         mask[kept] = True
         mask[-1] = True
@@ -54,7 +54,7 @@ class ChannelGroup:
 
     @cached_property
     def coupled(self) -> bool:
-        """Whether more than one producer makes the channels."""
+        """Whether the channels have more than one producer."""
         return len(self.producers) > 1
 
     @cached_property
@@ -68,12 +68,12 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class Pinned:
-    """Channels of a producer that must stay.
+    """Channels of a producer that must be kept.
 
     Attributes:
         name: Name of the producer's node.
-        size: How many of its channels stay.
-        total: How many it has.
+        size: Number of its channels that must be kept.
+        total: Number of all its channels.
         reasons: Why, in the order found, each naming the node.
     """
 
@@ -85,7 +85,7 @@ class Pinned:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All channel groups of a model, and what is pinned."""
+    """All channel groups of a model, and the pinned channels."""
 
     groups: tuple[ChannelGroup, ...]
     pinned: tuple[Pinned, ...]
@@ -93,9 +93,9 @@ class Analysis:
 
     @cached_property
     def refused(self) -> Mapping[Reason, int]:
-        """Nodes that pin all they touch, counted by reason, most frequent first.
+        """Number of nodes that pin all their axes, by reason, most frequent first.
 
-        Where no producer is understood there are neither groups nor pinned channels; this says why.
+        If no producer has a rule, there are neither groups nor pinned channels; this explains why.
         """
         reasons = [
             relation.pins[0].reason
@@ -132,7 +132,7 @@ def find_groups(context: Context) -> Analysis:
 
 
 def _key(members: Mapping[Axis, Indices]) -> bytes:
-    """The same for the same channels, however they are numbered."""
+    """A key that is equal for the same channels, however they are numbered."""
     axes = sorted(members)
     labels = np.concatenate([members[axis] for axis in axes])
     held = labels >= 0
@@ -142,11 +142,11 @@ def _key(members: Mapping[Axis, Indices]) -> bytes:
 
 
 def kept_elements(groups: Sequence[ChannelGroup], kept: Mapping[int, Indices]) -> dict[Axis, Indices]:
-    """Indices that stay, for every axis that loses some.
+    """Indices to keep, for every axis that loses some.
 
     Args:
         groups: All groups.
-        kept: For groups that lose channels, by position in `groups`: the channels that stay.
+        kept: For groups that lose channels, by position in `groups`: the channels to keep.
     """
     masks: dict[Axis, np.ndarray] = {}
     for position, channels in kept.items():
@@ -159,7 +159,7 @@ def kept_elements(groups: Sequence[ChannelGroup], kept: Mapping[int, Indices]) -
 
 
 def _group(relation_index: RelationIndex, members: Mapping[Axis, Indices]) -> ChannelGroup:
-    """A group from the axes it touches."""
+    """Create a group from the axes it touches."""
     producers, consumers, carriers = [], [], []
     for node, relation in zip(relation_index.context.model.nodes, relation_index.relations, strict=True):
         made = [p for p in relation.producers if p.output in members and p.weight in members]

@@ -1,10 +1,10 @@
-"""One walk: labels that spread from an axis along every relation, until nothing new is said.
+"""Propagate labels from an axis along every relation, until nothing changes.
 
-1. A link copies labels to the other axis. An element that gets two labels makes them one channel.
-2. A tie makes the labels of a class one channel.
-3. A fork is passed by the way whose slabs agree with the labels: every slab that has a label has one throughout. A way
-   that was chosen for the fork is taken where labels leave parts of its slabs open; they are filled, which is how the
-   two halves of a channel shuffle come to shrink together. Where no way agrees, the walk is stuck there.
+1. A link copies labels to the other axis. If an element gets two labels, they are merged into one channel.
+2. A tie merges the labels of a class into one channel.
+3. A fork is passed by the way whose slabs agree with the labels: every labelled slab has the same label throughout. A
+   way that was chosen for the fork is also taken if parts of its slabs have no label; they are filled, so that the two
+   halves of a channel shuffle shrink together. If no way agrees, the propagation is stuck at the fork.
 4. A pin marks its labels.
 """
 
@@ -24,11 +24,11 @@ from onnxmerge.channels.relations import Axis, Fork, Indices
 __all__ = ["Chosen", "LabelPropagation"]
 
 Chosen = Mapping[int, int]
-"""For forks (by identity) whose way was chosen: the number of the way."""
+"""The number of the chosen way, by fork (identity)."""
 
 
 class LabelPropagation:
-    """Labels spreading from one axis. Labels are numbers 0..n-1; `root` maps those made one to their least."""
+    """Labels propagated from one axis. Labels are numbers 0..n-1; `root` maps merged labels to their lowest."""
 
     def __init__(self, relation_index: RelationIndex, root: Indices, chosen: Chosen) -> None:
         self.relation_index = relation_index
@@ -41,7 +41,7 @@ class LabelPropagation:
         self._merged = False
 
     def start(self, axis: Axis, labels: Indices) -> None:
-        """Put labels on an axis (-1: none) and follow them to the end."""
+        """Put labels on an axis (-1: none) and propagate them until nothing changes."""
         at = np.flatnonzero(labels >= 0)
         self._put(axis, at, labels[at])
         while True:
@@ -95,7 +95,7 @@ class LabelPropagation:
             self._queue[axis] = None
 
     def merge(self, ones: Indices, twos: Indices) -> None:
-        """Make each pair of labels one channel."""
+        """Merge each pair of labels into one channel."""
         size = len(self.root)
         rows = np.concatenate([np.arange(size), ones])
         columns = np.concatenate([self.root, twos])
@@ -124,7 +124,7 @@ class LabelPropagation:
             self.merge(ones, twos)
 
     def _pass(self, fork: Fork, axis: Axis) -> None:
-        """Take the way of a fork that agrees with the labels, or remember that the walk is stuck at it."""
+        """Take the way of a fork that agrees with the labels, or record that the propagation is stuck at it."""
         if not (self.labels[axis] >= 0).any():
             return
         ways = self.relation_index.slabs(fork)
@@ -139,9 +139,9 @@ class LabelPropagation:
             self.stuck.append((fork, axis))
 
     def _fits(self, axis: Axis, slabs: Indices, fill: bool) -> bool:
-        """Whether every slab that has a label has one throughout, and every labelled element has a slab.
+        """Whether every labelled slab has the same label throughout, and every labelled element is in a slab.
 
-        With `fill`, elements without a label may stand in a slab that has one; they will get it.
+        With `fill`, a labelled slab may contain elements without a label; they will get its label.
         """
         labels = self.labels[axis]
         labels = np.where(labels >= 0, self.root[labels], -1)

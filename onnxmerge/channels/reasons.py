@@ -1,7 +1,7 @@
-"""Why something stays, as data: a code, and the values that its words name.
+"""Reasons for keeping channels, as data: a code, and the values that its message mentions.
 
-No rule writes sentences. What a code means to a person, and what that person can do about it, stands in one table,
-`report/text.py`, which has an entry for every code here.
+Rules do not write sentences. The message of each code, and advice on it, are in one table in `report/text.py`, which
+has an entry for every code here.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from typing import Any, Literal, get_args
 __all__ = ["CODES", "Code", "Detail", "Reason"]
 
 Code = Literal[
-    # What surrounds the node.
+    # Surroundings of the node.
     "graph_features", "graph_input", "graph_output", "has_subgraph", "no_fixed_length", "read_by_subgraph",
     "shapes_contradict", "shapes_unknown", "shapes_unknown_at",
-    # The operator is not understood, or known and not cut.
+    # Operators without a rule, or known and not cut.
     "integer_arithmetic", "integer_weights", "no_cpu_kernel", "no_rule", "old_opset", "packed_in_attributes",
-    # Numbers that do not stand in the file.
+    # Values that are not in the file.
     "bounds_not_followed", "computed_amounts", "computed_axes", "computed_axis", "computed_bounds", "computed_counts",
     "computed_positions", "reduces_computed",
-    # A form of the operator that its rule does not take.
+    # Forms of the operator that its rule does not support.
     "attention_extras", "batch_first", "einsum_form", "einsum_sum", "empty_tensor", "heads_packed", "heads_uneven",
     "heads_unknown", "of_a_vector", "returns_positions", "scale_a_block", "unequal_elements", "weight_does_not_fit",
     "with_a_vector",
-    # An axis on which an operator does more than carry channels.
+    # Axes on which an operator does more than carry channels.
     "angles", "gathers", "gathers_from", "grid", "hidden_state", "made_by", "mixes_all", "mixes_neighbours",
     "normalises_over_it", "numbers", "place", "reduces", "resampled", "spatial_axis", "statistics_over_all",
     "statistics_over_it", "steps", "time_or_batch", "tokens", "turns_pairs", "works_along", "works_by_number",
-    # Forks that no way fits.
+    # Forks without a matching way.
     "grouped_convolution", "mixes_axes", "mixes_free_length",
-    # A group that could be cut, and is not.
+    # Groups that could be cut but are not.
     "made_together", "no_reader", "no_scale", "not_chosen", "not_finite", "not_readable", "one_channel",
     "read_unevenly", "skipped", "two_signals", "weight_not_solved",
     # The model as a whole.
@@ -46,14 +46,14 @@ Detail = str | int | tuple[int, ...]
 
 @dataclass(frozen=True)
 class Reason:
-    """Why channels stay.
+    """Why channels are kept.
 
     Attributes:
-        code: Which of the reasons there are.
-        operator: Type of the operator, "" where the reason names none.
-        axis: Number of the axis, where the reason names one.
-        detail: Whatever else it names, in the order of its words.
-        where: The node or tensor that it was found at, "" where it holds for the graph or for a whole group.
+        code: The code of the reason.
+        operator: Type of the operator, "" if the reason mentions none.
+        axis: Number of the axis, if the reason mentions one.
+        detail: Other values, in the order in which the message mentions them.
+        where: The node or tensor it was found at, "" if it applies to the graph or a whole group.
     """
 
     code: Code
@@ -64,11 +64,11 @@ class Reason:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Reason:
-        """The same from the fields of JSON.
+        """Create a reason from the fields of its JSON form.
 
         Raises:
-            ValueError: There is no such code.
-            TypeError: The fields are others.
+            ValueError: The code is unknown.
+            TypeError: The fields do not match.
         """
         detail = tuple(tuple(each) if isinstance(each, list) else each for each in fields.get("detail", ()))
         reason = cls(**{**fields, "detail": detail})

@@ -51,7 +51,7 @@ class RelationIndex:
             self.pins.setdefault(axis, []).append((Pin(axis, reason), ""))
 
     def length(self, axis: Axis) -> int | None:
-        """Elements of an axis, None where that is not fixed."""
+        """Number of elements of an axis; None if it is not fixed."""
         dims = self.context.dims(axis.tensor)
         if dims is None or axis.axis >= len(dims) or not self.context.shapes.is_static(*axis):
             return None
@@ -97,7 +97,7 @@ def _axes_of(way: Way) -> tuple[Axis, ...]:
 
 
 def pairs_of(entry: Link, length: int) -> tuple[Indices, Indices]:
-    """Index arrays of a link; those of an identity link are spelled out."""
+    """Index arrays of a link; those of an identity link are created."""
     if entry.at_one is None or entry.at_two is None:
         identity = np.arange(length, dtype=np.int64)
         return identity, identity

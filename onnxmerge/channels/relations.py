@@ -1,17 +1,18 @@
-"""The vocabulary of channel analysis: what one operator says about the axes it touches.
+"""The vocabulary of channel analysis: relations between the axes of one operator.
 
 A *channel axis* is a (tensor, axis) pair; initializers are tensors like any other, so "row i of the weight is
-channel i of the output" and "channel i of both summands is channel i of the sum" are the same statement: a link.
+channel i of the output" and "channel i of both summands is channel i of the sum" are the same kind of statement: a
+link.
 
-* `Link`: element `at_one[k]` of one axis and `at_two[k]` of another go together, for every k.
-* `Tie`: elements of one axis in the same class go together.
+* `Link`: element `at_one[k]` of one axis and `at_two[k]` of another belong together, for every k.
+* `Tie`: elements of one axis in the same class belong together.
 * `Fork`: exactly one of several ways holds, depending on how the channels are cut. An axis of H·D elements that
   is reshaped into (H, D) can lose blocks (whole heads) or strides (a width inside every head), never single elements.
-* `Pin`: elements that must stay, with the reason.
+* `Pin`: elements that must be kept, with the reason.
 
-`CommutesWith` says with which scaling matrices Z an operator commutes: f(Z a) = Z f(a). Here a is every signal that
-carries the channels, while constants and signals without a channel axis keep their values. A `Limit` lowers the claim
-for channels on one axis.
+`CommutesWith` states the scaling matrices Z that an operator commutes with: f(Z a) = Z f(a). Here a is every signal
+that carries the channels, while constants and signals without a channel axis keep their values. A `Limit` restricts
+this for channels on one axis.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Axis(NamedTuple):
 
 
 class CommutesWith(IntEnum):
-    """Scaling matrices that an operator lets through, from none to any; a path passes the least along it."""
+    """Scaling matrices that an operator commutes with, from none to any; a path has the minimum over its operators."""
 
     NOTHING = 0
     SELECTION = 1
@@ -89,7 +90,7 @@ def link(
 
 @dataclass(frozen=True)
 class Tie:
-    """Elements of one axis that stand in the same class (equal integers) go together."""
+    """Elements of one axis in the same class (equal integers) belong together."""
 
     axis: Axis
     classes: Indices
@@ -97,7 +98,7 @@ class Tie:
 
 @dataclass(frozen=True)
 class Pin:
-    """Elements of an axis that must stay; all of them where `at` is None."""
+    """Elements of an axis that must be kept; all of them if `at` is None."""
 
     axis: Axis
     reason: Reason
@@ -114,7 +115,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Fork:
-    """Ways that exclude each other; `reason` holds where none of them can be taken."""
+    """Mutually exclusive ways; `reason` applies if none of them can be taken."""
 
     ways: tuple[Way, ...]
     reason: Reason
@@ -122,13 +123,13 @@ class Fork:
 
 @dataclass(frozen=True)
 class Producer:
-    """A weight whose slices along an axis make the channels of an output axis.
+    """A weight whose slices along an axis produce the channels of an output axis.
 
     Attributes:
         node: Index of the node.
         output: The output axis.
         weight: The weight and the axis along which its slices are channels.
-        bias: Name of the bias vector, "" where there is none.
+        bias: Name of the bias vector, "" if there is none.
     """
 
     node: int
@@ -139,15 +140,15 @@ class Producer:
 
 @dataclass(frozen=True)
 class Consumer:
-    """A contraction over an axis: the place where removed channels are absorbed.
+    """A contraction over an axis, where removed channels are absorbed.
 
     Attributes:
         node: Index of the node.
         position: Which input of the node carries the channels.
         input: The axis contracted over.
-        weight: The weight and its contracted axis; None where both factors are signals.
+        weight: The weight and its contracted axis; None if both factors are signals.
         outputs: The weight's axis of output channels, or None.
-        bias: Name of the bias vector, "" where there is none.
+        bias: Name of the bias vector, "" if there is none.
     """
 
     node: int
@@ -160,7 +161,7 @@ class Consumer:
 
 @dataclass(frozen=True)
 class Limit:
-    """Channels on an axis pass at most these scaling matrices, whatever the node passes elsewhere."""
+    """An upper bound on the scaling matrices for channels on one axis, whatever applies to the rest of the node."""
 
     axis: Axis
     passes: CommutesWith
@@ -168,7 +169,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Relation:
-    """All that one node says about its axes."""
+    """All relations of one node."""
 
     links: tuple[Link, ...] = ()
     ties: tuple[Tie, ...] = ()
@@ -180,7 +181,7 @@ class Relation:
     limits: tuple[Limit, ...] = ()
 
     def passes_along(self, axes: Container[Axis]) -> CommutesWith:
-        """The scaling matrices that pass for channels that lie on the given axes."""
+        """The scaling matrices that the node commutes with for channels on the given axes."""
         return min((self.passes, *(limit.passes for limit in self.limits if limit.axis in axes)))
 
 
@@ -202,7 +203,7 @@ class SetInput:
 
 @dataclass(frozen=True)
 class SetLengths:
-    """Replace some entries of an input that holds lengths and is computed while the network runs."""
+    """Replace some entries of an input that holds lengths and is computed at run time."""
 
     position: int
     at: tuple[int, ...]
@@ -212,4 +213,4 @@ class SetLengths:
 Edit = SetAttribute | SetInput | SetLengths
 
 Kept = Callable[[Axis], Indices | None]
-"""Indices of an axis that stay, ascending; None where the axis is not cut."""
+"""Indices of an axis to keep, ascending; None if the axis is not cut."""

@@ -1,4 +1,4 @@
-"""The command line: the only place that knows click; a thin shell over the pipeline."""
+"""The command line: the only package that uses click; a thin layer over the pipeline."""
 
 from onnxmerge.cli.commands import cli
 from onnxmerge.cli.entry import main

@@ -1,4 +1,4 @@
-"""What was given on the command line, as the pipeline takes it, and what of it cannot be meant."""
+"""Convert command-line arguments to those of the pipeline, and refuse those that are probably mistakes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["check_command", "images", "sampled", "shapes_of"]
 
 
 def check_command(source: Path, commands: Collection[str]) -> None:
-    """Where no such file exists, the first word may have been meant as a command."""
+    """If no such file exists, the first word may have been meant as a command."""
     word = str(source)
     meant = did_you_mean(word, commands)
     if source.exists() or not (meant or _could_be_command(source)):
@@ -27,7 +27,7 @@ def check_command(source: Path, commands: Collection[str]) -> None:
 
 
 def _could_be_command(source: Path) -> bool:
-    """Whether nothing about a path says that it is one: no folder, no suffix."""
+    """Whether a word does not look like a path: it has no folder and no suffix."""
     return source.name == str(source) and not source.suffix and source.name.replace("-", "").replace("_", "").isalpha()
 
 
@@ -40,7 +40,7 @@ def shapes_of(given: Sequence[tuple[str, tuple[int, ...]]]) -> Mapping[str, tupl
 
 
 def sampled(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a command looks at, as the pipeline takes it."""
+    """The samples of a command, in the form of the pipeline."""
     return {
         "calibration": given["calib"],
         "calib_size": given["calib_size"],
@@ -51,7 +51,7 @@ def sampled(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def images(given: Mapping[str, Any]) -> ImageOptions | None:
-    """How pictures become values; None where nothing was said of it."""
+    """How to convert pixels to values; None if no option was given."""
     named = {
         name: given[name] for name in ("mean", "std", "scale", "resize", "preprocessor") if given[name] is not None
     }

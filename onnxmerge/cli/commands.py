@@ -1,4 +1,4 @@
-"""The commands: each turns what was given into one call of the pipeline, and shows what came back."""
+"""The commands: each converts its arguments to one call of the pipeline and shows the result."""
 
 from __future__ import annotations
 

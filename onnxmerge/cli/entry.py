@@ -1,11 +1,10 @@
-"""Runs the command line and says by the exit status what became of it.
+"""Run the command line and return its exit status.
 
 | exit status | meaning |
 |---|---|
 | 0 | done; for ``compress``: written and verified |
-| 1 to 4, 70 | that of the error, see ``errors`` |
-| 70 | also any other exception: our own bug, with a line that asks to report it |
-| 130 | interrupted |
+| 1 to 4, 70 | that of the error, see ``errors`` | | 70 | also any other exception: our own bug, with a line that
+asks to report it | | 130 | interrupted |
 
 Results go to standard output, errors and progress to standard error, an error as one line. A reader that stops
 reading (``| head``) is no error.
@@ -41,7 +40,7 @@ __all__ = ["main"]
 
 INTERRUPTED = 130
 _FULL = frozenset({errno.ENOSPC, errno.EIO})
-"""What a stream fails with that takes nothing more."""
+"""Errors of a stream that accepts no more output."""
 COMPLETE = "_ONNXMERGE_COMPLETE"
 """Set by the shell: ``bash_source`` prints what a shell evaluates once, ``bash_complete`` the words that may follow."""
 
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # "…" and "→" are no reason to fail where the terminal is not UTF-8
+            stream.reconfigure(errors="replace")  # "…" and "→" must not cause a failure if the terminal is not UTF-8
     given = list(sys.argv[1:] if arguments is None else arguments)
     meta: dict[str, Any] = {}
     try:
@@ -66,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not given:
             click.echo(cli.get_help(click.Context(cli, info_name=PROGRAM, **cli.context_settings)), err=True)
             return UsageError.exit_status
-        # Not cli.main(): it takes an EOFError of ours for an interrupt, and globs for itself on Windows.
-        with cli.make_context(PROGRAM, list(given)) as context:  # click empties the list
+        # Not cli.main(): it treats our EOFError as an interrupt, and expands globs on Windows.
+        with cli.make_context(PROGRAM, list(given)) as context:  # click modifies the list
             meta = context.meta
             meta[ARGUMENTS] = tuple(given)
             cli.invoke(context)
@@ -84,15 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.exit_status == OnnxMergeError.exit_status:
             return _internal(error, verbose=meta.get(VERBOSE, False))
         return _fail(_one_line(str(error)), error.exit_status)
-    except Exception as error:  # whatever is not on purpose is a bug, and says so in one line
+    except Exception as error:  # any unexpected error is a bug, reported in one line
         told = _of_the_system(error) if isinstance(error, OSError) else ""
         return _fail(told, UsageError.exit_status) if told else _internal(error, verbose=meta.get(VERBOSE, False))
     return 0
 
 
 def _of_the_system(error: OSError) -> str:
-    """What the system refuses wherever it is asked: printing on a full disk, a name that is too long; else ""."""
-    if error.filename is None and error.errno in _FULL:  # files are written elsewhere, and their errors name them
+    """The message of a system error that can occur anywhere: a full disk, a name that is too long; else ""."""
+    if error.filename is None and error.errno in _FULL:  # errors of written files are handled elsewhere
         return _one_line(str(unprintable(error)))
     return _one_line(f"{error.filename}: {error.strerror}") if error.errno == errno.ENAMETOOLONG else ""
 
@@ -107,13 +106,13 @@ def _internal(error: Exception, *, verbose: bool) -> int:
 
 
 def _advised(error: click.ClickException, given: Sequence[str]) -> str:
-    """What those should have typed who come from another tool; "" where the error is none of theirs."""
+    """Advice for users of another tool; "" if the error is unrelated."""
     context = getattr(error, "ctx", None)
     if context is None:
         return ""
     if isinstance(error, click.NoSuchOption):
         return option_advice(error.option_name, takes(context.command))
-    # Words too many are the only error that click raises as a bare UsageError.
+    # Superfluous arguments are the only error that click raises as a bare UsageError.
     if type(error) is not click.UsageError:
         return ""
     target: Path | None = context.params.get("target")

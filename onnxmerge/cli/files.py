@@ -1,10 +1,10 @@
-"""No file that a run writes takes the place of another file of the same run.
+"""Refuse to write a file over another file of the same run.
 
-What a file of ours (JSON, page, plot, OUT) must not be, in this order:
-1. a model, or a file with weights of one; whether OUT may replace IN is for ``check_target`` to say;
+A written file (JSON, page, plot, OUT) must not be, in this order:
+1. a model, or a file with weights of one; ``check_target`` decides whether OUT may replace IN;
 2. a file beside OUT that takes its weights, ``OUT.data`` and so on, or may;
-3. samples, or the file that says how pictures become inputs, named or found; nor may it lie among the samples under a
-   name that is read as one;
+3. samples, or the file that says how pictures become inputs, named or found; nor may it be in the folder of samples
+   under a name that is read as one;
 4. another file that is written.
 """
 
@@ -36,13 +36,13 @@ def check_files(
     target: Path | None = None,
     given: Mapping[str, Any] = _NOTHING,
 ) -> None:
-    """Refuses files to write that are one of the others.
+    """Refuse files to write that are one of the others.
 
     Args:
         written: What to write besides the model, by option.
         models: What is read.
         target: OUT.
-        given: What else was given, by the names of the options; looked at are samples and the preprocessor's file.
+        given: The other arguments, by option name; samples and the preprocessor's file are checked.
 
     Raises:
         UsageError: A file is one of the others; or JSON, which needs no check of its own kind, cannot be written.
@@ -77,7 +77,7 @@ def _refuse(option: str, path: Path, taken: Sequence[tuple[Path, str]]) -> None:
 
 
 def _same(path: Path, other: Path) -> bool:
-    """Whether two paths are one file: by name, or where both are there by any link."""
+    """Whether two paths are the same file: by name or, if both exist, through links."""
     return path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other))
 
 

@@ -1,4 +1,4 @@
-"""The whole: the group that holds the commands, and its help."""
+"""The group of all commands, and its help."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ Resolved = tuple[str | None, click.Command | None, list[str]]
 
 
 class _Group(DefaultGroup):  # type: ignore[misc] # untyped
-    """The group; what is no command is the first file of the default one."""
+    """The group; a word that is not a command is the first file of the default one."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Resolved:
-        """Finds the command, and a mistyped one before its options are read as those of the default."""
+        """Find the command, and refuse a mistyped one before its options are parsed as those of the default."""
         known = command_advice(args, takes(self.commands[self.default_cmd_name]))
         if known and not ctx.resilient_parsing:
             raise UsageError(known)
@@ -59,10 +59,10 @@ class _Group(DefaultGroup):  # type: ignore[misc] # untyped
         return resolved
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Commands, and what the default command takes: files and its options."""
+        """Complete commands, and the arguments of the default command: files and its options."""
         found: list[CompletionItem] = super().shell_complete(ctx, incomplete)
         if not incomplete.startswith("-"):
-            # Files first: bash drops what came before them, and takes them only where nothing else fits.
+            # Files first: bash drops entries before them, and uses them only if nothing else fits.
             return [CompletionItem(incomplete, type="file"), *found]
         default = self.commands[self.default_cmd_name]
         known = {item.value for item in found}

@@ -1,4 +1,4 @@
-"""Every option that commands share. Choices and defaults come from the tables that check them, none is kept twice."""
+"""Every option that commands share. Choices and defaults come from the tables that check them, without duplicates."""
 
 from __future__ import annotations
 

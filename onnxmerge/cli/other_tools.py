@@ -1,12 +1,12 @@
-"""What people type who come from onnxsim, onnxslim, polygraphy or olive: shapes in their syntax, and words of theirs.
+"""Support users of onnxsim, onnxslim, polygraphy or olive: shapes in their syntax, and advice on their options.
 
-Shapes are taken in all their forms (`read_shape`). An option or a command of theirs is not taken over – two names for
-one thing make two places to look – but the error says what it is called here. `docs/conventions.md` shows the whole
-table; a test holds the two together.
+Shapes are accepted in all their forms (`read_shape`). Their options and commands are not accepted, to avoid two names
+for one thing, but the error gives the name used here. `docs/conventions.md` shows the whole table; a test keeps the two
+consistent.
 
-1. An answer is given only where the command that was typed takes every option that it names, and OUT if it names that;
-   of several the first that fits. Where none does, the error stays what it was.
-2. A word that stands alone is looked at only where that is the error.
+1. Advice is given only if the typed command accepts every option that it mentions, and OUT if mentioned; the first that
+   fits is used. If none does, the error is unchanged.
+2. A separate word is examined only if it is the error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from onnxmerge.errors import UsageError
 __all__ = ["COMMANDS", "OPTIONS", "OUT", "command_advice", "loose_advice", "named", "option_advice", "read_shape"]
 
 OUT = "OUT"
-"""What `named` finds, and a command takes, beside options: the file to write."""
+"""The file to write, which `named` finds besides options."""
 
 _SHAPE = "use --shape NAME:1,3,224,224, once for each input"
 _OUT = (
@@ -121,7 +121,7 @@ OPTIONS: Mapping[str, str | tuple[str, ...]] = MappingProxyType(
         "--run-config": "options are given on the command line; docs/olive.md has a pass for olive run --config",
     }
 )
-"""Option of another tool → what to do here, most fitting first. None of them is an option of ours."""
+"""Option of another tool → what to do here, best match first. None of them is an option of onnxmerge."""
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
@@ -134,7 +134,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "surgeon": _OUT[0],
     }
 )
-"""First word of another tool → what to do here, where no file has that name."""
+"""First word of another tool → what to do here, if no file has that name."""
 
 _LENGTHS = re.compile(r"\[\s*(?P<inner>[^\[\]]*)\]|(?P<bare>[^\[\]]*)")
 
@@ -145,7 +145,7 @@ def read_shape(text: str) -> tuple[str, tuple[int, ...]]:
     The name may hold colons itself, so the last one counts.
 
     Raises:
-        UsageError: No name, or a length that is no positive number.
+        UsageError: There is no name, or a length is not a positive number.
 
     Example:
         >>> read_shape("model/input:0:[1, 3, 224, 224]")
@@ -161,7 +161,7 @@ def read_shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _lengths(dims: str) -> tuple[int, ...]:
-    """The lengths that a text lists, with commas or with x between; () where it lists anything else."""
+    """The lengths that a text lists, separated by commas or x; () if it lists anything else."""
     matched = _LENGTHS.fullmatch(dims.strip())
     listed = (matched["inner"] if matched["inner"] is not None else matched["bare"]) if matched else ""
     parts = [part.strip() for part in re.split(r"[xX]" if "," not in listed else ",", listed)]
@@ -169,7 +169,7 @@ def _lengths(dims: str) -> tuple[int, ...]:
 
 
 def named(answer: str) -> frozenset[str]:
-    """The options of ours that an answer names, and `OUT` where it names the file to write.
+    """The options that an answer mentions, and `OUT` if it mentions the file to write.
 
     Example:
         >>> sorted(named("use -q; the file is the second argument: onnxmerge IN.onnx OUT.onnx"))
@@ -184,10 +184,10 @@ def option_advice(option: str, takes: Collection[str]) -> str:
 
     Args:
         option: As typed, without a value.
-        takes: Options of the command that was typed, and `OUT` where it takes that.
+        takes: Options of the typed command, and `OUT` if it takes that.
 
     Returns:
-        One line, or "" where the option is not known from elsewhere or nothing of this command stands for it.
+        One line, or "" if the option is unknown or this command has no equivalent.
     """
     answers = OPTIONS.get(option, ())
     fitting = (each for each in ([answers] if isinstance(answers, str) else answers) if named(each) <= set(takes))
@@ -196,7 +196,7 @@ def option_advice(option: str, takes: Collection[str]) -> str:
 
 
 def command_advice(arguments: Sequence[str], takes: Collection[str]) -> str:
-    """What a command line should have been that begins with a command of another tool, where no file is named so.
+    """Advice for a command line that begins with a command of another tool, if no file has that name.
 
     Args:
         arguments: As typed, without the program's name.
@@ -213,11 +213,11 @@ def command_advice(arguments: Sequence[str], takes: Collection[str]) -> str:
 
 
 def loose_advice(arguments: Sequence[str], target: Path | None) -> str:
-    """What is wrong with a word that stands alone where none is expected; "" where it is not known from elsewhere.
+    """Advice for an unexpected separate word; "" if it is not known from another tool.
 
     Args:
         arguments: As typed, without the program's name.
-        target: OUT, None where the command takes none.
+        target: OUT; None if the command takes none.
     """
     return next(filter(None, (_loose(arguments, place, target) for place in range(1, len(arguments)))), "")
 

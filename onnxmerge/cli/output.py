@@ -1,4 +1,4 @@
-"""Standard output and standard error: consoles, progress, and what to do where they take nothing more."""
+"""Standard output and standard error: consoles, progress, and handling of closed streams."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class _Console(Console):
 
 
 def terminal(stream: TextIO) -> Console:
-    """Where tables are printed."""
+    """The console for tables."""
     return _Console(file=stream, highlight=False)
 
 
 def stages(quiet: bool) -> StageDisplay:
-    """Where the pipeline tells its stages: standard error, where that is a terminal."""
+    """The progress display: standard error, if that is a terminal."""
     return StageDisplay(terminal(sys.stderr), enabled=not quiet)
 
 
 def unprintable(error: OSError) -> UsageError:
-    """What to say where standard output takes nothing more, which nothing is written to from here on."""
+    """The error if standard output accepts no more data; nothing is written to it from now on."""
     forget_output()
     return UsageError(f"the result cannot be printed: {error.strerror or error}")
 
 
 def forget_output() -> None:
-    """Points standard output to nowhere, so that the interpreter's last flush does not fail once more."""
+    """Redirect standard output to the null device, so that the interpreter's last flush does not fail again."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

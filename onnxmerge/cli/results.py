@@ -1,7 +1,7 @@
-"""What becomes of a result: it is printed, and written as JSON and as a page or a plot; also where a gate refuses it.
+"""Output of a result: print it, and write it as JSON and as a page or a plot, even if a gate refuses it.
 
-Each of these is tried, whatever became of the others, and only then is it said what could not be: a page that cannot be
-written hides neither the result nor that a gate refused it.
+All of these are attempted before failures are reported: a page that cannot be written hides neither the result nor a
+refusal by a gate.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from onnxmerge.report.terminal import show_account
 __all__ = ["ARGUMENTS", "reporting", "show", "with_command"]
 
 ARGUMENTS = "arguments"
-"""Under what the whole command line is kept in the context."""
+"""The key of the whole command line in the context."""
 
 Result = TypeVar("Result", Account, Inspection, SideBySide, Tradeoff)
 Drawn = Callable[[Path], object]
@@ -43,19 +43,19 @@ def show(
     verbose: bool,
     quiet: bool,
 ) -> None:
-    """Prints a result, and writes it as JSON and as a page where that was asked for.
+    """Print a result, and write it as JSON and as a page if requested.
 
     Args:
         result: What to show.
         printed: Prints it on a console.
-        json_path: Where JSON goes; - is standard output, and the tables then go to standard error.
-        page: Where a page or a plot goes, and what writes it.
-        written: The model that has been written, which an error then says first.
+        json_path: Path of the JSON; - is standard output, and tables are then printed to standard error.
+        page: Path of a page or a plot, and the function that writes it.
+        written: The model that has been written, mentioned first in an error.
         verbose: Print all of it.
         quiet: Print none of it.
 
     Raises:
-        UsageError: The disk behind a file or behind standard output refuses; everything else was done.
+        UsageError: Writing a file or standard output failed; everything else was done.
     """
     on_stdout = json_path is not None and str(json_path) == STDOUT
     steps: list[Callable[[], object]] = []
@@ -73,22 +73,22 @@ def show(
 
 
 def _printing(step: Callable[[], object]) -> list[str]:
-    """Why something could not be printed; nothing where it was, or where whoever read it has gone."""
+    """Why something could not be printed; empty if it was, or if the reader has closed the pipe."""
     try:
         step()
     except BrokenPipeError:
         forget_output()
-    except OSError as error:  # a full disk behind standard output
+    except OSError as error:  # standard output is redirected to a full disk
         return [str(unprintable(error))]
     return []
 
 
 def _writing(path: Path, write: Drawn) -> list[str]:
-    """Why a file could not be written; nothing where it was."""
+    """Why a file could not be written; empty if it was."""
     try:
         write(path)
     except BrokenPipeError:
-        pass  # a pipe by name, whose reader has gone
+        pass  # a named pipe whose reader has closed it
     except UsageError as error:
         return [str(error)]
     return []
@@ -96,10 +96,10 @@ def _writing(path: Path, write: Drawn) -> list[str]:
 
 @contextlib.contextmanager
 def reporting(json_path: Path | None, page: Path | None) -> Iterator[None]:
-    """Where a gate refuses the result, JSON and page say so and why, and the error where they are.
+    """If a gate refuses the result, write JSON and page with the reason, and add their paths to the error.
 
     Raises:
-        GateError: What was raised inside, with the files that show what was refused, or why there are none.
+        GateError: The original error, with the files that show the refused result, or why there are none.
     """
     try:
         yield
@@ -117,6 +117,6 @@ def reporting(json_path: Path | None, page: Path | None) -> Iterator[None]:
 
 
 def with_command(account: Account) -> Account:
-    """The account with the command line that made it."""
+    """The report with the command line that produced it."""
     given = click.get_current_context().find_root().meta.get(ARGUMENTS, ())
     return dataclasses.replace(account, call=shlex.join([PROGRAM, *given]))

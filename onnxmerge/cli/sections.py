@@ -1,4 +1,4 @@
-"""Options and commands of click that know sections: the help lists options by what they are about."""
+"""Options and commands of click with sections: the help lists options by topic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Decorator = Callable[[Decorated], Decorated]
 
 
 class Option(click.Option):
-    """An option that knows the section of the help that it belongs to."""
+    """An option with its section of the help."""
 
     def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:  # noqa: ANN401 - click's own signature
         super().__init__(*args, **kwargs)
@@ -24,13 +24,13 @@ class Option(click.Option):
 
 
 class Choice(click.Choice):  # type: ignore[type-arg] # generic from click 8.2 on
-    """A choice that knows what a mistyped word may have meant."""
+    """A choice with suggestions for mistyped words."""
 
     def __init__(self, known: Sequence[str]) -> None:
         super().__init__(tuple(known))
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
-        """The word itself, if it is one of the known."""
+        """The word itself, if it is a known one."""
         if value in self.choices:
             return value
         known = ", ".join(self.choices)

@@ -1,4 +1,4 @@
-"""What the words behind an option mean: one function for each form, which says what it expected."""
+"""Parse the values of options: one function for each form, whose error states the expected form."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def numbers(value: str) -> tuple[float, ...]:
 
 
 def counts(value: str) -> tuple[int, ...]:
-    """``1,8,32``; nothing for none."""
+    """``1,8,32``; empty for none."""
     parts = [each.strip() for each in value.split(",")] if value else []
     if not all(each.isdecimal() and int(each) > 0 for each in parts):
         raise UsageError(f"--batch is {value!r}; expected positive numbers such as 1,8,32")

@@ -1,11 +1,12 @@
-"""What a network costs in time as a function of the channels that stay.
+"""The latency of a network as a function of the channels kept.
 
 1. A table gives the time of every operator with a weight (`cost/operator_timings.py`).
-2. What the table does not explain of the whole network's measured time (pooling, activations that stand alone, the
-   runtime's own work) follows the number of elements that such nodes make.
-3. An operator alone is not an operator in a network: sums are fused into convolutions at some widths and not at others,
-   caches are warm, profiles cost time. So the whole network is timed with all groups of one kind cut to the same width,
-   at a few widths of each kind, and the operators that those groups touch are corrected by what the prediction was off.
+2. The rest of the whole network's measured time (pooling, separate activations, overhead of the runtime) is
+   proportional to the number of elements that such nodes produce.
+3. An operator in isolation does not behave as in a network: sums are fused into convolutions at some widths and not
+   at others, caches are warm, profiles cost time. So the whole network is timed with all groups of one kind cut to
+   the same width, at a few widths of each kind, and the operators that those groups touch are corrected by the error of
+   the prediction.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from onnxmerge.errors import OnnxMergeError
 __all__ = ["LatencyModel"]
 
 _LEAST, _LARGEST = 0.25, 4.0
-"""Bounds of a correction; beyond them a measurement is taken to have been disturbed. A guess."""
+"""Bounds of a correction; a measurement beyond them is considered disturbed. A guess."""
 
 
 Progress = Callable[[float], None]
 
 
 class LatencyModel:
-    """Times of a network.
+    """The latency model of a network.
 
     Attributes:
         seconds: Measured time of the dense network.
-        explained: Time that the table gives for its operators.
+        explained: Total time of its operators in the table.
     """
 
     def __init__(
@@ -54,10 +55,10 @@ class LatencyModel:
 
         Args:
             context: The analysed model.
-            cost: Shapes at which times are taken.
-            table: Times of operators.
+            cost: Shapes at which operators are timed.
+            table: Operator timings.
             seconds: Measured time of the whole dense network.
-            progress: Called with the fraction done.
+            progress: Called with the fraction completed.
         """
         self.seconds = seconds
         self._cost = cost
@@ -65,7 +66,7 @@ class LatencyModel:
         candidates = [each for each in timed if each is not None]
         self._timed = []
         for place, each in enumerate(candidates):
-            # What does not run by itself (a type that only fused kernels know) is part of the rest.
+            # Operators that do not run in isolation (with a type that only fused kernels support) are part of the rest.
             with contextlib.suppress(OnnxMergeError):
                 time_operator(context, table, each)
                 self._timed.append(each)
@@ -101,7 +102,7 @@ class LatencyModel:
         return cost
 
     def by_group(self, groups: Mapping[int, ChannelGroup]) -> dict[int, NDArray[np.float64]]:
-        """For each group, (n + 1,) time of the operators that touch it, by the channels it keeps while others stand."""
+        """For each group, (n + 1,) time of the operators that touch it, by channels kept, other groups unchanged."""
         length_at, touching = self._cost.lengths(groups), self._touching(groups)
         times = {}
         for position, group in groups.items():
@@ -127,10 +128,10 @@ class LatencyModel:
         """Time the whole network with all groups of one kind cut, at a few widths of each block.
 
         Args:
-            groups: By position.
-            took: Measured seconds of the network at given counts.
-            progress: Called with the fraction done.
-            most: How many times the network may be timed; kinds with the largest share of the MACs come first.
+            groups: Groups by position.
+            took: Returns the measured seconds of the network at given counts.
+            progress: Called with the fraction completed.
+            most: Maximum number of times the network is timed; kinds with the largest share of the MACs come first.
         """
         predicted, length_at, touching = self.by_counts(groups), self._cost.lengths(groups), self._touching(groups)
         kinds = self._kinds(groups, touching)
@@ -171,9 +172,9 @@ class LatencyModel:
         counts: Mapping[int, int],
         positions: Collection[int],
     ) -> float:
-        """What one group's count corrects of an operator that some groups touch.
+        """The correction, by one group's count, of an operator that several groups touch.
 
-        It was learned with all groups of the kind cut alike, so each of those that touch the operator has its part.
+        It was measured with all groups of the kind cut alike, so it is shared by those that touch the operator.
         """
         count = counts.get(position, groups[position].size)
         if position not in self._learned or not 0 < count < groups[position].size:
@@ -182,14 +183,14 @@ class LatencyModel:
         return float(among(self._learned[position], count) ** (1.0 / sharing))
 
     def _touching(self, groups: Mapping[int, ChannelGroup]) -> list[frozenset[int]]:
-        """For each timed operator the groups it makes, reads or carries."""
+        """For each timed operator the groups it produces, reads or carries."""
         return touching_groups((each.node for each in self._timed), groups)
 
     def _states(self, length: Length) -> list[State]:
         return [each.under(length) for each in self._timed]
 
     def _reordered(self, length: Length, states: Sequence[State]) -> float:
-        """Seconds of reordering between operators that do not agree on the layout."""
+        """Seconds for reordering between operators with different layouts."""
         total = 0.0
         for each, state in zip(self._timed, states, strict=True):
             if state.seconds and each.sources:
@@ -208,7 +209,7 @@ class LatencyModel:
 
 
 def _trials(kinds: Sequence[tuple[tuple[int, ...], int]]) -> list[tuple[tuple[int, ...], int]]:
-    """Widths at which each kind of group is timed: of all kinds the widest of each block, then the next, and so on."""
+    """Widths at which each kind of group is timed: first the widest of each block for all kinds, then the next."""
     rounds: dict[int, list[tuple[tuple[int, ...], int]]] = {}
     for positions, size in kinds:
         for block in BLOCKS:

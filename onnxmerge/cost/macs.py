@@ -13,7 +13,7 @@
    and the new keys; a cache that the present shares with the past is counted at the full length of its buffer. Masked
    pairs are counted, as in the same attention written as MatMul, Softmax and MatMul.
 
-What is added (biases), compared or sampled is not counted; neither is the interpolation of a DeformConv.
+Additions (biases), comparisons and sampling are not counted; neither is the interpolation of a DeformConv.
 
 References:
     ONNX Operators, https://onnx.ai/onnx/operators/; ONNX Runtime's ContribOperators.md.
@@ -40,12 +40,12 @@ _MICROSOFT = "com.microsoft"
 
 @dataclass(frozen=True)
 class _Operands:
-    """A node and the shapes around it, as long as they are after a cut.
+    """A node and the shapes of its inputs and outputs after a cut.
 
     Attributes:
         node: The node.
-        dims: Shapes before the cut, for the ranks.
-        length: Length of each axis after it.
+        dims: Shapes before the cut, which give the ranks.
+        length: Returns the length of each axis after the cut.
     """
 
     node: Node
@@ -53,10 +53,10 @@ class _Operands:
     length: Length
 
     def input(self, position: int) -> Dims:
-        """Shape of an input, () where it is left out.
+        """Shape of an input, () if it is omitted.
 
         Raises:
-            KeyError: It is not known.
+            KeyError: The shape is unknown.
         """
         name = self.node.input(position)
         return self._shape(name) if name else ()
@@ -65,12 +65,12 @@ class _Operands:
         """Shape of the first output.
 
         Raises:
-            KeyError: It is not known.
+            KeyError: The shape is unknown.
         """
         return self._shape(self.node.outputs[0])
 
     def attribute(self, name: str) -> int:
-        """An integer attribute, 0 where it is left out."""
+        """An integer attribute, 0 if it is omitted."""
         return int(self.node.attributes.get(name, 0))
 
     def _shape(self, name: str) -> Dims:
@@ -82,11 +82,11 @@ def count_macs(node: Node, dims: Mapping[str, Dims], length: Length) -> int | No
 
     Args:
         node: The node.
-        dims: Shapes of tensors before a cut; those that are unknown are absent.
-        length: Length of each axis after it.
+        dims: Shapes of tensors before a cut; unknown ones are absent.
+        length: Returns the length of each axis after the cut.
 
     Returns:
-        0 where it contracts nothing or has no formula, None where it has one and a shape that this needs is unknown.
+        0 if the node contracts nothing or has no formula; None if it has one but a required shape is unknown.
     """
     formula = _FORMULAS.get((node.domain, node.op))
     if formula is None:
@@ -99,7 +99,7 @@ def count_macs(node: Node, dims: Mapping[str, Dims], length: Length) -> int | No
 
 
 def why_uncounted(node: Node, dims: Mapping[str, Dims]) -> str:
-    """Why multiply-accumulates of a node are missing from a count; "" where none are."""
+    """Why multiply-accumulates of a node are missing from a count; "" if none are."""
     if (node.domain, node.op) in _WITHOUT_FORMULA or node.domain not in _KNOWN_DOMAINS:
         return "no formula"
     if any(key in _FORMULAS or key in _WITHOUT_FORMULA for key in node.nested):
@@ -124,7 +124,7 @@ def _product(of: _Operands) -> int:
     a = of.input(0)
     contracted = len(a) - 1
     if of.attribute("transA"):
-        # FusedMatMul's transBatchA has moved the first axis to where the rows are.
+        # transBatchA of FusedMatMul has moved the first axis to the position of the rows.
         contracted = 0 if of.attribute("transBatchA") else len(a) - 2
     return prod(of.output()) * a[contracted]
 
@@ -155,7 +155,7 @@ def _einsum(of: _Operands) -> int:
         shape = of.input(position)
         before, _, after = term.partition("...")
         broadcast = len(shape) - len(before) - len(after) if "..." in term else 0
-        # Axes of an ellipsis are aligned at the last, hence numbered from there.
+        # Axes of an ellipsis are aligned at the last one, so they are numbered from the end.
         for letter, length in zip([*before, *range(-broadcast, 0), *after], shape, strict=True):
             if lengths.get(letter, 1) == 1:
                 lengths[letter] = length
@@ -193,13 +193,13 @@ def _multi_head_attention(of: _Operands) -> int:
     if len(v) in (3, 4):
         results = q[0] * q[1] * (v[2] if len(v) == 3 else v[1] * v[3])
     count = k[2] if len(k) == 4 else k[1] if k else q[1]
-    if cache:  # (batch, heads, tokens, width); with its filled length given it is a buffer that holds the new keys, too
+    if cache:  # (batch, heads, tokens, width); if its filled length is given, it is a buffer that includes the new keys
         count = cache[2] if of.node.input(8) else cache[2] + count
     return (queries + results) * count
 
 
 def _group_query_attention(of: _Operands) -> int:
-    """ONNX Runtime's: (batch, tokens, heads · width); keys and values may lie behind the queries."""
+    """ONNX Runtime's: (batch, tokens, heads · width); keys and values may follow the queries."""
     q, k, cache = of.input(0), of.input(1), of.input(3)
     queries = prod(q)
     if not k:
@@ -266,7 +266,7 @@ _FORMULAS: Mapping[tuple[str, str], Callable[[_Operands], int]] = MappingProxyTy
 )
 
 _KNOWN_DOMAINS = frozenset({"", "ai.onnx.ml", _MICROSOFT})
-"""Whoever wrote an operator of another domain may have put any contraction into it."""
+"""An operator of another domain may contain any contraction."""
 
 _WITHOUT_FORMULA = frozenset(
     {
@@ -287,4 +287,4 @@ _WITHOUT_FORMULA = frozenset(
         ),
     }
 )  # fmt: skip
-"""Operators that contract, whose multiply-accumulates depend on values or are rarely met."""
+"""Operators that contract but are not counted, because their cost depends on values or they are rare."""

@@ -1,7 +1,7 @@
-"""What a network costs as a function of the channels that stay: parameters and multiply-accumulates.
+"""The cost of a network as a function of the channels kept: parameters and multiply-accumulates.
 
 A multiply-accumulate (MAC) is one product of a contraction: convolutions, matrix products, recurrent cells.
-Everything else (activations, normalisation, pooling) is not counted, as everywhere in the field. The formulas are in
+Everything else (activations, normalisation, pooling) is not counted, as is usual in the field. The formulas are in
 `macs.py`.
 """
 
@@ -57,10 +57,10 @@ class CostModel:
         return self.node_macs(node, self._length({}))
 
     def by_counts(self, groups: Mapping[int, ChannelGroup], of: str) -> Callable[[Mapping[int, int]], int]:
-        """Cost as a function of how many channels groups keep, whichever they are.
+        """Cost as a function of the counts of groups, whichever channels are kept.
 
         Args:
-            groups: By position.
+            groups: Groups by position.
             of: macs or params; channels counts those of the groups.
         """
         if of == "channels":
@@ -68,7 +68,7 @@ class CostModel:
         length_at = self.lengths(groups)
         if of == "params":
             return lambda counts: self._parameters(length_at(counts))
-        # A plan changes one group at a time, and most nodes see nothing of it.
+        # Planning changes one group at a time, and most nodes are not affected.
         touching = touching_groups(self._costly, groups)
         known: list[dict[tuple[int | None, ...], int]] = [{} for _ in self._costly]
 
@@ -90,7 +90,7 @@ class CostModel:
         for position, group in groups.items():
             for axis in group.members:
                 touching.setdefault(axis, []).append(position)
-        # Elements by the groups they belong to: heads and the widths inside them cross, halves of a Split do not.
+        # Count elements by the groups they belong to: heads and the widths inside them cross, halves of a Split do not.
         shares: dict[Axis, list[tuple[tuple[int, ...], int]]] = {}
         for axis, positions in touching.items():
             belongs = np.stack([groups[position].members[axis] >= 0 for position in positions])
@@ -107,7 +107,7 @@ class CostModel:
                 left = 0.0
                 for positions, elements in shares[Axis(tensor, axis)]:
                     left += elements * prod(counts.get(p, sizes[p]) / sizes[p] for p in positions)
-                # A group may vanish altogether; what is left of any other is at least one element.
+                # A group may be removed entirely; any other keeps at least one element.
                 return max(round(left), 1) if left else 0
 
             return length
@@ -125,7 +125,7 @@ class CostModel:
         return {node.index: float(self.node_macs(node, length)) for node in self.model.nodes}
 
     def share(self, group: ChannelGroup) -> float:
-        """Fraction of all MACs that lies in nodes whose cost falls when the group loses channels."""
+        """Fraction of all MACs in nodes whose cost decreases if the group loses channels."""
         length = self._length({})
         total = shared = 0
         touched = {axis.tensor for axis in group.members}
@@ -137,7 +137,7 @@ class CostModel:
         return shared / total if total else 0.0
 
     def saving(self, group: ChannelGroup) -> float:
-        """Fraction of all MACs that goes when the group keeps one channel and all others stay whole."""
+        """Fraction of all MACs that is removed if the group keeps one channel and all others are unchanged."""
         before, after = self._length({}), self.lengths({0: group})({0: 1})
         total = sum(self.node_macs(node, before) for node in self._costly)
         touched = {axis.tensor for axis in group.members}
@@ -163,11 +163,11 @@ class CostModel:
         return length
 
     def node_macs(self, node: Node, length: Length) -> int:
-        """Multiply-accumulates of one node; 0 where it has none or they are not counted, see `uncounted`."""
+        """Multiply-accumulates of one node; 0 if it has none or they are not counted, see `uncounted`."""
         return count_macs(node, self.dims, length) or 0
 
     def uncounted(self) -> Mapping[tuple[str, str], int]:
-        """Nodes that contract and are missing from the count: how many, by operator and reason."""
+        """Number of nodes that contract but are not counted, by operator and reason."""
         found: dict[tuple[str, str], int] = {}
         for node in self.model.nodes:
             reason = why_uncounted(node, self.dims)
@@ -178,6 +178,6 @@ class CostModel:
 
 
 def touching_groups(nodes: Iterable[Node], groups: Mapping[int, ChannelGroup]) -> list[frozenset[int]]:
-    """For each node the groups it makes, reads or carries, by position."""
+    """For each node the groups it produces, reads or carries, by position."""
     tensors = {position: {axis.tensor for axis in group.members} for position, group in groups.items()}
     return [frozenset(p for p, names in tensors.items() if names & {*node.inputs, *node.outputs}) for node in nodes]

@@ -1,12 +1,12 @@
-"""Operators with a weight, timed one by one at other widths than their own.
+"""Time operators with a weight one by one, at several widths.
 
-For every one, a table gives the time of that very operator (kernel, stride, spatial size) at a handful of input widths
-and of output widths. The two sides multiply, `t(i, o) = t(i, O)·t(I, o)/t(I, O)`; where the ends of one block of 16
-take the same time, all widths inside do.
+For each operator, a table gives its time (with its kernel, stride and spatial size) at a handful of input widths and
+output widths. The two sides multiply, `t(i, o) = t(i, O)·t(I, o)/t(I, O)`; if both ends of a block of 16 take the same
+time, so do all widths inside it.
 
-On CPUs most convolutions work in a blocked layout, but at some widths a kernel reads or writes the plain one. Where two
-neighbours do not agree the runtime reorders what passes between them; the table says which widths those are and what
-reordering takes.
+On CPUs most convolutions work in a blocked layout, but at some widths a kernel reads or writes the plain one. If the
+layouts of two neighbours differ, the runtime reorders the tensor between them; the table records at which widths, and
+the time of reordering.
 """
 
 from __future__ import annotations
@@ -30,25 +30,26 @@ from onnxmerge.runtime.kernels import OperatorTime
 __all__ = ["State", "Table", "TimedOperator", "connect", "reordering", "time_operator", "timed_operator"]
 
 _DOUBT = 1.15
-"""What a width that the largest block does not divide is taken to cost beyond its time alone: how it does in a network
-hangs on its neighbours, and an allocator goes where the table is too hopeful."""
+"""Penalty for a width that is not divisible by the largest block, in addition to its isolated time: its time in a
+network depends on its neighbours, and an allocator exploits entries that are too optimistic.
+"""
 _FLAT = 0.9
-"""Where the lowest width of a block takes this part of the time of its highest, a block is done as a whole."""
+"""If the lowest width of a block takes this fraction of the time of its highest, the block is computed as a whole."""
 
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "ConvTranspose"})
 _PRODUCTS = frozenset({"Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
 
 
 class Table(Protocol):
-    """Times of operators; `KernelTimes` is one."""
+    """A source of operator timings, such as `KernelTimes`."""
 
     def time(self, key: str, model: Callable[[], tuple[bytes, Mapping[str, NDArray[Any]]]]) -> OperatorTime:
-        """Times of an operator; `model` makes it where it has to be measured."""
+        """Time of an operator; `model` creates it if it has to be measured."""
         ...
 
 
 _Curve = Mapping[int, tuple[list[int], list[OperatorTime]]]
-"""By block, ascending widths and what was measured there."""
+"""By block, ascending widths and their measurements."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ class TimedOperator:
         node: The node.
         shapes: Shapes of its inputs and its group attribute, by (input width, output width).
         widths: Input and output width of the dense network.
-        carries: Whether both widths are one, as in a depthwise convolution.
-        curves: For input and output: by block, what was measured.
-        sources: Places of the operators whose outputs it reads, through nodes that are not timed.
-        known: What `at` has answered.
+        carries: Whether both widths are the same axis, as in a depthwise convolution.
+        curves: For input and output: measurements by block.
+        sources: Indices of the timed operators whose outputs it reads, directly or through nodes that are not timed.
+        known: Cached results of `at`.
     """
 
     node: Node
@@ -97,7 +98,7 @@ class TimedOperator:
                     time *= _DOUBT
             reads = _nearest(self.curves[0], taken).enter > 0
             writes = _nearest(made_by, taken if self.carries else made).leave > 0
-            # What reads plainly because no block fits may also write so.
+            # An operator that reads the plain layout because no block fits may also write it.
             writes = writes and (_nearest(self.curves[0], taken).leave > 0)
             self.known[taken, made] = State(time, reads, writes)
         return self.known[taken, made]
@@ -112,7 +113,7 @@ class TimedOperator:
 
 
 def timed_operator(context: Context, cost: CostModel, node: Node) -> TimedOperator | None:
-    """How an operator is rebuilt at other widths; None for one that is not timed by itself."""
+    """How to rebuild an operator at other widths; None for one that is not timed in isolation."""
     known = all(not name or name in cost.dims for name in (*node.inputs, *node.outputs))
     if not known or node.captures or len(node.inputs) < 2 or not context.is_weight(node.inputs[1]):
         return None
@@ -163,7 +164,7 @@ def time_operator(context: Context, table: Table, each: TimedOperator) -> None:
     """Fill an operator's curves from the table.
 
     Raises:
-        OnnxMergeError: It does not run by itself.
+        OnnxMergeError: The operator does not run in isolation.
     """
     taken, made = each.widths
     multiplier = made // taken if each.carries else 0
@@ -173,7 +174,7 @@ def time_operator(context: Context, table: Table, each: TimedOperator) -> None:
 
 
 def reordering(cost: CostModel, timed: Sequence[TimedOperator]) -> tuple[float, float]:
-    """Seconds of reordering a tensor, and of each element of it, from what was measured at the dense widths."""
+    """Seconds for reordering a tensor, and for each of its elements, from measurements at the dense widths."""
     seen = []
     for each in timed:
         dense = _nearest(each.curves[0], each.widths[0])
@@ -192,7 +193,7 @@ def reordering(cost: CostModel, timed: Sequence[TimedOperator]) -> tuple[float, 
 
 
 def connect(context: Context, timed: Sequence[TimedOperator]) -> None:
-    """Find the timed operators that each reads, through all nodes that are not."""
+    """Find the timed operators that each one reads, directly or through nodes that are not timed."""
     place = {each.node.index: number for number, each in enumerate(timed)}
     reached: dict[int, frozenset[int]] = {}
     for node in context.model.nodes:
@@ -210,7 +211,7 @@ def connect(context: Context, timed: Sequence[TimedOperator]) -> None:
 
 
 def _curve(size: int, time: Callable[[int], OperatorTime]) -> _Curve:
-    """Some widths up to the size and what they take."""
+    """Some widths up to the size, and their times."""
     found: dict[int, dict[int, OperatorTime]] = {}
     for width in sorted({size, *(w for block in BLOCKS for w in sampled(size, block))}):
         found.setdefault(block_of(width), {})[width] = time(width)
@@ -218,7 +219,7 @@ def _curve(size: int, time: Callable[[int], OperatorTime]) -> _Curve:
 
 
 def _read(curve: _Curve, width: int) -> float:
-    # A block without a sample has no width below the dense one; then the width is the dense one itself.
+    # A block without a sample has no width below the dense one, so the width is the dense one.
     widths, times = curve[block_of(width)]
     seconds = [time.kernel for time in times]
     inside = [place for place, each in enumerate(widths) if whole(each) == whole(widths[-1])]

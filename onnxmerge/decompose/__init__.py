@@ -1,4 +1,4 @@
-"""Selection and compensation on plain arrays: NumPy and SciPy alone, nothing of ONNX."""
+"""Selection and compensation on plain arrays: only NumPy and SciPy, without ONNX."""
 
 from onnxmerge.decompose.compensation import COMPENSATIONS, Expression, express
 from onnxmerge.decompose.rows import GroupWeights, ProducerRows, least_first, row_norms

@@ -1,20 +1,19 @@
 """Compensation: removed channels expressed by kept ones, `a ≈ Z a_S`, with S the kept set.
 
 `Expression` holds Z row by row as (removed, kept, factor) terms; kept rows are the identity and rows without a term
-are zero. `fold` changes the kept channels too: `Expression.averages` says of which channels a kept one becomes the
-mean.
+are zero. `fold` changes the kept channels too: `Expression.averages` states whether kept channels become means of their
+clusters.
 
 1. `none`: Z is zero for removed channels.
-2. `merge` (Neuron Merging, 2010.13160): one positive multiple of the most alike kept channel.
-   Without BatchNormalization the bias is appended to the row, `z = |w_i|/|w_j|`, accepted if cos ≥ t.
-   With a tail y = s·(w x + b) + o, write q = s·b + o. If w_i = r·w_j, then y_i = S·y_j + B exactly, with
-   `S = r·s_i/s_j` and `B = q_i − S·q_j`; r is taken as |w_i|/|w_j|. The kept channel with the lowest
-   `λ(1 − cos) + (1 − λ)·minmax|B/S|` is chosen, and accepted if cos ≥ t and S > 0 (a BatchNormalization scale may
-   legally be negative; relu(S·y) = S·relu(y) needs S ≥ 0).
-   A group with several producers is merged on its effective rows, the bias appended: what all producers make
-   of channel i is then the same multiple of channel j.
-3. `fold` (Model Folding, 2502.10216): each removed channel joins its nearest kept one (on effective rows); the
-   kept one becomes the mean of its cluster and stands for all of it, factor 1.
+2. `merge` (Neuron Merging, 2010.13160): one positive multiple of the most similar kept channel. Without
+   BatchNormalization the bias is appended to the row, `z = |w_i|/|w_j|`, accepted if cos ≥ t. With a tail y = s·(w x
+   + b) + o, write q = s·b + o. If w_i = r·w_j, then y_i = S·y_j + B exactly, with `S = r·s_i/s_j` and `B = q_i −
+   S·q_j`; r is taken as |w_i|/|w_j|. The kept channel with the lowest `λ(1 − cos) + (1 − λ)·minmax|B/S|` is chosen,
+   and accepted if cos ≥ t and S > 0 (a BatchNormalization scale may legally be negative; relu(S·y) = S·relu(y) needs
+   S ≥ 0). A group with several producers is merged on its effective rows, the bias appended: channel i is then the same
+   multiple of channel j in all producers.
+3. `fold` (Model Folding, 2502.10216): each removed channel joins its nearest kept one (on effective rows); the kept one
+   becomes the mean of its cluster and replaces all of its channels, with factor 1.
 
 Zero rows: a removed row of zeros gets factor 0 (its contribution is in the mean); a kept row of zeros is never
 chosen.
@@ -42,11 +41,11 @@ class Expression:
 
     Attributes:
         size: n.
-        kept: (k,) channels that stay, ascending.
+        kept: (k,) channels to keep, ascending.
         removed: (m,) removed channels that have a term, ascending.
         target: (m,) the kept channel of each term.
-        factor: (m,) its factor.
-        averages: Whether kept channels become the mean of themselves and the channels that point to them.
+        factor: (m,) the factor of each term.
+        averages: Whether kept channels become the mean of themselves and the channels they replace.
     """
 
     size: int
@@ -71,10 +70,10 @@ def express(
 
     Args:
         rows: The group's weights.
-        kept: (k,) channels that stay, ascending.
+        kept: (k,) channels to keep, ascending.
         method: One of `COMPENSATIONS`.
-        threshold: Least cosine of a merge.
-        balance: λ, the weight of direction against offset where there is BatchNormalization.
+        threshold: Minimum cosine similarity of a merge.
+        balance: λ, the weight of direction against offset, with BatchNormalization.
     """
     removed = np.setdiff1d(np.arange(rows.size, dtype=np.int64), kept)
     if method == "none" or not removed.size:
@@ -99,7 +98,7 @@ Norms = tuple[Floats, Floats]
 
 
 def _nearest(rows: GroupWeights, kept: Indices, removed: Indices) -> Indices:
-    """(m,) place among the kept channels of the one that is nearest to each removed one; the first of equals."""
+    """(m,) index among the kept channels of the nearest one to each removed channel; ties to the first."""
     parts = []
     for some in blocks(removed, rows.width):
         these = rows.effective(some)
@@ -137,7 +136,7 @@ def _cosines(
 
 
 def _merge_plain(cosine: Floats, norms: Norms, threshold: float) -> tuple[Indices, Floats, NDArray[np.bool_]]:
-    """(b,) places among the kept channels, factors, and whether they are accepted."""
+    """(b,) indices among the kept channels, factors, and whether they are accepted."""
     norm_removed, norm_kept = norms
     best = np.argmax(cosine, axis=1)
     factor = np.divide(norm_removed, norm_kept[best], out=np.zeros(len(best)), where=norm_kept[best] > 0)
@@ -148,7 +147,7 @@ def _merge_normalised(
     producer: ProducerRows, kept: Indices, removed: Indices, cosine: Floats, norms: Norms, threshold: float,
     balance: float,
 ) -> tuple[Indices, Floats, NDArray[np.bool_]]:  # fmt: skip
-    """The same behind a BatchNormalization."""
+    """The same for channels followed by a BatchNormalization."""
     scale, shift = producer.scale[:, 0], (producer.scale * producer.bias + producer.offset)[:, 0]
     norm_removed, norm_kept = norms
     numerator = norm_removed * scale[removed]
@@ -170,7 +169,7 @@ def _merge_normalised(
 
 
 def _minmax(values: Floats) -> Floats:
-    """Each row's finite entries moved to 0..1; a constant row becomes 0."""
+    """Scale each row's finite entries to 0..1; a constant row becomes 0."""
     finite = np.isfinite(values)
     low = np.min(np.where(finite, values, np.inf), axis=1, keepdims=True)
     high = np.max(np.where(finite, values, -np.inf), axis=1, keepdims=True)

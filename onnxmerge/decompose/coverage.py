@@ -1,22 +1,24 @@
-"""Maximum coverage of kernel clusters: the form of REPrune that looks into filters (AAAI 2024, 2402.17862).
+"""Maximum coverage of kernel clusters: the variant of REPrune that clusters kernels (AAAI 2024, 2402.17862).
 
-A filter of a convolution has one kernel for each input channel. For a layer of n filters of which k stay:
+A filter of a convolution has one kernel for each input channel. For a layer of n filters of which k are kept:
 
-1. The n kernels of one input channel make a Ward dendrogram. Its merge heights rise, and n − k merges leave k clusters.
-2. Of the heights of all input channels' (n − k)-th merges the largest is h. Every dendrogram is cut there, so that
-   each has at most k clusters and one of them has exactly k: an input channel whose kernels are alike has few.
-3. Greedily the filter stays whose kernels lie in most clusters that no chosen filter lies in yet; of equals the one
-   with the largest norm, then the lowest index. Once all clusters are covered, the largest norms fill up.
+1. The n kernels of one input channel form a Ward dendrogram. Its merge heights increase, and n − k merges leave k
+   clusters.
+2. Let h be the largest height of the (n − k)-th merge over all input channels. Every dendrogram is cut at h, so that
+   each has at most k clusters and one of them has exactly k: an input channel with similar kernels has few.
+3. Filters are chosen greedily: the next one is the filter whose kernels are in the most clusters not yet covered. Ties
+   go to the largest norm, then the lowest index. Once all clusters are covered, the largest norms are added.
 
-The height at which clusters A and B merge is `sqrt(2|A||B|/(|A| + |B|))·‖mean A − mean B‖`, as SciPy counts it.
+The height at which clusters A and B merge is `sqrt(2|A||B|/(|A| + |B|))·‖mean A − mean B‖`, as in SciPy.
 
-Each producer of a group is a layer of its own with its own h, because weights behind a BatchNormalization have no scale
-in common; covered clusters add over all of them. Kernels without a BatchNormalization are taken with their tail's
-factor. A bias is no kernel. Where a kernel is a single number (1x1 convolutions, matrices), clusters are intervals
-(`_Lines`), and thousands of dendrograms are found together in the time that one takes elsewhere.
+Each producer of a group is a separate layer with its own h, because weights followed by a BatchNormalization have no
+common scale; covered clusters are summed over all of them. Kernels without a BatchNormalization are multiplied by
+the factor of their tail. A bias is not a kernel. If a kernel is a single number (1x1 convolutions, matrices),
+clusters are intervals (`_Lines`), and thousands of dendrograms are computed together in the time of one general
+dendrogram.
 
-Cost: n² distances for one dendrogram at a time where a kernel has several taps; memory beside the weights 32 bytes a
-kernel for the dendrograms of one producer, and 8 a kernel for the clusters of all.
+Cost: n² distances for one dendrogram at a time if a kernel has several taps. Memory besides the weights: 32 bytes per
+kernel for the dendrograms of one producer, and 8 per kernel for the clusters of all.
 """
 
 from __future__ import annotations
@@ -35,15 +37,15 @@ __all__ = ["coverage", "merge_heights"]
 Labels = NDArray[np.int32]
 
 _KERNELS = 1 << 20
-"""Kernels that are read and, where they are single numbers, clustered together: some 100 MB of arrays."""
+"""Number of kernels that are read and, if they are single numbers, clustered together: some 100 MB of arrays."""
 
 
 def coverage(rows: GroupWeights, count: int) -> Indices:
-    """(k,) filters that cover most clusters of kernels, ascending.
+    """(k,) filters that cover the most clusters of kernels, ascending.
 
     Args:
         rows: The group's weights.
-        count: k, how many stay, 1 ≤ k ≤ n.
+        count: k, the number of filters to keep, 1 ≤ k ≤ n.
     """
     if count >= rows.size:
         return np.arange(rows.size, dtype=np.int64)
@@ -56,10 +58,10 @@ class _Dendrograms(Protocol):
     """Dendrograms of some input channels."""
 
     def height(self, merges: int) -> float:
-        """The largest of the heights at which so many merges are done."""
+        """The largest height, over input channels, of the given number of merges."""
 
     def labels(self, height: float) -> Labels:
-        """(c, n) numbers from 0 of the clusters that merges up to a height leave, one row an input channel."""
+        """(c, n) cluster numbers from 0 after all merges up to a height, one row per input channel."""
 
 
 def _clusters(producer: ProducerRows, merges: int) -> Labels:
@@ -73,7 +75,7 @@ def _clusters(producer: ProducerRows, merges: int) -> Labels:
 
 
 def _parts(producer: ProducerRows) -> Iterator[Floats]:
-    """(c, n, taps) kernels of some input channels after the others."""
+    """Iterate over (c, n, taps) kernels of consecutive input channels."""
     count, n = producer.kernels, len(producer.weight)
     step = max(1, _KERNELS // max(n * producer.taps, 1))
     for start in range(0, count, step):
@@ -94,7 +96,7 @@ class _Trees:
 
 
 class _Lines:
-    """Dendrograms of kernels that are single numbers: sorted, clusters are intervals and only neighbours merge.
+    """Dendrograms of kernels that are single numbers: after sorting, clusters are intervals and only neighbours merge.
 
     So a dendrogram is the height at which each of the n − 1 gaps between sorted numbers closes.
     """
@@ -115,21 +117,21 @@ class _Lines:
 
 
 def merge_heights(values: Floats) -> Floats:
-    """Heights at which Ward closes the gaps between sorted numbers, for many lines of numbers at once.
+    """Heights at which Ward's method closes the gaps between sorted numbers, for many rows of numbers at once.
 
     Args:
-        values: (c, n) numbers, each line ascending.
+        values: (c, n) numbers, each row ascending.
 
     Returns:
         (c, n − 1) heights.
 
     Raises:
-        ValueError: Some number is not finite.
+        ValueError: A number is not finite.
 
     Notes:
-        Of two clusters with a third between them, the middle one is always nearer to one of both than they are to each
-        other, so only neighbours merge. A merge moves no cluster nearer to a third than the nearer of its parts was
-        (Ward is reducible), so all pairs that are each other's nearest may merge at once. Random numbers take some
+        If a third cluster is between two, it is always nearer to one of them than they are to each other, so only
+        neighbours merge. A merge never brings a cluster nearer to a third than the nearer of its parts was (Ward's
+        method is reducible), so all pairs of mutual nearest neighbours may merge at once. Random numbers take some
         two dozen rounds. Of equal gaps in a row the first closes first.
 
     Example:
@@ -146,7 +148,7 @@ def merge_heights(values: Floats) -> Floats:
         inner = np.flatnonzero(line[:-1] == line[1:])
         weight = 2.0 * size[inner] * size[inner + 1] / (size[inner] + size[inner + 1])
         gap[inner + 1] = np.sqrt(weight) * (mean[inner + 1] - mean[inner])
-        # gap[i + 1] lies behind cluster i. Equal numbers merge all at once: there may be very many, zeros for instance.
+        # gap[i + 1] follows cluster i. Equal numbers merge all at once: there may be very many, zeros for instance.
         here = gap[inner + 1]
         closing = inner[(here < gap[inner]) & (here <= gap[inner + 2])]
         if np.any(here == 0):
@@ -165,14 +167,14 @@ def merge_heights(values: Floats) -> Floats:
 
 
 def _cover(labels: Labels, count: int) -> Indices:
-    """The filters that greedy coverage takes, in the order it takes them; of equals the first.
+    """The filters chosen by greedy coverage, in order; ties to the first.
 
     Args:
         labels: (c, n) clusters by input channel, numbered from 0 in each.
         count: How many filters to take.
 
     Notes:
-        Every cluster is covered once and every kernel counted off once: O(c·n) in all, and O(c) for each filter.
+        Every cluster is covered once and every kernel subtracted once: O(c·n) in all, and O(c) for each filter.
     """
     channels, n = labels.shape
     sizes = labels.max(axis=1, initial=0).astype(np.int64) + 1

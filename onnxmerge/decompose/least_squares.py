@@ -1,11 +1,11 @@
-"""Second moments of inputs and targets, and the least squares that they decide.
+"""Second moments of inputs and targets, and least squares from these moments.
 
 Moments are sums: they add over batches, samples and machines. Products are formed in float32 batch by batch (a few
 thousand rows, relative error 1e-6) and summed in float64. A grouped or depthwise convolution is g problems of one
 shape, so every array has a leading axis of g; a dense layer has g = 1.
 
-Where unknowns outnumber rows, or their Gram matrix would not fit into memory, `row_space` solves the same problem in
-the space of the rows.
+If there are more unknowns than rows, or their Gram matrix would not fit into memory, `row_space` solves the same
+problem in the row space.
 """
 
 from __future__ import annotations
@@ -24,14 +24,19 @@ Covariances = tuple[Floats, Floats, Floats]
 """(g, d, d) of inputs, (g, d, o) of inputs with targets, and (g, o) variances of targets."""
 
 RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-"""Strengths to choose from. Convolutions see tens of thousands of rows and take the least; a fully connected layer
-sees one row a sample, about as many as it has unknowns, and takes one of the strongest."""
+"""Candidate strengths. Convolutions have tens of thousands of rows and use the weakest; a fully connected layer has one
+row per sample, about as many as unknowns, and uses one of the strongest.
+"""
 
 MIXED = 64
-"""Mixtures of outputs that a ridge is chosen on; 512 outputs of 4608 unknowns took a third of all planning before."""
+"""Number of mixtures of outputs used to choose a ridge; without them, 512 outputs of 4608 unknowns took a third of all
+planning.
+"""
 
 _WIDE, _RIDGES_WIDE = 2048, (1e-3, 3e-2, 1.0)
-"""Unknowns beyond which fewer are tried: each takes two factorisations, 1.5 s each at 4608 unknowns."""
+"""Number of unknowns beyond which fewer strengths are tried: each takes two factorisations, 1.5 s each at 4608
+unknowns.
+"""
 
 
 @dataclass
@@ -66,7 +71,7 @@ class Moments:
         across = np.ascontiguousarray(inputs.transpose(1, 0, 2))  # (g, m, d)
         self.u += np.ones(len(inputs), np.float32) @ across  # many times faster than a sum along the first axis
         if len(across) == 1:
-            self.uu[0] += across[0].T @ across[0]  # as NumPy sees that both are one array, half of the products suffice
+            self.uu[0] += across[0].T @ across[0]  # NumPy detects the same array and computes half of the products
         else:
             self.uu += across.transpose(0, 2, 1) @ across
         if targets is not None:
@@ -97,7 +102,7 @@ class Moments:
         return self.u / n, self.t / n
 
     def about(self, centre: Floats) -> Floats:
-        """(g, d, d) mean products of the inputs' distances from a centre (g, d) that other rows may have given."""
+        """(g, d, d) mean products of the inputs' distances from a centre (g, d), which may come from other rows."""
         n = max(self.count, 1)
         mean = self.u / n
         moved = mean - centre
@@ -108,10 +113,10 @@ class Moments:
 
 
 def mixed(weights: NDArray[np.floating]) -> Floats:
-    """Weights of `MIXED` random mixtures of the outputs where there are many more, else the weights themselves.
+    """Weights of `MIXED` random mixtures of the outputs if there are many more, else the weights themselves.
 
-    A mean over outputs, such as the error by which a ridge is chosen, is the same for mixtures but for a relative
-    standard deviation of √(2/MIXED), and that is shared by all ridges that are compared (Johnson and Lindenstrauss).
+    A mean over outputs, such as the error by which a ridge is chosen, is the same for mixtures up to a relative
+    standard deviation of √(2/MIXED), which is shared by all compared ridges (Johnson and Lindenstrauss).
 
     Args:
         weights: (g, d, o).
@@ -127,17 +132,18 @@ def mixed(weights: NDArray[np.floating]) -> Floats:
 
 
 def choose_ridge(one: Covariances, two: Covariances, alive: Mask, pull: Floats, least: float) -> float:
-    """The strength with which weights found on either half explain the other half best.
+    """The strength for which weights fitted on either half best explain the other half.
 
-    Strengths are tried upwards until the error rises twice: it has one valley, and each try takes two factorisations.
-    (One eigendecomposition serves all strengths, but took as long as fourteen factorisations at 2304 unknowns.)
+    Strengths are tried in ascending order until the error rises twice: it has one minimum, and each trial takes two
+    factorisations. (One eigendecomposition serves all strengths, but took as long as fourteen factorisations at 2304
+    unknowns.)
 
     Args:
         one: `Moments.centred` of half of the rows, from other samples than the rest.
         two: That of the other half.
-        alive: (g, d) rows of the weight that may be used.
-        pull: (g, d, o) what weights are pulled towards.
-        least: Smaller strengths are not tried.
+        alive: (g, d) rows of the weight that may be non-zero.
+        pull: (g, d, o) the weights to regularise towards.
+        least: Minimum strength.
 
     Notes:
         Variances of the targets do not depend on the strength; they may be zero.
@@ -159,7 +165,7 @@ def choose_ridge(one: Covariances, two: Covariances, alive: Mask, pull: Floats, 
 
 
 def _unexplained(weight: Floats, uu: Floats, ut: Floats, tt: Floats) -> float:
-    """Mean squared error that weights (g, d, o) leave, given covariances."""
+    """Mean squared error of weights (g, d, o), given covariances."""
     return float(tt.sum() - 2 * np.sum(weight * ut) + np.sum(weight * (uu @ weight)))
 
 
@@ -174,7 +180,7 @@ def solve(uu: Floats, ut: Floats, pull: Floats, ridge: float, alive: Mask | None
     Args:
         uu: (g, d, d) covariance of the inputs.
         ut: (g, d, o) covariance of inputs and targets.
-        pull: (g, d, o) what W is pulled towards.
+        pull: (g, d, o) the weights to regularise towards.
         ridge: Relative strength; the floor of 1e-9 keeps a singular system solvable.
         alive: (g, d) rows of W that may differ from 0; None: all.
 
@@ -193,7 +199,7 @@ def solve(uu: Floats, ut: Floats, pull: Floats, ridge: float, alive: Mask | None
     scale = (diagonal * stays).sum(axis=1) / np.maximum(stays.sum(axis=1), 1)
     fine = np.isfinite(scale) & (scale > 0) & np.isfinite(ut).all(axis=(1, 2))
     strength = np.where(fine, max(ridge, 1e-9) * scale, 1.0)
-    # Rows that must stay zero get an equation of their own, so that all problems keep one shape.
+    # Rows that must remain zero get a separate equation, so that all problems have the same shape.
     system = np.where(fine[:, None, None], uu * stays[:, :, None] * stays[:, None, :], 0.0)
     system += (strength[:, None] * stays + (1.0 - stays))[:, :, None] * np.eye(uu.shape[1])
     right = (np.where(fine[:, None, None], ut, 0.0) + strength[:, None, None] * pull) * stays[:, :, None]
@@ -205,14 +211,14 @@ def _solve(uu: Floats, ut: Floats, pull: Floats, ridge: float) -> Floats:
     scale = float(np.trace(uu)) / max(d, 1)
     if scale <= 0 or not np.isfinite(scale) or not np.isfinite(ut).all():
         return pull.copy()
-    # Signals that hardly vary around a large mean leave a covariance that rounding makes indefinite. Where even a
-    # thousandfold pull does not mend it, rounding is all there is, and nothing can be learnt from it.
+    # Signals that hardly vary around a large mean have a covariance that rounding can make indefinite. If even a
+    # thousandfold ridge does not fix it, it consists of rounding errors, and nothing can be learnt from it.
     for factor in (1.0, 10.0, 100.0, 1000.0):
         strength = factor * max(ridge, 1e-9) * scale
         system = uu.copy()
         system[np.diag_indices(d)] += strength
         try:
-            # Cholesky by name: the general `solve` took ten times as long on 576 rows (SciPy 1.17).
+            # Cholesky explicitly: the general `solve` took ten times as long on 576 rows (SciPy 1.17).
             triangle = linalg.cho_factor(system, overwrite_a=True, check_finite=False)
         except linalg.LinAlgError:
             continue

@@ -1,10 +1,10 @@
 """Backward elimination on the consumers' second moments: an order of channels and the cost of keeping k of them.
 
-With H the covariance of a consumer's input (d = r rows a channel) and W (d, o) its weights, removing channel g and
-refitting the rest costs `tr(W_gᵀ ([H⁻¹]_gg)⁻¹ W_g)` of mean squared output error; then
-`W −= H⁻¹[:, g] ([H⁻¹]_gg)⁻¹ W_g` and H⁻¹ loses the same block. Costs of several consumers add, each in units of its
-output's variance. One run gives the order and the whole curve k ↦ error. (Optimal Brain Surgeon in blocks:
-Hassibi & Stork 1993, OSSCAR 2403.12983.)
+With H the covariance of a consumer's input (d = r rows per channel) and W (d, o) its weights, removing channel g and
+refitting the rest costs `tr(W_gᵀ ([H⁻¹]_gg)⁻¹ W_g)` of mean squared output error; then `W −= H⁻¹[:, g] ([H⁻¹]_gg)⁻¹
+W_g` and H⁻¹ loses the same block. Costs of several consumers add, each in units of its output's variance. One run
+gives the order and the whole curve k ↦ error. (Optimal Brain Surgeon in blocks: Hassibi & Stork 1993, OSSCAR
+2403.12983.)
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ from onnxmerge.decompose.rows import Floats, Indices, least_first
 __all__ = ["Elimination", "Reader", "eliminate", "elimination_work", "rank_by_energy"]
 
 SINGLY, CANDIDATES = 64, 4
-"""Channels of which one goes at a time; beyond, one of every 64 goes in a round, chosen from four times as many. The
-update of a round is one matrix product instead of several passes over a matrix that no cache holds."""
+"""Up to this number of channels, one is removed at a time; beyond it, one in 64 is removed per round, chosen from four
+times as many. The update of a round is one matrix product instead of several passes over a matrix larger than any
+cache.
+"""
 COMPACT = 0.8
-"""Part of a matrix that has to be left before the rest is copied into a smaller one."""
+"""When this fraction of a matrix is left, it is copied into a smaller one."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """One consumer as elimination sees it.
+    """One consumer in the form required by elimination.
 
     Attributes:
         covariance: (d, d) of its centred input rows.
         weight: (d, o).
-        places: (n, r) rows of each channel; rows of other groups are in none.
+        places: (n, r) rows of each channel; rows of other groups are not included.
         weighting: Factor of its error in the sum.
-        mean: (d,) of its input rows; the elimination does without, because an offset takes it up.
+        mean: (d,) of its input rows; not needed for the elimination, because an offset absorbs it.
     """
 
     covariance: Floats
@@ -52,25 +54,25 @@ class Elimination:
     """Result of a run.
 
     Attributes:
-        order: (n,) channels in the order in which they go; the last is never removed.
-        error: (n + 1,) error when k channels are kept, by k; error[0] repeats what the last one would cost.
+        order: (n,) channels in the order of removal; the last is never removed.
+        error: (n + 1,) error if k channels are kept, by k; error[0] is the cost of removing the last one.
     """
 
     order: Indices
     error: Floats
 
     def kept(self, count: int) -> Indices:
-        """The channels that stay when `count` do, ascending."""
+        """The `count` channels to keep, ascending."""
         return np.sort(self.order[len(self.order) - count :])
 
 
 class _State:
-    """One reader under elimination: H⁻¹ and W of what is left."""
+    """One reader during elimination: H⁻¹ and W of the remaining channels."""
 
     def __init__(self, reader: Reader, ridge: float) -> None:
         d = len(reader.covariance)
         scale = max(float(np.trace(reader.covariance)) / max(d, 1), 1e-30)
-        # In units of the mean variance, so that the ridge and rounding mean the same for every consumer.
+        # In units of the mean variance, so that the ridge and rounding have the same effect for every consumer.
         self.inverse = _inverse(reader.covariance / scale, ridge)
         self.weight = _condensed(reader.weight)
         self.factor = scale * reader.weighting
@@ -88,7 +90,7 @@ class _State:
         return np.asarray(np.einsum("gro,gro->g", weights, solved)) * self.factor
 
     def among(self, channels: Indices) -> _State:
-        """The same for some channels alone, numbered from 0: removing one changes the others as it would here."""
+        """A copy for some channels only, numbered from 0: removing one changes the others as it would here."""
         rows = self.places[channels].ravel()
         part = copy(self)
         part.inverse, part.weight = self.inverse[np.ix_(rows, rows)], self.weight[rows]
@@ -101,8 +103,8 @@ class _State:
         columns = self.inverse[:, rows]
         block = columns[rows]
         self.weight -= columns @ np.linalg.solve(block, self.weight[rows])
-        # In place: a product of its own and a subtraction would move the matrix through memory three times more. BLAS
-        # stores by columns, so it is given the transpose, which for a symmetric matrix is the same.
+        # In place: a separate product and a subtraction would read or write the matrix three more times. BLAS is
+        # column-major, so it gets the transpose, which is equal for a symmetric matrix.
         change = np.linalg.solve(block, columns.T)
         self.inverse = blas.dgemm(-1.0, columns, change, 1.0, self.inverse.T, overwrite_c=1).T
         self.weight[rows] = 0.0
@@ -114,17 +116,17 @@ class _State:
             self._compact()
 
     def _compact(self) -> None:
-        """Leave out the rows that are gone."""
+        """Drop the removed rows."""
         left = np.flatnonzero(self.alive)
         self.inverse, self.weight = self.inverse[np.ix_(left, left)], self.weight[left]
         number = np.zeros(len(self.alive), dtype=np.int64)
         number[left] = np.arange(len(left))
-        self.places = number[self.places]  # those of removed channels mean nothing and are not asked for
+        self.places = number[self.places]  # those of removed channels are meaningless and not used
         self.alive = np.ones(len(left), dtype=bool)
 
 
 def _inverse(covariance: Floats, ridge: float) -> Floats:
-    """Inverse of a covariance plus ridge·I; rounding can leave one indefinite, then the ridge grows."""
+    """Inverse of a covariance plus ridge·I; the ridge is increased if rounding makes the sum indefinite."""
     d = len(covariance)
     for strength in (ridge, 10 * ridge, 100 * ridge):
         system = np.array(covariance, order="F")
@@ -141,7 +143,7 @@ def _inverse(covariance: Floats, ridge: float) -> Floats:
 
 
 def _condensed(weight: Floats) -> Floats:
-    """A (d, min(d, o)) matrix with the same products `W Wᵀ`, which are all that costs depend on."""
+    """A (d, min(d, o)) matrix with the same products `W Wᵀ`, on which alone the costs depend."""
     d, o = weight.shape
     if o <= d:
         return weight.copy()
@@ -149,7 +151,7 @@ def _condensed(weight: Floats) -> Floats:
 
 
 def elimination_work(channels: int, rows: int, columns: int) -> int:
-    """Elements that a run updates for one consumer: H⁻¹ whole for each channel, W for half of them on average.
+    """Number of elements that a run updates for one consumer: all of H⁻¹ for each channel, and half of W on average.
 
     Args:
         channels: n.
@@ -160,10 +162,10 @@ def elimination_work(channels: int, rows: int, columns: int) -> int:
 
 
 def eliminate(readers: Sequence[Reader], size: int, ridge: float = 1e-3) -> Elimination:
-    """Remove channels one by one, always the one whose loss costs least; of equals the highest index.
+    """Remove channels one by one, always the one with the lowest cost; ties to the highest index.
 
-    Beyond `SINGLY` channels several go in a round: those that cost least at its start are removed one by one among
-    themselves, which is exact for them, and the rest is brought up to date once.
+    Beyond `SINGLY` channels, several are removed per round: those with the lowest cost at its start are removed one by
+    one among themselves, which is exact for them, and the rest is updated once.
 
     Args:
         readers: The consumers of the group, at least one.
@@ -192,7 +194,7 @@ def eliminate(readers: Sequence[Reader], size: int, ridge: float = 1e-3) -> Elim
 
 
 def _round(states: Sequence[_State], alive: Indices) -> tuple[Indices, list[float]]:
-    """The channels that go next, in order, and what each costs."""
+    """The channels to remove next, in order, and the cost of each."""
     costs = _costs(states, alive)
     wanted = -(-len(alive) // SINGLY)
     if wanted == 1:
@@ -217,12 +219,12 @@ def _costs(states: Sequence[_State], channels: Indices) -> Floats:
 
 
 def _least(costs: Floats) -> int:
-    """The last of the least."""
+    """The index of the last minimum."""
     return len(costs) - 1 - int(np.argmin(costs[::-1]))
 
 
 def rank_by_energy(readers: Sequence[Reader], size: int) -> Elimination:
-    """Channels by `E[u²]·‖W‖²` over their rows, the least first: what they add to consumers if no two are alike.
+    """Channels by `E[u²]·‖W‖²` over their rows, ascending: their contribution to consumers if they are uncorrelated.
 
     Args:
         readers: The consumers of the group, at least one.

@@ -2,7 +2,7 @@
 
 With centred inputs U (m, d), targets T (m, o) and a pull P, the weights that minimise
 `‖U W − T‖²/m + ridge·s·‖W − P‖²`, s the mean square of U, are `W = P + Uᵀ(U Uᵀ + ridge·s·m·I)⁻¹(T − U P)`. That takes
-an m×m matrix and no d×d one. One eigendecomposition of it serves every strength of the ridge.
+an m×m matrix instead of a d×d one. One eigendecomposition of it serves every strength of the ridge.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ Values = NDArray[np.float32]
 def fit_rows(
     inputs: Values, targets: Values, half: NDArray[np.bool_], pull: NDArray[np.floating], least: float
 ) -> tuple[NDArray[np.float32], float, Floats]:
-    """Weights from rows, the strength of their ridge chosen as in `least_squares.choose_ridge`.
+    """Weights from rows, with the ridge chosen as in `least_squares.choose_ridge`.
 
     Args:
         inputs: (m, d) rows.
-        targets: (m, o) what they should give, up to a constant.
-        half: (m,) which rows are in the first of two halves, from other samples than the second; where one is empty
-            the least strength is taken.
-        pull: (d, o) what weights are pulled towards.
-        least: Smaller strengths are not tried.
+        targets: (m, o) targets, up to a constant.
+        half: (m,) which rows are in the first of two halves, from other samples than the second; if one is empty, the
+            minimum strength is used.
+        pull: (d, o) the weights to regularise towards.
+        least: Minimum strength.
 
     Returns:
-        The (d, o) weights, the strength, and (o,) variances of outputs for rows that the weights were not fitted to.
+        The (d, o) weights, the strength, and (o,) variances of the outputs on rows that the weights were not fitted to.
 
     Notes:
-        O(m²·d + m³); an overall mean is taken out of inputs and targets.
+        O(m²·d + m³); the overall mean of inputs and targets is subtracted.
     """
     centred = inputs - inputs.mean(axis=0)
     rest = (targets - targets.mean(axis=0)) - centred @ pull.astype(np.float32)
@@ -54,14 +54,14 @@ def fit_rows(
 def _choose(
     gram: Floats, rest: Floats, before: Floats, half: NDArray[np.bool_], scale: float, least: float
 ) -> tuple[float, Floats]:
-    """The strength that tests best, and the variances of the outputs in the test."""
+    """The strength with the lowest test error, and the variances of the outputs in the test."""
     tried = [ridge for ridge in RIDGES if ridge >= least] or [least]
     if half.all() or not half.any():
         return least, before.var(axis=0)
     errors, spreads = np.zeros(len(tried)), np.zeros((len(tried), rest.shape[1]))
     for own in (half, ~half):
         inside, across = gram[np.ix_(own, own)], gram[np.ix_(~own, own)]
-        # The gram is centred over all rows; within a half, its own mean is taken out.
+        # The Gram matrix is centred over all rows; within a half, the mean of the half is subtracted.
         mean = inside.mean(axis=0)
         inner = inside - mean[:, None] - mean[None, :] + mean.mean()
         outer = across - across.mean(axis=1, keepdims=True) - mean[None, :] + mean.mean()

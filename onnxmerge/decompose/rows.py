@@ -1,8 +1,8 @@
-"""What a selection or a compensation knows of a channel group: the weight rows that make its channels.
+"""The input of selections and compensations: the weight rows that produce the channels of a group.
 
 Channel i of producer p is `y_i = scale_i · (w_i · x + b_i) + offset_i`: the convolution or matrix product, then
 the affine nodes that follow it (BatchNormalization, a bias Add, a per-channel Mul), here called the tail. The
-*effective* row is `[scale_i · w_i, scale_i · b_i + offset_i]`: what the next non-linearity sees is that row times
+*effective* row is `[scale_i · w_i, scale_i · b_i + offset_i]`: the input of the next non-linearity is that row times
 [x, 1].
 """
 
@@ -23,11 +23,11 @@ Indices = NDArray[np.int64]
 Read = Callable[[Indices], Floats]
 
 _BLOCK = 1 << 23
-"""Elements that are looked at together; 64 MB in float64. Most layers of most networks are a single block."""
+"""Number of elements processed together; 64 MB in float64. Most layers of most networks are a single block."""
 
 
 def blocks(channels: Indices, width: int) -> Iterator[Indices]:
-    """Channels in runs whose rows of `width` elements fit in memory together."""
+    """Split channels into blocks whose rows of `width` elements fit into memory."""
     step = max(1, _BLOCK // max(width, 1))
     return (channels[start : start + step] for start in range(0, len(channels), step))
 
@@ -36,9 +36,9 @@ def row_norms(read: Read, size: int, width: int, order: int = 2) -> Floats:
     """(n,) norms of rows, read block by block.
 
     Args:
-        read: Rows of some channels, (b, width).
+        read: Returns the rows of some channels, (b, width).
         size: Number of channels n.
-        width: Elements of a row.
+        width: Number of elements of a row.
         order: 1 or 2.
     """
     parts = [np.linalg.norm(read(block), ord=order, axis=1) for block in blocks(np.arange(size), width)]
@@ -50,15 +50,15 @@ class ProducerRows:
     """One producer's share of the channels of a group.
 
     Attributes:
-        weight: (n, d) rows w_i in the type they are stored in, which may lie in a file; d is the fan-in, times the
-            slices a channel has where it is a block of slices.
-        bias: (n, r) biases b_i, zero where there are none; r slices a channel.
+        weight: (n, d) rows w_i in their stored type, possibly in a file; d is the fan-in, times the number of slices of
+            a channel if it is a block of slices.
+        bias: (n, r) biases b_i, zero if there are none; r slices per channel.
         scale: (n, r) the tail's factor.
         offset: (n, r) the tail's summand.
-        normalised: Whether the tail holds a BatchNormalization.
-        biased: Whether anything is added at all (a bias, or a tail with a summand).
-        factor: What the stored weight is multiplied by (Gemm's alpha).
-        taps: Elements of a row, one after the other, that make the kernel of one input channel; 1 for a matrix.
+        normalised: Whether the tail has a BatchNormalization.
+        biased: Whether anything is added (a bias, or a tail with a summand).
+        factor: The factor of the stored weight (Gemm's alpha).
+        taps: Number of consecutive elements of a row that form the kernel of one input channel; 1 for a matrix.
     """
 
     weight: NDArray[Any]
@@ -72,16 +72,16 @@ class ProducerRows:
 
     @property
     def kernels(self) -> int:
-        """How many kernels a row has: one for each input channel, times its slices."""
+        """Number of kernels of a row: one per input channel, times its slices."""
         return int(self.weight.shape[1]) // self.taps
 
     def read(self, channels: Indices) -> Floats:
-        """(b, d) rows w_i of some channels; each in memory that follows, so that sums do not depend on the block."""
+        """(b, d) rows w_i of some channels; each is contiguous, so that sums do not depend on the block."""
         rows = np.asarray(self.weight[channels], dtype=np.float64, order="C")
         return rows if self.factor == 1 else self.factor * rows
 
     def read_effective(self, channels: Indices) -> Floats:
-        """(b, d + r) what the next non-linearity sees of [x, 1]; without a bias the summand is left out."""
+        """(b, d + r) the effective rows, applied to [x, 1]; without a bias the summand is omitted."""
         rows, scale = self.read(channels), self.scale[channels]
         if np.any(scale != 1):
             rows = (rows.reshape(*scale.shape, -1) * scale[:, :, None]).reshape(rows.shape)
@@ -90,9 +90,9 @@ class ProducerRows:
         return np.concatenate([rows, scale * self.bias[channels] + self.offset[channels]], axis=1)
 
     def read_kernels(self, start: int, stop: int) -> Floats:
-        """(c, n, taps) kernels of input channels `start` to `stop`, those of each in memory that follows.
+        """(c, n, taps) kernels of input channels `start` to `stop`, contiguous for each.
 
-        Behind a BatchNormalization they are as stored; elsewhere the tail's factor is in them.
+        With a BatchNormalization they are as stored; otherwise they include the tail's factor.
         """
         part = self.weight[:, start * self.taps : stop * self.taps]
         kernels = np.asarray(part, dtype=np.float64).reshape(len(part), -1, self.taps)
@@ -108,8 +108,8 @@ class GroupWeights:
 
     Attributes:
         producers: In the order of the graph.
-        importance: (n,) |γ| of the BatchNormalization behind each channel, or the standard deviation that the
-            folded weights give white inputs; None where neither is known.
+        importance: (n,) |γ| of the BatchNormalization that follows each channel, or the standard deviation of the
+            folded weights for white inputs; None if neither is known.
     """
 
     producers: tuple[ProducerRows, ...]
@@ -126,10 +126,10 @@ class GroupWeights:
         return sum(p.weight.shape[1] + p.bias.shape[1] for p in self.producers)
 
     def weights(self, channels: Indices) -> Floats:
-        """(b, ·) rows of some channels that selections judge, all producers side by side.
+        """(b, ·) rows of some channels for selections, all producers side by side.
 
-        Behind a BatchNormalization that is the raw weight, whose scale means nothing there; elsewhere it is the
-        effective row, bias included, as the authors of Neuron Merging do it for fully connected layers.
+        With a BatchNormalization this is the raw weight, whose scale has no meaning; otherwise it is the effective row
+        including the bias, as in the authors' code of Neuron Merging for fully connected layers.
         """
         return _side_by_side([p.read(channels) if p.normalised else p.read_effective(channels) for p in self.producers])
 
@@ -143,7 +143,7 @@ def _side_by_side(parts: list[Floats]) -> Floats:
 
 
 def least_first(scores: Floats) -> Indices:
-    """Channels in the order they may go: lowest score first; of equals the highest index goes first.
+    """Channels in the order of removal: lowest score first; ties to the highest index.
 
     Example:
         >>> least_first(np.array([2.0, 1.0, 1.0])).tolist()

@@ -1,16 +1,16 @@
-"""Selection: which channels of a group stay, from the weights that make them.
+"""Selection: which channels of a group to keep, from the weights that produce them.
 
 | name | keeps the channels with | source |
 |---|---|---|
 | `l1`, `l2` | the largest norm of the weight row (`Rows.weights`) | Li et al. 1608.08710 |
-| `gm` | the largest total distance to the other rows: those near the geometric median go | FPGM 1811.00250 |
-| `bn` | the largest BatchNormalization scale | Network Slimming 1708.06519, 2204.06404 |
-| `cluster` | one medoid for each of k Ward clusters of the rows | REPrune 2007.06932 |
-| `coverage` | greedily most clusters of kernels, see `coverage` | REPrune 2402.17862 |
+| `gm` | the largest total distance to the other rows: those near the geometric median are removed | FPGM 1811.00250
+| | `bn` | the largest BatchNormalization scale | Network Slimming 1708.06519, 2204.06404 | | `cluster` | one medoid
+for each of k Ward clusters of the rows | REPrune 2007.06932 | | `coverage` | the greedy maximum coverage of kernel
+clusters, see `coverage` | REPrune 2402.17862 |
 
-The first four are scores: a channel's score does not depend on how many stay, so that channels of different groups
-can be ranked in one list. The last two depend on k; `RANKED_BY` says which score decides there how many stay in each
-group where the allocation is global. Of equals the lowest index stays.
+The first four are scores: a channel's score does not depend on how many are kept, so that channels of different
+groups can be ranked in one list. The last two depend on k; `RANKED_BY` gives the score that determines how many are
+kept in each group under global allocation. Of equal channels the lowest index is kept.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def gm(rows: GroupWeights) -> Floats:
 
 
 def bn(rows: GroupWeights) -> Floats:
-    """(n,) BatchNormalization scales, or what stands in for them where they were folded away."""
+    """(n,) BatchNormalization scales, or an estimate of them if they were folded away."""
     return rows.importance if rows.importance is not None else l2(rows)
 
 
@@ -59,8 +59,9 @@ SCORES: MappingProxyType[str, Callable[[GroupWeights], Floats]] = MappingProxyTy
 )
 
 RANKED_BY: MappingProxyType[str, str] = MappingProxyType({"cluster": "l2", "coverage": "bn"})
-"""Selections that are no score, and the score that ranks channels across groups for them: for `coverage` the scale of
-the BatchNormalization, as its authors have it."""
+"""Selections that are not scores, and the score that ranks channels across groups for them: for `coverage` the scale of
+the BatchNormalization, as in its paper.
+"""
 
 SELECTIONS = (*SCORES, *RANKED_BY)
 
@@ -77,9 +78,9 @@ def cluster(rows: GroupWeights, count: int) -> Indices:
     for number in np.unique(numbers):
         inside = np.flatnonzero(numbers == number)
         totals = cdist(weights[inside], weights[inside]).sum(axis=1)
-        # Of a cluster of two both are medoids: the larger one stays.
+        # In a cluster of two both are medoids: the larger one is kept.
         medoids.append(int(inside[np.lexsort((-norms[inside], totals))[0]]))
-    # Equal merge heights can leave fewer clusters than asked for; the largest remaining rows fill up.
+    # Equal merge heights can leave fewer clusters than requested; the largest remaining rows are added.
     order = least_first(norms)[::-1]
     rest = [int(i) for i in order if int(i) not in set(medoids)]
     return np.sort(np.array((medoids + rest)[:count], dtype=np.int64))
@@ -91,11 +92,11 @@ _BY_COUNT: MappingProxyType[str, Callable[[GroupWeights, int], Indices]] = Mappi
 
 
 def select(rows: GroupWeights, count: int, method: str) -> Indices:
-    """The channels that stay, ascending.
+    """The channels to keep, ascending.
 
     Args:
         rows: The group's weights.
-        count: How many stay, 1 ≤ count ≤ n.
+        count: Number of channels to keep, 1 ≤ count ≤ n.
         method: One of `SELECTIONS`.
     """
     if method in _BY_COUNT:

@@ -1,20 +1,20 @@
-"""Two modes among numbers, and the valley between them: where a list of importances says itself how much can go.
+"""Find two modes among numbers, and the valley between them: a threshold for a list of importances.
 
-`find_valley` looks at logarithms, since importances are factors, and answers with a valley only if three things hold.
+`find_valley` works on logarithms, since importances are factors, and returns a valley only under three conditions.
 
-1. *One mode does not explain it.* In a histogram of `CELLS` cells let V be some cells in a row, A any cells in a
-   row that end where V begins, B any that begin where V ends. A density with one mode is, on V, on average at least
-   as high as on A (where the mode lies behind V) or as on B (where it lies before). So of the numbers in A and V
-   together, V has at least the fraction |V|/(|A| + |V|) in expectation, or the same holds of B and V. The chance of
-   as few in V as there are is a binomial tail; the best A and the best B are taken, the larger of their two chances
-   counts, and V is the one for which that is least. This chance times the number of choices bounds the chance that
-   one mode gives such a V anywhere, and has to be below `_CHANCE`.
-2. *The valley is deep*: the density (Gaussian kernel, Silverman's bandwidth) at its lowest place in V is at most
-   `_DEPTH` of the lower of the peaks before and behind it. Chance alone says little where there are thousands of
-   channels, since layers differ and their mixture is never exactly unimodal.
-3. *Enough lie on both sides*: at least `_LEAST_SIDE` of all numbers, otherwise it is outliers and not a mode.
+1. *One mode does not explain it.* In a histogram of `CELLS` cells let V be some consecutive cells, A any consecutive
+   cells that end where V begins, B any that begin where V ends. A unimodal density is, on V, on average at least as
+   high as on A (if the mode is after V) or as on B (if it is before V). So of the numbers in A and V together, V has
+   at least the fraction |V|/(|A| + |V|) in expectation, or the same holds of B and V. The probability of as few in V as
+   observed is a binomial tail. The best A and the best B are taken, the larger of their two probabilities counts, and V
+   is chosen to minimise it. This probability times the number of choices is an upper bound on the probability that a
+   unimodal density gives such a V anywhere, and must be below `_CHANCE`.
+2. *The valley is deep*: the density (Gaussian kernel, Silverman's bandwidth) at its minimum in V is at most `_DEPTH` of
+   the lower of the peaks before and after it. The probability alone is not enough with thousands of channels, since
+   layers differ and their mixture is never exactly unimodal.
+3. *Both sides are large enough*: at least `_LEAST_SIDE` of all numbers, otherwise they are outliers and not a mode.
 
-Numbers below `_NOTHING` of the largest count as that: what they are beyond being nothing hangs on their training.
+Numbers below `_NOTHING` times the largest are raised to that: differences below it only reflect details of training.
 
 Hartigan's dip was tried for the first: it misses an eighth of the channels that have receded by a factor of 30
 (40 of 340: a dip below 0.035, which uniform numbers exceed once in a hundred times).
@@ -35,21 +35,21 @@ __all__ = ["CELLS", "Histogram", "Valley", "find_valley", "histogram", "one_mode
 _EQUAL = 1e-6
 """Logarithms no farther apart than this are equal up to rounding of float32 weights."""
 _NOTHING = 1e-4
-"""In units of the largest number: a factor that small leaves nothing of a channel."""
+"""In units of the largest number: such a small factor makes a channel negligible."""
 CELLS = 20
 _CHANCE = 0.01
 _DEPTH, _LEAST_SIDE = 0.2, 0.02
-"""Guesses; `docs/choosing-channels.md` has what networks that were trained plainly come to."""
+"""Guesses; `docs/choosing-channels.md` lists the values of networks with plain training."""
 _POINTS = 1024
-"""Points of the density; a bandwidth is dozens of them."""
+"""Number of points of the density; a bandwidth spans dozens of them."""
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many numbers lie where, on a logarithmic scale.
+    """A histogram on a logarithmic scale.
 
     Attributes:
-        edges: (b + 1,) borders, rising; the lowest bin also holds what is smaller.
+        edges: (b + 1,) edges, ascending; the first bin also counts smaller numbers.
         counts: (b,) numbers in each bin.
     """
 
@@ -62,10 +62,10 @@ class Valley:
     """The valley between two modes.
 
     Attributes:
-        at: What separates them.
-        below: How many numbers are smaller.
-        chance: Bound of the probability that numbers with one mode have such a valley.
-        depth: Density in the valley over that of the lower peak.
+        at: The threshold between the modes.
+        below: Number of smaller values.
+        chance: Upper bound on the probability that unimodal numbers have such a valley.
+        depth: Density in the valley divided by that of the lower peak.
     """
 
     at: float
@@ -75,10 +75,10 @@ class Valley:
 
 
 def find_valley(values: Floats) -> Valley | str:
-    """The valley between two modes of numbers, or why there is none.
+    """Find the valley between two modes of numbers, or why there is none.
 
     Args:
-        values: (n,) numbers, none below 0, at least one.
+        values: (n,) non-negative numbers, at least one.
     """
     if not np.isfinite(values).all():
         return "some of them are not finite"
@@ -96,16 +96,16 @@ def find_valley(values: Floats) -> Valley | str:
     fewest = min(below, len(logs) - below) / len(logs)
     if fewest < _LEAST_SIDE:
         return f"the smaller of their two modes holds {fewest:.1%} of them, and a mode at least {_LEAST_SIDE:.0%}"
-    # Halfway between the two numbers beside it, so that rounding decides nothing.
+    # Halfway between the two adjacent numbers, so that rounding has no effect.
     return Valley(float(np.exp((logs[below - 1] + logs[below]) / 2)), below, chance, depth)
 
 
 def histogram(values: Floats, border: float) -> Histogram:
-    """Counts in `CELLS` bins, of equal width in the logarithm below a border and above it.
+    """Counts in `CELLS` bins, of equal width in the logarithm below a threshold and above it.
 
     Args:
-        values: (n,) numbers, none below 0.
-        border: One edge of the histogram, above the least number and below the largest.
+        values: (n,) non-negative numbers.
+        border: One edge of the histogram, between the smallest number and the largest.
     """
     logs = _logs(values)
     low, middle, high = float(logs.min()), float(np.log(border)), float(logs.max())
@@ -116,7 +116,7 @@ def histogram(values: Floats, border: float) -> Histogram:
 
 
 def one_mode_chance(counts: Indices) -> tuple[float, int, int]:
-    """Bound of the chance of the deepest valley if there is one mode, and the cells of the valley, first and behind.
+    """Upper bound on the probability of the deepest valley under one mode, and its first and stop cells.
 
     Args:
         counts: (c,) numbers in cells of equal width, at least three.
@@ -145,7 +145,7 @@ def one_mode_chance(counts: Indices) -> tuple[float, int, int]:
 
 
 def _least_by(first: Indices, last: Indices, chances: Floats, cells: int) -> Floats:
-    """(c + 1, c + 1) least logarithms of chances by the first cell of V and the one behind it; 0: there is none."""
+    """(c + 1, c + 1) lowest log probabilities by the first cell of V and the one after its last; 0: there is none."""
     least = np.zeros((cells + 1, cells + 1))
     np.minimum.at(least, (first, last), chances)
     return least
@@ -157,7 +157,7 @@ def _logs(values: Floats) -> Floats:
 
 
 def _lowest(logs: Floats, first: float, last: float) -> tuple[float, float]:
-    """Where the density is lowest between two places (in the middle where it is flat), over the lower peak beside."""
+    """The point of lowest density between two points (the middle if flat), and its ratio to the lower peak."""
     quartiles = np.percentile(logs, [25, 75])
     spread = min(float(np.std(logs)), float(quartiles[1] - quartiles[0]) / 1.349 or np.inf)
     width = 0.9 * spread * len(logs) ** -0.2

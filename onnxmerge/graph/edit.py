@@ -1,4 +1,4 @@
-"""Make a changed model out of a model: new weights, attributes, inputs and small nodes; the original is untouched.
+"""Create a changed copy of a model: new weights, attributes, inputs and small nodes; the original is untouched.
 
 New weights are `Lazy`, so a draft costs no memory until it is written. `finish` removes what nobody reads any
 more, drops value_info that no longer holds, and joins copies of shared vectors that stayed equal.
@@ -48,13 +48,13 @@ class Draft:
         return name
 
     def weight(self, name: str) -> Lazy:
-        """An initializer as it stands in the draft."""
+        """The current value of an initializer in the draft."""
         if name in self._changed:
             return self._changed[name]
         return self._model.weights.lazy(name)
 
     def set_weight(self, name: str, value: Lazy | NDArray[Any]) -> None:
-        """Replace the values of an initializer, or add one; its type stays what it was."""
+        """Replace the values of an initializer, or add one; its type is unchanged."""
         old = self._tensors.get(name)
         if not isinstance(value, Lazy):
             array = value
@@ -77,14 +77,14 @@ class Draft:
             proto.attribute.append(onnx.helper.make_attribute(name, value))
 
     def set_input(self, node: Node, position: int, tensor: str) -> None:
-        """Let a node read another tensor; inputs between are left empty."""
+        """Make a node read another tensor; inputs in between are left empty."""
         proto = self._nodes[node.index]
         while len(proto.input) <= position:
             proto.input.append("")
         proto.input[position] = tensor
 
     def set_constant(self, node: Node, position: int, value: NDArray[Any], hint: str) -> None:
-        """Let a node read a constant: in place where it alone reads the old one, else under a new name."""
+        """Make a node read a constant: in place if it is the only reader of the old one, else under a new name."""
         old = node.input(position)
         single_node_model = (
             old in self._tensors and len(self._model.readers.get(old, ())) == 1 and old not in self._model.captured
@@ -94,7 +94,7 @@ class Draft:
         self.set_input(node, position, name)
 
     def insert_before(self, node: Node, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:  # noqa: ANN401 - as make_node
-        """Put a new node in front of another, behind those that were put there before."""
+        """Insert a new node before another, after those inserted there earlier."""
         made = onnx.helper.make_node(op, list(inputs), [output], name=output, **attributes)
         self._before.setdefault(node.index, []).append(made)
 
@@ -103,12 +103,12 @@ class Draft:
         self._nodes[node.index].output[position] = name
 
     def insert_after(self, node: Node, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:  # noqa: ANN401 - as make_node
-        """Put a new node behind another, and behind those that were put there before."""
+        """Insert a new node after another, and after those inserted there earlier."""
         made = onnx.helper.make_node(op, list(inputs), [output], name=self.fresh(f"{output}_by_{op}"), **attributes)
         self._after.setdefault(node.index, []).append(made)
 
     def make_constant(self, node: Node, position: int, value: NDArray[Any]) -> None:
-        """Let an output of a node be an initializer; the node goes, and so does what only it read."""
+        """Replace an output of a node by an initializer; the node is removed, and so are inputs that only it read."""
         name = node.outputs[position]
         self._nodes[node.index].output[position] = self.fresh(f"{name}_unread")
         self.set_weight(name, value)
@@ -183,7 +183,7 @@ class Draft:
 
 
 def to_proto(model: Model) -> onnx.ModelProto:
-    """The model as one ModelProto that holds all its weights.
+    """The model as one ModelProto with all its weights.
 
     Raises:
         ValueError: From protobuf, when it is serialised, if the whole is above 2 GB.
@@ -197,7 +197,7 @@ def to_proto(model: Model) -> onnx.ModelProto:
 
 
 def _joinable(model: Model) -> dict[str, str]:
-    """Copies of shared vectors that are still equal to what they are copies of."""
+    """Copies of shared vectors that are still equal to their originals."""
     known = model.weights
     return {
         copy: name

@@ -1,7 +1,7 @@
 """Run one ONNX operator on NumPy arrays with the standard's own reference implementation.
 
 Two users: the partial evaluation of shape arithmetic, and the layout rule, which runs an operator on channel
-numbers to learn where each channel goes. Nothing here touches ONNX Runtime.
+numbers to find the new position of each channel. Nothing here touches ONNX Runtime.
 """
 
 from __future__ import annotations

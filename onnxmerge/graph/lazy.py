@@ -20,12 +20,12 @@ __all__ = ["Lazy"]
 Indices = NDArray[np.int64]
 
 _BLOCK = 1 << 22
-"""Elements that are added up together; 32 MB in float64."""
+"""Number of elements summed together; 32 MB in float64."""
 
 
 @dataclass(frozen=True)
 class Lazy:
-    """An array that is computed each time it is asked for, so that a model of any size fits in memory.
+    """An array that is computed on each access, so that a model of any size fits in memory.
 
     Attributes:
         shape: Its shape.
@@ -42,7 +42,7 @@ class Lazy:
 
     @classmethod
     def of(cls, array: NDArray[Any], element_type: int) -> Lazy:
-        """An array that is there already."""
+        """An array that is already in memory."""
         array.flags.writeable = False
         return cls(tuple(array.shape), element_type, lambda: array)
 
@@ -97,7 +97,7 @@ class Lazy:
                 block = self.take(along, indices)
                 return mixed(mixing, block).astype(block.dtype)
             rows = mixing[indices]
-            # One slice can be the sum of half of all: what is added up is read in blocks too.
+            # One slice can be the sum of half of all slices, so the summands are read in blocks too.
             sources = np.unique(rows.indices).astype(np.int64)
             total, kind = np.zeros((*self.shape[:axis], len(indices), *self.shape[axis + 1 :])), None
             step = max(1, _BLOCK * self.shape[axis] // max(prod(self.shape), 1))

@@ -1,4 +1,4 @@
-"""A read-only view of a loaded model: nodes in topological order, who writes and who reads each tensor.
+"""A read-only view of a loaded model: nodes in topological order, and the writer and readers of each tensor.
 
 The view is what every later room sees of ONNX; protobuf types stay in this folder. Weights are read on demand
 (memory-mapped where they lie in external files), so that a view costs no more than the graph itself.
@@ -58,12 +58,12 @@ class Node:
     nested: frozenset[tuple[str, str]] = frozenset()
 
     def input(self, position: int) -> str:
-        """Name of an input, "" where it is omitted."""
+        """Name of an input; "" if it is omitted."""
         return self.inputs[position] if position < len(self.inputs) else ""
 
 
 class Weights(Mapping[str, NDArray[Any]]):
-    """Initializers by name; an array is read when it is asked for, and must not be written to."""
+    """Initializers by name; an array is read on access and must not be modified."""
 
     def __init__(
         self, tensors: Mapping[str, onnx.TensorProto], folder: Path | None, changed: Mapping[str, Lazy]
@@ -128,7 +128,7 @@ class Weights(Mapping[str, NDArray[Any]]):
 
 
 def keep_words(tensor: onnx.TensorProto, source: onnx.TensorProto) -> None:
-    """Give a tensor the doc string and the metadata of the one that it stands for."""
+    """Copy the doc string and the metadata of the tensor that is replaced."""
     if source.doc_string:
         tensor.doc_string = source.doc_string
     tensor.metadata_props.extend(source.metadata_props)

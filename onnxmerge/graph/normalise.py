@@ -1,4 +1,4 @@
-"""Bring a checked model into the one form that analysis and rewriting know, without changing what it computes.
+"""Convert a checked model to the normal form for analysis and rewriting, without changing what it computes.
 
 1. Model-local functions are inlined. 2. `Constant` nodes become initializers. 3. Nodes that only rearrange or
 cast initializers are evaluated (`Transpose` of a weight, `Reshape` of a bias), so that a consumer's weight is an
@@ -39,7 +39,7 @@ _LARGEST = 1 << 26
 
 
 def normalise(model: Model) -> Model:
-    """The normal form of a model, as a new view; the proto of the given one is used up.
+    """The normal form of a model, as a new view; the proto of the given one must not be used afterwards.
 
     Raises:
         ModelError: Functions that cannot be inlined.
@@ -60,7 +60,7 @@ def normalise(model: Model) -> Model:
 
 
 def _detached(model: Model) -> Model:
-    """The same model with its weights as arrays and a proto that holds none.
+    """The same model with its weights as arrays and a proto without weights.
 
     Protobuf frees memory only with the whole message, and hands out a copy of the bytes each time; arrays are held
     once, and every draft of the model shares them.
@@ -200,7 +200,7 @@ def _replace_nodes(proto: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
 
 
 def _drop_unread(proto: onnx.ModelProto) -> None:
-    """Remove initializers that folding left without a reader."""
+    """Remove initializers without readers after folding."""
     read = {value.name for value in (*proto.graph.output, *proto.graph.input)}
     for node in proto.graph.node:
         read.update(node.input)

@@ -1,4 +1,4 @@
-"""Write a model so that no reader ever sees half of it.
+"""Write a model atomically, so that readers never find a partial file.
 
 The model is written into a folder of its own beside the target, verified there by whoever asked for it, and
 moved into place at the end. Above 2 GB, or where it is asked for, weights go as a stream into a file beside the
@@ -40,7 +40,7 @@ _PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
 _ALIGNMENT = 4096
 _SMALLEST_EXTERNAL = 1024
 _PIECE = 1 << 22
-"""Elements that are written together; 16 MB in float32."""
+"""Number of elements written together; 16 MB in float32."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,8 @@ class Staged:
         return sum(file.stat().st_size for file in self.path.parent.iterdir())
 
     def publish(self) -> None:
-        """Move the files into place: data first, then the model, then what only the replaced model read goes.
-
-        Raises:
-            UsageError: The disk refuses.
-        """
-        # Of a link only the link is replaced: the model that it points to stays, with its data.
+        """Move the files into place: data first, then the model; then remove data of the replaced model only."""
+        # Only a link itself is replaced: the model that it points to is kept, with its data.
         replaced = external_files(self.target) if self.target.is_file() and not self.target.is_symlink() else ()
         data = [file for file in self.path.parent.iterdir() if file != self.path]
         try:
@@ -93,7 +89,7 @@ def _remove_unread(target: Path, files: tuple[Path, ...], keep: tuple[Path, ...]
 
 
 def is_data_of(path: Path, target: Path) -> bool:
-    """Whether a path is where weights of a model at the target go, or may go."""
+    """Whether weights of a model at the target are, or may be, written to a path."""
     return _is_called_after(target, path.name) and path.resolve().parent == target.resolve().parent
 
 
@@ -124,7 +120,7 @@ def check_target(target: Path, source: Path | None, overwrite: bool) -> None:
 
 @contextmanager
 def staged(model: Model, target: Path, external: bool = False, keep: tuple[Path, ...] = ()) -> Iterator[Staged]:
-    """Write a model beside its target; what is not published is removed at the end.
+    """Write a model beside its target; unpublished files are removed at the end.
 
     Args:
         model: What to write.

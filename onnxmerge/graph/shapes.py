@@ -33,7 +33,7 @@ _LARGEST_VALUE = 4096
 """Elements; shape arithmetic is far smaller, and anything larger is data."""
 
 _LONGEST = 1 << 25
-"""Elements along an axis; what is longer is no network's, and maps of its channels would fill the memory: unknown."""
+"""Maximum elements along an axis. No network has longer axes, and their index maps would fill the memory: unknown."""
 
 _TAKES_A_SHAPE = frozenset({"CenterCropPad", "ConstantOfShape", "Expand", "Reshape", "Resize", "Tile", "Upsample"})
 _HIGHEST_RANK = 64
@@ -47,7 +47,7 @@ _REAL = frozenset(
 
 @dataclass(frozen=True)
 class Shapes:
-    """What one walk learnt.
+    """The result of one pass.
 
     Attributes:
         dims: Concrete shape by tensor, initializers included; unknown tensors are absent.
@@ -64,13 +64,13 @@ class Shapes:
 
 @dataclass(frozen=True)
 class StaticShapes:
-    """Two walks under different free dimensions; an axis or value that is equal in both is static."""
+    """Two passes under different free dimensions; an axis or value that is equal in both is static."""
 
     first: Shapes
     second: Shapes
 
     def dims(self, tensor: str) -> tuple[int, ...] | None:
-        """Shape under the first walk, None where unknown."""
+        """Shape in the first pass; None if unknown."""
         return self.first.dims.get(tensor)
 
     def is_static(self, tensor: str, axis: int) -> bool:
@@ -91,7 +91,7 @@ class StaticShapes:
 
 
 def infer_shapes(model: Model, dims: Mapping[str, tuple[int, ...]]) -> Shapes:
-    """Walk the graph once under concrete input shapes.
+    """Run shape inference once under concrete input shapes.
 
     Args:
         model: The model.
@@ -247,7 +247,7 @@ def input_dims(
         specs: The graph inputs.
         overrides: Shapes the user fixed, by input name; they must agree with static dimensions.
         batch: Length for a free first axis.
-        other: Length for any other free axis, or one for each of an input's, in order; the last goes on.
+        other: Length for any other free axis, or one for each of an input's, in order; the last is repeated.
 
     Raises:
         UsageError: An override names no input, or contradicts the declared shape.
@@ -316,7 +316,7 @@ understood."""
 
 
 def probe_shapes(model: Model, overrides: Mapping[str, tuple[int, ...]]) -> StaticShapes:
-    """Two walks whose free dimensions differ, chosen so that as few nodes as possible stay unknown.
+    """Two passes with different free dimensions, chosen so that as few nodes as possible are unknown.
 
     Args:
         model: The model.
@@ -334,5 +334,5 @@ def probe_shapes(model: Model, overrides: Mapping[str, tuple[int, ...]]) -> Stat
             break
         if len(ranked) >= _HOPELESS and ranked[0].failed == ranked[_HOPELESS - 1].failed:
             break
-    # Where only one set of shapes fits the graph, the next best one still shows what depends on free dimensions.
+    # If only one set of shapes fits the graph, the next best one still shows what depends on free dimensions.
     return StaticShapes(ranked[0], ranked[1] if len(ranked) > 1 else ranked[0])

@@ -1,7 +1,7 @@
-"""From a model to a smaller one, end to end: read, analyse, plan, rewrite, verify, write.
+"""Compress a model end to end: read, analyse, plan, rewrite, verify, write.
 
-`compress` works in memory, `compress_file` between files; both are the same steps. `inspect` stops after the
-analysis, `compare` takes two models that exist, `tradeoff` tries many ratios.
+`compress` works in memory and `compress_file` on files, in the same steps. `inspect` stops after the analysis,
+`compare` takes two existing models, and `tradeoff` tries many ratios.
 """
 
 from onnxmerge.pipeline.compressing import Compression, compress, compress_file

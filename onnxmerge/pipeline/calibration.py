@@ -1,4 +1,4 @@
-"""What a fit looks at: the method that the model and the samples allow, and the samples, real or made up."""
+"""The method that the model and the samples allow, and the calibration samples, real or synthetic."""
 
 from __future__ import annotations
 
@@ -30,29 +30,32 @@ from onnxmerge.signals.sensitivity import solving_work
 __all__ = ["choose_method", "gather_calibration", "why_unfitted"]
 
 _BATCH, _FEWEST_BATCH, _BATCH_ELEMENTS = 32, 4, 1 << 20
-"""Samples that run together: fewer where the largest tensor of a batch would leave the cache, 4 MB. A thin network of
-239 nodes on 224x224 pictures takes 5.6 ms of CPU a picture in batches of 4 and 10.8 ms in batches of 32."""
+"""Batch size; smaller if the largest tensor of a batch would exceed the cache, 4 MB. A thin network of
+239 nodes on 224x224 images takes 5.6 ms of CPU per image in batches of 4 and 10.8 ms in batches of 32.
+"""
 _LOGGER = logging.getLogger(__name__)
 _WORTH_SAYING = 10.0
-"""Seconds; who waits less needs no estimate."""
+"""Seconds; shorter runs need no estimate."""
 _FOLDS, _PER_FOLD = 4, 8
-"""Folds of the samples, and batches in each at least: what is probed is a number of whole batches from every fold."""
+"""Number of folds, and minimum number of batches in each: probing uses whole batches from every fold."""
 _AFFORDABLE_MACS, _AFFORDABLE_WORK = 2e10, 1e11
-"""What a fit on synthetic images may cost before `auto` merges instead: MACs of one image, of which a dozen passes over
-at least 16 images are made, and elements that the eliminations update (`solving_work`), some 1e8 a second: 6e10 for
-VGG-16 on 32x32 pictures, 8e11 for one layer of 8192 channels between as many."""
+"""Maximum cost of a fit on synthetic images; beyond it `auto` merges instead. MACs of one image (a fit makes a dozen
+passes over at least 16 images), and elements that the eliminations update (`solving_work`), some 1e8 a second: 6e10
+for VGG-16 on 32x32 pictures, 8e11 for one layer of 8192 channels between as many.
+"""
 _MOST_SYNTHETIC, _FEWEST_SYNTHETIC, _SYNTHETIC_ELEMENTS, _SYNTHETIC_MACS = 512, 16, 24_000_000, 2e11
-"""Synthetic pictures to fit on: 512 small ones, 160 of 3x224x224, fewer where one takes many MACs, at least 16."""
+"""Synthetic images to fit on: 512 small ones, 160 of 3x224x224, fewer if one image takes many MACs, at least 16."""
 _CHEAP_SYNTHETIC, _CHEAP_MACS = 2048, 1e10
-"""As many where all of them take few MACs: a fully connected layer sees one row a picture."""
+"""Number of images if all of them take few MACs: a fully connected layer reads one row per image."""
 _POOL, _POOL_ELEMENTS, _POOL_MACS, _PER_CLASS = 8, 48_000_000, 5e11, 8
-"""Pictures of which one is chosen where the network tells classes apart; what the pool may hold and take; pictures of
-each class that have to be left for the choice to make sense."""
+"""For classifiers: candidates per chosen image; maximum memory and cost of the candidates; minimum number of images per
+class for the choice to be useful.
+"""
 _RIDGE, _RIDGE_SYNTHETIC = 1e-3, 1e-2
 
 
 def choose_method(run: Run, context: Context, analysis: Analysis, cost: CostModel, fitting: Samples | None) -> Method:
-    """The method, with what it can look at taken into account."""
+    """The method, given the samples that are available to it."""
     method = run.options.resolved(measurable=True)
     if not method.measured:
         return method
@@ -66,13 +69,13 @@ def choose_method(run: Run, context: Context, analysis: Analysis, cost: CostMode
     _LOGGER.debug("not fitted to samples: %s", problem)
     if fitting is None:
         run.notes.append(problem)
-    else:  # whoever gave samples expects them to be used
+    else:  # users who pass samples expect them to be used
         run.caution(problem)
     return method
 
 
 def why_unfitted(run: Run, context: Context, analysis: Analysis) -> str:
-    """Why no weight of the model can be fitted to samples; "" where some can."""
+    """Why no weight of the model can be fitted to samples; "" if some can."""
     unknown = [node.name for node in run.model.nodes for name in node.outputs if name and not context.has_kind(name)]
     if run.model.bytes_of_weights() > MEMORY_LIMIT:
         return "above 2 GB weights are not fitted to samples"
@@ -88,7 +91,7 @@ def _nothing_to_solve(context: Context, analysis: Analysis) -> bool:
 
 
 def _image_like(run: Run, cost: CostModel) -> bool:
-    """Whether every input is a picture, so that synthetic pictures show what signals look like."""
+    """Whether every input is an image, so that synthetic images give representative signals."""
     shapes = [cost.dims.get(spec.name, ()) for spec in run.model.inputs]
     return bool(shapes) and all(
         len(shape) == 4 and min(shape[1], shape[3]) in (1, 3) and spec.dtype in ("float32", "float16", "float64")
@@ -97,7 +100,7 @@ def _image_like(run: Run, cost: CostModel) -> bool:
 
 
 def _affordable(run: Run, context: Context, analysis: Analysis, cost: CostModel) -> bool:
-    """Whether a fit on made-up pictures takes minutes rather than a quarter of an hour; noted where it does not."""
+    """Whether a fit on synthetic images takes minutes rather than a quarter of an hour; adds a note if it does not."""
     if run.options.method != "auto":
         return True
     if cost.macs({}) > _AFFORDABLE_MACS:
@@ -111,14 +114,14 @@ def _affordable(run: Run, context: Context, analysis: Analysis, cost: CostModel)
 
 
 def _batch_size(context: Context, cost: CostModel, rows: int) -> int:
-    """Samples that run together; `rows` of them are in each tensor of the walk that costs are counted in."""
+    """Batch size; `rows` is the batch size of the shapes at which costs are counted."""
     made = (cost.dims.get(name, ()) for node in context.model.nodes for name in node.outputs if name)
     largest = max((prod(shape) for shape in made), default=1) / rows
     return int(min(_BATCH, max(_FEWEST_BATCH, _BATCH_ELEMENTS / max(largest, 1))))
 
 
 def _in_folds(samples: Samples, largest: int) -> Batches:
-    """Samples in batches of at most so many, in as many folds as there are batches, up to `_FOLDS`."""
+    """Split samples into batches of limited size, with one fold per batch up to `_FOLDS`."""
     size = min(largest, max(1, samples.count // (_FOLDS * _PER_FOLD)))
     feeds = tuple(samples.batches(size))
     lengths = tuple(len(next(iter(feed.values()))) if samples.batchable else samples.rows for feed in feeds)
@@ -128,7 +131,7 @@ def _in_folds(samples: Samples, largest: int) -> Batches:
 def _made_up(
     run: Run, context: Context, cost: CostModel, shapes: Mapping[str, tuple[int, ...]], count: int, provider: Provider
 ) -> Samples:
-    """Synthetic samples; for a classifier the clearest of more, evenly from all classes."""
+    """Synthetic samples; for a classifier, the most confident of a larger pool, evenly from all classes."""
     clearest = _clearest(run, context, cost, shapes, count, provider)
     return clearest or synthetic_samples(run.model.inputs, shapes, count, run.options.seed)
 
@@ -136,7 +139,7 @@ def _made_up(
 def _clearest(
     run: Run, context: Context, cost: CostModel, shapes: Mapping[str, tuple[int, ...]], count: int, provider: Provider
 ) -> Samples | None:
-    """Synthetic samples that a classifier is surest of; None where the network is none, or the choice too small."""
+    """The most confident synthetic samples; None if the network is not a classifier or there are too few candidates."""
     elements = sum(prod(shape) for shape in shapes.values())
     pool = min(_POOL * count, _POOL_ELEMENTS // max(elements, 1), int(_POOL_MACS / max(cost.macs({}), 1)))
     outputs = [name for name in (spec.name for spec in run.model.outputs) if len(context.dims(name) or ()) == 2]
@@ -160,10 +163,10 @@ def _clearest(
 def gather_calibration(
     run: Run, context: Context, analysis: Analysis, cost: CostModel, fitting: Samples | None, provider: Provider
 ) -> tuple[Calibration, Context]:
-    """What a refit looks at, and the model it looks at it in.
+    """The calibration samples of a refit, and the model to run them in.
 
-    Without samples that is synthetic pictures, and a model whose BatchNormalizations normalise by those pictures' own
-    statistics; the weights found there go into the model as it is.
+    Without samples, these are synthetic images and a model whose BatchNormalizations use the statistics of these
+    images. The weights found with it are written to the original model.
     """
     with run.stage("looking at signals"):
         schedule = refit_schedule_of(context)

@@ -36,12 +36,12 @@ __all__ = ["Compression", "compress", "compress_file"]
 
 @dataclass(frozen=True, repr=False)
 class Compression:
-    """A compressed model in memory; printed, or shown in a notebook, it is a table of what changed.
+    """A compressed model in memory. Printing it, or showing it in a notebook, gives a table of what changed.
 
     Attributes:
-        plan: What was decided.
-        report: What it cost.
-        cautions: Those of the report's notes that the caller should act on; `onnxmerge.compress` warns of each.
+        plan: The plan.
+        report: The report.
+        cautions: Notes of the report that the caller should act on; `onnxmerge.compress` issues a warning for each.
     """
 
     plan: Plan
@@ -53,7 +53,7 @@ class Compression:
         return summary.text(self.report)
 
     def _repr_html_(self) -> str:
-        """The table for a notebook."""
+        """The table as HTML, for notebooks."""
         return summary.html(self.report)
 
     @property
@@ -62,17 +62,17 @@ class Compression:
         return to_proto(self._model)
 
     def save(self, path: str | Path, *, overwrite: bool = True, external_data: bool = False) -> Path:
-        """Write the model, whole or not at all.
+        """Write the model atomically.
 
         Raises:
-            UsageError: The path cannot be written, or exists and `overwrite` is off.
+            UsageError: The path is not writable, or exists and `overwrite` is off.
         """
         target = Path(path)
         source = Path(self._model.source)
         check_target(target, source, overwrite)
         if target.exists() and not overwrite:
             raise UsageError(f"{target} exists")
-        # Weights are read from the source's files whenever they are asked for, so those stay.
+        # Weights are read lazily from the files of the source, so these must not be removed.
         with staged(self._model, target, external_data, keep=external_files(source)) as written:
             written.publish()
         return target
@@ -96,17 +96,17 @@ def compress(
     Args:
         source: A path, the bytes of a model, or a ModelProto.
         options: What to remove and how.
-        plan: A plan to apply, or the path of one, instead of making one.
+        plan: A plan to apply instead of making one, or its path.
         calibration: Unlabelled samples: a path in any of the forms of `load_samples`, or samples.
-        calib_size: At most so many of them.
-        data: Held-out samples for verification; `labels` among them give accuracy.
-        images: How pictures become inputs.
+        calib_size: Maximum number of calibration samples.
+        data: Held-out samples for verification; an array `labels` adds accuracy.
+        images: How to convert images to inputs.
         shapes: Input shapes for measuring, where the model leaves them free.
-        verification: What is verified, and the gates.
+        verification: What to verify, and the gates.
         progress: Called with the name of each stage.
 
     Raises:
-        OnnxMergeError: Some subclass; see `onnxmerge.errors`.
+        OnnxMergeError: Any subclass; see `onnxmerge.errors`.
     """
     run = start(source, options, shapes, progress, plan)
     sampling = Sampling(calibration, calib_size, data, images)
@@ -127,11 +127,11 @@ def compress(
 
 
 def _hold(report: Account, measured: Measured | None, verification: Verification) -> None:
-    """Refuse a result that falls short of the gates; the error carries the account.
+    """Refuse a result that fails the gates; the error carries the report.
 
     Raises:
-        GateError: It does.
-        UsageError: A gate that these outputs and samples cannot answer.
+        GateError: The result fails a gate.
+        UsageError: A gate does not apply to these outputs or samples.
     """
     if measured is None:
         return
@@ -160,11 +160,11 @@ def compress_file(
     dry_run: bool = False,
     save_plan: Path | None = None,
 ) -> Account:
-    """Compress a file into another, which appears whole and verified or not at all.
+    """Compress a file into another, which is written atomically and only if the result passes verification.
 
     Args:
         source: The model.
-        target: Where the result goes; may be None in a dry run.
+        target: Path of the result; may be None in a dry run.
         options: What to remove and how.
         plan: As for `compress`.
         calibration: As for `compress`.
@@ -175,12 +175,12 @@ def compress_file(
         verification: As for `compress`.
         progress: As for `compress`.
         overwrite: Allow the target to be the source.
-        external_data: Put weights into a file beside the model; automatic where either model is above 2 GB.
-        dry_run: Plan and report, write no model.
-        save_plan: Where to write the plan as well; also in a dry run.
+        external_data: Store weights in a file beside the model; automatic if either model is larger than 2 GB.
+        dry_run: Plan and report without writing a model.
+        save_plan: Path to save the plan to, also in a dry run.
 
     Raises:
-        OnnxMergeError: Some subclass; nothing was written, and what was there is untouched.
+        OnnxMergeError: Any subclass; nothing was written, and existing files are unchanged.
     """
     path = Path(source)
     if target is not None:
@@ -204,7 +204,7 @@ def compress_file(
     measured, samples = None, held
     existed = Path(target).exists()
     replaces = existed and Path(target).samefile(path)
-    # A result below 2 GB of a model above it goes out as a stream too: as one file it would have to be in memory.
+    # If the source is larger than 2 GB, a smaller result is streamed too: as one file it would have to fit in memory.
     apart = external_data or run.model.bytes_of_weights() > MEMORY_LIMIT
     with staged(result.model, Path(target), apart, () if replaces else external_files(path)) as written:
         if verification.enabled:

@@ -1,4 +1,4 @@
-"""From a model to a cut one: analyse, look once, then plan and rewrite for any ratio."""
+"""Cut a model: analyse and measure it once, then plan and rewrite it for any ratio."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from onnxmerge.verify import Verification
 __all__ = ["Cut", "Prepared", "analyse", "cut_at", "prepare"]
 
 _NEAR = 0.02
-"""How far from the asked fraction a result may land before the account says so."""
+"""How far a result may be from the requested fraction before the report mentions it."""
 _USELESS = 0.5
-"""Part of the asked fraction below which a result is refused."""
+"""Part of the requested fraction below which a result is refused."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Cut:
     Attributes:
         context: The analysed model.
         analysis: Its groups.
-        cost: What it costs.
-        plan: What was decided.
+        cost: Its cost.
+        plan: The plan.
         model: The cut model.
-        curves: Harm by channels kept, by position of the group, where the method measured it.
-        twin: Makes its dense twin; True: removed channels are kept from all consumers, not only from those whose
-            weights cannot be zero there.
+        curves: Sensitivity curves by group position, if the method measured them.
+        twin: Creates its dense reference; True: removed channels are masked for all consumers, not only for those whose
+            weights cannot be zeroed.
     """
 
     context: Context
@@ -66,19 +66,19 @@ class Cut:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that does not depend on how much goes.
+    """Everything that does not depend on how much is removed.
 
     Attributes:
         context: The analysed model.
         analysis: Its groups.
-        cost: What it costs.
-        method: What is done to it.
-        calibration: What a refit looks at; None for methods that fit nothing.
-        statistics: The model that the evidence was taken from: the same, with other BatchNormalization statistics where
-            the samples are made up.
-        planner: Plans for any ratio, or the one plan that was given.
+        cost: Its cost.
+        method: The resolved method.
+        calibration: Calibration samples of a refit; None for methods without a fit.
+        statistics: The model that calibration samples are run in: the original, or a copy with other BatchNormalization
+            statistics if the samples are synthetic.
+        planner: Makes plans for any ratio, or the given plan.
         real: Whether the samples are real.
-        clock: What networks are timed with, where the options ask for times.
+        clock: Times networks, if the options require timing.
     """
 
     context: Context
@@ -93,17 +93,17 @@ class Prepared:
 
     @property
     def most(self) -> float:
-        """The largest fraction that could go."""
+        """The largest fraction that can be removed."""
         return self.planner.most
 
     @property
     def curves(self) -> Mapping[int, Curve]:
-        """Harm by channels kept, by position of the group; empty where it was not measured."""
+        """Sensitivity curves by group position; empty if not measured."""
         return {} if isinstance(self.planner, Plan) else self.planner.curves
 
 
 def analyse(run: Run, samples: Samples | None) -> tuple[Context, Analysis, CostModel]:
-    """Groups of the model, and what it costs at the shapes of samples, or at shapes that suit it."""
+    """Groups of the model, and its cost at the shapes of the samples, or at shapes that fit it."""
     with run.stage("analysing"):
         context = Context(run.model, probe_shapes(run.model, run.shapes))
         analysis = find_groups(context)
@@ -118,11 +118,11 @@ def analyse(run: Run, samples: Samples | None) -> tuple[Context, Analysis, CostM
 _MEASURED = (
     (1, 224), (1, 64), (1, 320), (1, 1024), (1, (48, 320)), (1, (32, 128)), (1, 16000), (2, 64), (1, 1),
 )  # fmt: skip
-"""(batch, other free axes) at which MACs are counted where nobody says; the first that fits the graph is taken."""
+"""Default lengths of (batch, other free axes) for counting MACs; the first that fits the graph is used."""
 
 
 def _measured_dims(run: Run, samples: Samples | None) -> Mapping[str, tuple[int, ...]]:
-    """Shape of every tensor at the shapes the user gave, those of the samples, or the first that fits."""
+    """Shape of every tensor at the shapes given by the user, those of the samples, or the first default that fits."""
     if samples is not None:
         dims = {name: tuple(array.shape) for name, array in samples.feeds[0].items()}
         dims.update(run.shapes)
@@ -138,9 +138,9 @@ def _measured_dims(run: Run, samples: Samples | None) -> Mapping[str, tuple[int,
 
 
 def prepare(run: Run, fitting: Samples | None, held: Samples | None, verification: Verification) -> Prepared:
-    """Analyse the model and measure whatever plans are made of, once for all ratios.
+    """Analyse the model and measure importance, once for all ratios.
 
-    Where a plan is given, nothing is measured for planning; what a refit looks at is still gathered.
+    With a given plan, importance is not measured; calibration samples for a refit are still prepared.
     """
     context, analysis, cost = analyse(run, held if held is not None else fitting)
     check_globs(run.model, analysis, run.options)
@@ -169,13 +169,13 @@ def prepare(run: Run, fitting: Samples | None, held: Samples | None, verificatio
 
 
 _ENOUGH = 3
-"""Rows for each unknown below which a result says that samples are scarce; a guess."""
+"""Rows per unknown below which the report says that there are too few samples; a guess."""
 _SHOWN = 3
 
 
 @contextmanager
 def _counting(run: Run, stage: str, calibration: Calibration | None) -> Iterator[None]:
-    """Add the passes that a stage makes over the samples to the run's."""
+    """Add the passes over the samples that a stage makes to those of the run."""
     before = 0.0 if calibration is None else calibration.counter.passes
     yield
     if calibration is not None:
@@ -183,7 +183,7 @@ def _counting(run: Run, stage: str, calibration: Calibration | None) -> Iterator
 
 
 def _scarce(plan: Plan, curves: Mapping[int, Curve]) -> list[str]:
-    """A note where the samples are too few for what is solved behind the groups that lose channels."""
+    """Add a note if there are too few samples for the weights that read removed channels."""
     cut = [(entry.name, curves[entry.group]) for entry in plan.groups if entry.group in curves]
     scarce = [f"{name} ({curve.rows} rows for {curve.unknowns} unknowns)"
               for name, curve in cut if curve.rows < _ENOUGH * curve.unknowns]  # fmt: skip
@@ -194,10 +194,10 @@ def _scarce(plan: Plan, curves: Mapping[int, Curve]) -> list[str]:
 
 
 def cut_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Cut:
-    """Plan for a ratio and cut; `auto`: for what the importances of channels say.
+    """Plan for a ratio and cut; `auto`: for the ratio that the importances determine.
 
     Raises:
-        NothingToCutError: No channel goes at this ratio, or not even half of it can be reached.
+        NothingToCutError: No channel is removed at this ratio, or less than half of it can be reached.
     """
     context, analysis, cost, calibration = prepared.context, prepared.analysis, prepared.cost, prepared.calibration
     plan = _planned(run, prepared, ratio)
@@ -246,10 +246,10 @@ def cut_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Cut:
 
 
 def _planned(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Plan:
-    """The plan for a ratio, or the one that was given.
+    """The plan for a ratio, or the given plan.
 
     Raises:
-        NothingToCutError: No channel goes at this ratio, or not even half of it can be reached.
+        NothingToCutError: No channel is removed at this ratio, or less than half of it can be reached.
     """
     planner = prepared.planner
     if isinstance(planner, Plan):
@@ -266,14 +266,15 @@ def _planned(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Pl
 
 
 def _check_reached(run: Run, prepared: Prepared, plan: Plan) -> None:
-    """Say where a plan is not what was asked for.
+    """Note if a plan differs from what was asked for.
 
     Raises:
-        NothingToCutError: No channel goes, or less than half of what was asked can go and nobody said that it may.
+        NothingToCutError: No channel is removed, or less than half of the ratio can be removed and `best_effort` is
+            off.
     """
     source, asked, can = run.model.source, plan.asked, max(plan.most, plan.reached)
     if plan.of == "latency":
-        can = plan.reached  # plans were timed; what could go was only predicted
+        can = plan.reached  # plans were timed; the largest fraction was only predicted
     wider = "; --round-to 1 takes any number of channels" if run.options.multiple != 1 else ""
     if not plan.groups:
         raise NothingToCutError(
@@ -293,7 +294,7 @@ def _check_reached(run: Run, prepared: Prepared, plan: Plan) -> None:
 
 
 def _record(plan: Plan) -> str:
-    """What was done, for the metadata of the file."""
+    """Metadata that describes the compression, for the file."""
     names = sorted({f"{entry.select}+{entry.compensate}" for entry in plan.groups})
     return (
         f"onnxmerge {__version__}: removed {plan.reached:.4f} of the {plan.of} (asked {plan.asked:g}), "

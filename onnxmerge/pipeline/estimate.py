@@ -1,7 +1,7 @@
-"""How long a fit will take, said before it starts.
+"""Estimate the duration of a fit before it starts.
 
-A dense pass is timed on one batch. What follows is counted in such passes (`plan/effort.py`), each part with what it
-costs beside running the network: walks stop at every layer and sum up what it reads, probing solves trial weights.
+A dense pass is timed on one batch. The work is counted in such passes (`plan/effort.py`), including what is done
+besides running the network: accumulating the inputs of every layer, and solving for trial weights while probing.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from onnxmerge.signals.batches import Batches
 __all__ = ["dense_seconds", "duration", "fit_seconds"]
 
 _PROBING, _WALK, _WALKS = 1.3, 5.0, 3
-"""Time of a pass of probing, and of a walk, in dense passes; walks of a fit. From ResNet-56 and EfficientNet-Lite2 at
-balanced: walks stop at every layer and sum up its inputs."""
+"""Time of a probing pass, and of a pass that accumulates the inputs of every layer, in dense passes; number of the
+latter in a fit. Measured on ResNet-56 and EfficientNet-Lite2 at balanced.
+"""
 
 
 def dense_seconds(model: bytes | Path, batches: Batches, provider: Provider) -> float:
-    """Seconds of one pass of a model over all samples, from its second run on the first batch."""
+    """Seconds for one pass of a model over all samples, estimated from its second run on the first batch."""
     with Session.open(model, provider, spin=False) as session:
         feed = {name: batches.feeds[0][name] for name in session.input_names}
         session.run(feed)
@@ -32,7 +33,7 @@ def dense_seconds(model: bytes | Path, batches: Batches, provider: Provider) -> 
 
 
 def fit_seconds(dense: float, effort: Effort) -> float:
-    """Seconds that planning and a refit are likely to take together.
+    """Estimated seconds for planning and a refit together.
 
     Example:
         >>> from onnxmerge.plan.effort import EFFORTS
@@ -43,7 +44,7 @@ def fit_seconds(dense: float, effort: Effort) -> float:
 
 
 def duration(seconds: float) -> str:
-    """A length of time in words.
+    """A duration in words.
 
     Example:
         >>> duration(42.0).startswith("about 40 seconds on ")

@@ -1,4 +1,4 @@
-"""What has to hold before a cut is given away, and the largest cut for which it does."""
+"""Verify a cut, and find the largest one that passes the gates."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from onnxmerge.verify import (
 __all__ = ["find_cut", "verify"]
 
 _USUAL = 0.5
-"""Fraction that goes where neither a ratio nor a gate is given."""
+"""Fraction to remove if neither a ratio nor a gate is given."""
 _STEP = 0.02
-"""How near to the largest fraction that holds the gates a search comes."""
+"""Tolerance of the search for the largest fraction that passes the gates."""
 
 
 def verify(
     run: Run, result: Cut, written: bytes | Path, held: Samples | None, verification: Verification
 ) -> tuple[Measured, Samples]:
-    """Check the cut against its dense twin, and measure what it cost; the gates are the caller's.
+    """Compare the cut with its dense reference and measure its fidelity; the caller checks the gates.
 
     Returns:
-        What was measured, and the samples it was measured on.
+        The measurements, and the samples used.
 
     Raises:
-        OnnxMergeError: The cut is wrong.
+        OnnxMergeError: The cut is incorrect.
     """
     samples = held
     if samples is None:
@@ -61,12 +61,12 @@ def verify(
 
 
 def _compared(result: Cut, written: bytes | Path, samples: Samples, provider: Provider) -> float | None:
-    """The contract, with a second look where outputs alone cannot tell."""
+    """Check the contract, with a second reference if the first comparison is inconclusive."""
     twin = result.twin(False)
     try:
         error = check_contract(twin, written, samples, provider)
     except NotFiniteError:
-        # A removed channel that is not finite (the root of a negative number) is not, times zero, either.
+        # A non-finite removed channel (the root of a negative number) remains non-finite when multiplied by zero.
         twin = result.twin(True)
         error = check_contract(twin, written, samples, provider)
     if error is not None:
@@ -78,15 +78,15 @@ def _compared(result: Cut, written: bytes | Path, samples: Samples, provider: Pr
 
 
 def find_cut(run: Run, fitting: Samples | None, held: Samples | None, verification: Verification) -> Cut:
-    """The cut of the ratio that was asked for; where a gate takes its place, of the largest that holds the gate.
+    """The cut at the requested ratio, or, if a gate replaces the ratio, the largest one that passes the gate.
 
-    A search bisects over ratios. All tries share what was measured for planning; each is fitted, and compared with the
+    The search bisects over ratios. All trials share the measured importance; each is fitted and compared with the
     original on the held-out samples.
 
     Raises:
-        GateError: No cut holds the gate.
-        NothingToCutError: No channel goes at any ratio.
-        UsageError: There are no samples to hold the gate on.
+        GateError: No cut passes the gate.
+        NothingToCutError: No channel is removed at any ratio.
+        UsageError: There are no samples to check the gate on.
     """
     prepared = prepare(run, fitting, held, verification)
     ratio = run.options.ratio
@@ -105,7 +105,7 @@ def find_cut(run: Run, fitting: Samples | None, held: Samples | None, verificati
         try:
             found = cut_at(run, prepared, middle)
         except NothingToCutError as error:
-            # Too little to remove a single channel; more may.
+            # Too small to remove a single channel; a larger ratio may.
             refused, low = refused if tried else error, middle
             continue
         with run.stage("measuring"):

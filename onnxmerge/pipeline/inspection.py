@@ -1,4 +1,4 @@
-"""Look at one model, or at two side by side, and change nothing."""
+"""Inspect one model, or compare two, without changing them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = ["compare", "inspect"]
 
 
 def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> Inspection:
-    """What could go from a model, and why the rest cannot.
+    """Find what can be removed from a model, and why the rest cannot.
 
     Raises:
         ModelError: The model cannot be read.
@@ -69,13 +69,13 @@ def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> Inspection:
 
 
 _MORE = 0.001
-"""What another method has to be able to take beyond the default one for an inspection to say so."""
+"""The additional fraction that another method must be able to remove for an inspection to mention it."""
 
 
 def _unfitted(
     run: Run, context: Context, analysis: Analysis, cost: CostModel, most: float, left_alone: Mapping[int, Reason]
 ) -> list[str]:
-    """What methods that fit no weights to samples could take beyond the default one."""
+    """The additional fraction that methods without a fit can remove, compared with the default."""
     without, still = most_of_macs(context, analysis, cost, run.options, None)
     more = [position for position in left_alone if position not in still]
     if not more or without < most + _MORE:
@@ -89,7 +89,7 @@ def _unfitted(
 
 
 def _refused(analysis: Analysis) -> list[str]:
-    """Nodes that pin all they touch, with what can be done about it, said once."""
+    """Nodes that pin all their channels, with a suggestion, without duplicates."""
     notes, told = [], {""}
     for reason, count in analysis.refused.items():
         fix = advice(reason)
@@ -112,12 +112,12 @@ def compare(
     seed: int = 0,
     progress: Progress = quiet,
 ) -> SideBySide:
-    """Fidelity of the second model to the first, and the timing of both, on the same samples.
+    """Measure the fidelity of the second model to the first, and the latency of both, on the same samples.
 
-    Timing is at the batch of the first feed, and at each of `batches`.
+    Latency is measured at the batch size of the first feed and at each of `batches`.
 
     Raises:
-        OnnxMergeError: Some subclass; the models have different inputs or outputs, or cannot run.
+        OnnxMergeError: Any subclass; the models have different inputs or outputs, or cannot run.
     """
     verification = Verification(provider=provider, threads=threads)  # type: ignore[arg-type]
     one = start(first, Options(ratio=0.0), shapes, progress)

@@ -1,13 +1,13 @@
-"""A plan whose network takes the time that was asked for, as measured, not only as predicted.
+"""Find a plan whose network has the requested latency, as measured and not only as predicted.
 
-How long a network takes does not hang on its weights. So plans are cut without being fitted and timed beside the dense
-network, and the prediction's target is moved:
+Latency does not depend on weights. So plans are cut without a fit and timed alternately with the dense network, and the
+target of the prediction is adjusted:
 
-1. Plans that took away too little and too much bracket what was asked for; the next aim lies between theirs, where a
-   straight line through both expects it. With one side open, the aim moves by the ratio of what was asked and went.
-2. Where a small step of the aim jumps over what was asked for, every other group in which the two plans differ is taken
-   from the one, the rest from the other; and so on between that plan and one of the two.
-3. Of all plans that were timed the nearest is taken; never one that was slower than the dense network.
+1. Plans that removed too little and too much bracket the request; the next target is interpolated linearly between
+   theirs. With one side open, the target is scaled by the ratio of the requested and the removed fraction.
+2. If a small step of the target skips the requested latency, a plan is combined from the two: every other group in
+   which they differ comes from one, the rest from the other. This is repeated between the new plan and one of the two.
+3. Of all timed plans the nearest is chosen, but never one that is slower than the dense network.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ from onnxmerge.signals.refit_schedule import RefitSchedule
 __all__ = ["plan_for_latency"]
 
 _NEAR, _TRIES = 0.02, 10
-"""How near to the asked fraction of the time a plan has to come, and how many are timed."""
+"""Tolerance for the fraction of the latency, and maximum number of plans to time."""
 _APART = 0.15
-"""How far a prediction may be from the clock before the account doubts the clock; a guess."""
+"""Difference between prediction and measurement beyond which the report calls the measurement unreliable; a guess."""
 _STEADY = 1.1
-"""Largest over smallest ratio of times, of fresh sessions of the same networks, beyond which the account says so."""
+"""Largest divided by smallest relative latency of the same networks in new sessions, beyond which the report mentions
+it.
+"""
 _INSIDE = 0.1
-"""Parts of a bracket at either end that the next aim keeps clear of, so that it cannot creep along one side."""
+"""Margin at either end of a bracket, so that the next target cannot stay close to one side."""
 _STEP, _GROWTH = 2e-3, 1.6
-"""Width of a bracket of aims that counts as one step, and how much an aim grows at most while one side is open."""
+"""Width of a bracket of targets that counts as one step, and maximum growth of a target while one side is open."""
 
 
 def plan_for_latency(
@@ -46,10 +48,10 @@ def plan_for_latency(
     clock: Clock,
     asked: float,
 ) -> Plan:
-    """Plan, time, and plan again.
+    """Plan, time and adjust until the latency matches the request.
 
     Raises:
-        NothingToCutError: Every plan that was timed is slower than the dense network.
+        NothingToCutError: Every timed plan is slower than the dense network.
     """
     if run.model.bytes_of_weights() > MEMORY_LIMIT:
         run.notes.append("above 2 GB plans are not timed; the time that goes is predicted")
@@ -67,7 +69,7 @@ def plan_for_latency(
             with run.stage("timing plans"):
                 share, spread = relative_latency(run, context, analysis, schedule, plan.kept(), clock)
                 if abs(1.0 - share - asked) <= _NEAR:
-                    # Among several plans the one that noise moved to the right place looks best, so it is timed again.
+                    # The best of several plans may be best only because of noise, so it is timed again.
                     again, apart = relative_latency(run, context, analysis, schedule, plan.kept(), clock)
                     share, spread = (share + again) / 2, max(spread, apart)
             went, unsteady = 1.0 - share, max(unsteady, spread)
@@ -90,7 +92,7 @@ def plan_for_latency(
 
 
 def _why(clock: Clock, planner: Planner) -> str:
-    """Why no plan takes less time than the network."""
+    """Why no plan is faster than the network."""
     timed = sum(bool(each.plan.groups) for each in clock.tried)
     if timed:
         return f"none of {timed} plans came out faster than the network as it is; try --of macs"
@@ -101,7 +103,7 @@ def _why(clock: Clock, planner: Planner) -> str:
 
 
 def _next(planner: Planner, tried: list[Tried], asked: float) -> tuple[float, Plan | None]:
-    """Where to aim next and the plan for it, which no network was timed for; None where there is no other."""
+    """The next target and a plan for it that has not been timed; None if there is none."""
     known = {_counts(each.plan): each.went for each in tried}
     less = max((each for each in tried if each.went < asked), key=lambda each: each.went, default=None)
     more = min((each for each in tried if each.went >= asked), key=lambda each: each.went, default=None)
@@ -135,7 +137,7 @@ def _expected(less: Tried | None, more: Tried | None, asked: float, most: float)
 
 
 def _between(planner: Planner, less: Plan, more: Plan) -> Plan:
-    """Half of the groups in which two plans differ as in the one, half as in the other."""
+    """A plan that takes half of the differing groups from one plan and half from the other."""
     few, many = dict(_counts(more)), dict(_counts(less))
     sizes = {entry.group: entry.size for plan in (less, more) for entry in plan.groups}
     differ = [group for group in sizes if few.get(group, sizes[group]) != many.get(group, sizes[group])]

@@ -1,4 +1,4 @@
-"""Memory that this machine, or the container that we are in, has free."""
+"""Free memory of this machine or container."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 __all__ = ["free_memory"]
 
 _UNKNOWN = 8 << 30
-"""Where the system does not say: what a small machine has."""
+"""Assumed if the system does not report it: the memory of a small machine."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_memory() -> int:
-    """Bytes that can still be had without swapping, by the system's own estimate."""
+    """Bytes available without swapping, as estimated by the system."""
     return min(_of_the_system(), _of_the_container())
 
 

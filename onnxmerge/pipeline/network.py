@@ -1,4 +1,4 @@
-"""The nodes of a model as they are drawn: who reads whom, and which channel groups pass."""
+"""The nodes of a model for drawing: their inputs, and the channel groups of their tensors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def network(context: Context, analysis: Analysis, cost: CostModel) -> tuple[Node
 
 
 def _by_node(nodes_of: Sequence[set[int]]) -> Mapping[int, tuple[int, ...]]:
-    """Positions of groups, ascending, by the nodes that each has."""
+    """Ascending positions of the groups that touch each node."""
     found: dict[int, tuple[int, ...]] = {}
     for position, nodes in enumerate(nodes_of):
         for node in nodes:

@@ -1,4 +1,4 @@
-"""Where a result comes from: digests of files, versions, the machine, and the call that makes the same again."""
+"""Provenance of a result: digests of files, versions, the machine, and the call that reproduces it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _PIECE = 1 << 16
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a result comes from.
+    """Provenance of a result.
 
     Attributes:
-        settings: What was asked for besides the options of the plan, under the names of the command line.
-        call: The call in Python that makes the same again.
-        hashes: SHA-256 of the files that were read, by name.
+        settings: Settings besides the options of the plan, under their command-line names.
+        call: The Python call that reproduces the result.
+        hashes: SHA-256 of the input files, by name.
     """
 
     settings: Mapping[str, object]
@@ -43,14 +43,14 @@ class Origin:
 
 
 def origin(run: Run, sampling: Sampling, verification: Verification) -> Origin:
-    """Where what comes of a run comes from; to be asked before the result may replace the source."""
+    """Provenance of a run; must be collected before the result may replace the source."""
     return Origin(
         _settings(run, sampling, verification), _python_call(run, sampling, verification), digests(run.source)
     )
 
 
 def digests(source: Source) -> dict[str, str]:
-    """SHA-256 of a model's file and of its external data, by name; of bytes and protos that of the bytes."""
+    """SHA-256 of a model's file and of its external data, by name; for bytes and protos, that of the bytes."""
     if isinstance(source, bytes):
         return {"model": hashlib.sha256(source).hexdigest()}
     if not isinstance(source, (str, Path)):
@@ -68,7 +68,7 @@ def _digest(file: Path) -> str:
 
 
 def environment(measured: Measured | None) -> dict[str, str]:
-    """Versions, and what the models ran on."""
+    """Versions, and the machine that ran the models."""
     found = {"onnxmerge": __version__}
     for name in ("onnx", "onnxruntime"):
         try:
@@ -87,7 +87,7 @@ def environment(measured: Measured | None) -> dict[str, str]:
 
 
 def _settings(run: Run, sampling: Sampling, verification: Verification) -> dict[str, object]:
-    """What was asked for besides the options of the plan, under the names of the command line."""
+    """Settings besides the options of the plan, under their command-line names."""
     return {
         "plan": None if run.plan_source is None else _plan_words(run.plan_source),
         "calib": _words(sampling.calibration),
@@ -116,7 +116,7 @@ def _words(samples: SampleSource | None) -> str | None:
 
 
 def _python_call(run: Run, sampling: Sampling, verification: Verification) -> str:
-    """The call of the public API; arrays and models in memory by names that say what they stand for."""
+    """The call of the public API, with descriptive names for arrays and models in memory."""
     given: dict[str, Any] = {
         "plan": None if run.plan_source is None else _name(run.plan_source, "plan"),
         "calibration": None if sampling.calibration is None else _name(sampling.calibration, "samples"),
@@ -146,7 +146,7 @@ def _images_call(images: ImageOptions) -> _Text:
 
 
 class _Text(str):
-    """Source text, shown as it is."""
+    """Source text with a verbatim `repr`."""
 
     __slots__ = ()
 

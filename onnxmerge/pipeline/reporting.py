@@ -1,4 +1,4 @@
-"""The account of a compression, and of a model that is only looked at."""
+"""Build the report of a compression or an inspection."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ __all__ = ["account", "group_entry", "input_shapes", "pinned", "reason_fields", 
 
 NO_HASHES: Mapping[str, str] = MappingProxyType({})
 _DRAWN = 12
-"""Counts of a harm curve between the measured ones that are drawn."""
+"""Number of points drawn between the measured points of a sensitivity curve."""
 
 
 def sizes(analysis: Analysis, cost: CostModel, left: Mapping[Any, Any], size: int | None, channels: int = 0) -> Sizes:
-    """What a model with the indices `left` counts, without `channels` of its channels, in a file of `size` bytes."""
+    """Counts of a model with the indices `left`, without `channels` of its channels, in a file of `size` bytes."""
     total = sum(group.size for group in analysis.groups)
     return Sizes(cost.parameters(left), cost.macs(left), total - channels, size)
 
@@ -51,7 +51,7 @@ def group_entry(
     kept: int,
     **known: Any,  # noqa: ANN401 - fields of the entry
 ) -> GroupEntry:
-    """A group as the account shows it, with `kept` channels left."""
+    """A group in the form of the report, with `kept` channels."""
     group = analysis.groups[position]
     nodes = context.model.nodes
     return GroupEntry(
@@ -68,7 +68,7 @@ def group_entry(
 
 
 def pinned(model: Model, analysis: Analysis) -> tuple[PinnedEntry, ...]:
-    """What is pinned, as the account shows it."""
+    """The pinned axes, in the form of the report."""
     places = {node.name: node.index for node in reversed(model.nodes)}
     return tuple(
         PinnedEntry(
@@ -83,12 +83,12 @@ def pinned(model: Model, analysis: Analysis) -> tuple[PinnedEntry, ...]:
 
 
 def reason_fields(left_alone: Reason | None) -> dict[str, str]:
-    """What the account says of a group that keeps all its channels."""
+    """The reason reported for a group that keeps all its channels."""
     return {} if left_alone is None else {"note": sentence(left_alone), "code": left_alone.code}
 
 
 def _harm(curve: Curve | None, kept: int) -> dict[str, Any]:
-    """What the account shows of a harm curve: the harm of what was kept, the measured counts, and some between."""
+    """A sensitivity curve in the form of the report: the value at the kept count, and points of the curve."""
     if curve is None:
         return {}
     size = len(curve.order)
@@ -112,7 +112,7 @@ def account(
     origin: Origin,
     hashes: Mapping[str, str] = NO_HASHES,
 ) -> Account:
-    """All that a compression has to say of itself."""
+    """The report of a compression."""
     plan, analysis, cost = result.plan, result.analysis, result.cost
     planned = {entry.group: entry for entry in plan.groups}
     groups = []
@@ -146,7 +146,7 @@ def account(
         before=sizes(analysis, cost, {}, run.size),
         after=replace(
             sizes(analysis, cost, left, size, removed),
-            # What is in the file: biases that were added count too.
+            # Count what is in the file, including added biases.
             parameters=written_parameters(result.model),
         ),
         shapes=input_shapes(run.model, cost),

@@ -1,4 +1,4 @@
-"""A compression under way: the model, what was asked for, and what every step leaves behind."""
+"""The state of a running compression: the model, the options, and the results of each step."""
 
 from __future__ import annotations
 
@@ -43,32 +43,34 @@ SampleSource = str | Path | Mapping[str, Any] | Samples
 """A path in any of the forms of `load_samples`, arrays by input name (samples first), or samples."""
 
 PlanSource = str | Path | Plan
-"""A plan, or the path of one that was saved."""
+"""A plan, or the path of a saved one."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 NO_SHAPES: Shapes = MappingProxyType({})
 SYNTHETIC = 16
-"""Synthetic inputs for a verification without samples; they show that outputs moved, not what it costs."""
+"""Number of synthetic inputs for a verification without samples; they show that outputs changed, not the loss of
+accuracy.
+"""
 MEMORY_LIMIT = 1 << 31
 CALIB_SIZE = 512
-"""Calibration samples that are looked at unless told otherwise."""
+"""Default number of calibration samples."""
 
 
 _LOGGER = logging.getLogger(__name__)
 _SHOWN = 3
-"""Inputs that advice names; the first usually tell what the others need."""
+"""Maximum number of inputs named in advice; the first ones usually show what the others need."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is looked at besides the model.
+    """The samples of a compression.
 
     Attributes:
         calibration: Unlabelled samples to fit on.
-        calib_size: At most so many of them.
+        calib_size: Maximum number of calibration samples.
         data: Held-out samples for verification.
-        images: How pictures become inputs.
+        images: How to convert images to inputs.
     """
 
     calibration: SampleSource | None
@@ -79,23 +81,23 @@ class Sampling:
 
 @dataclass
 class Run:
-    """A compression under way: what every step needs and leaves behind.
+    """The state of a running compression, shared by all steps.
 
     Attributes:
-        model: As it was read.
-        source: As it was given.
-        options: What to remove and how; where a plan is applied, as that plan was made.
-        shapes: Input shapes for measuring.
+        model: The model as read.
+        source: The source as given.
+        options: What to remove and how; for a given plan, the options that it was made with.
+        shapes: Input shapes used for measuring.
         progress: Called with the name of each stage.
         size: Bytes of the model's files.
-        asked: The options as they were given.
+        asked: The options as given.
         plan: The plan to apply; None to make one.
-        plan_source: That plan as it was given.
-        seconds: What each stage took.
-        notes: What the account says of the result.
-        cautions: Those of all notes so far that a caller should act on. A search for the largest cut takes notes back,
-            so only the cautions among the final notes count.
-        passes: What was looked at, in passes over the samples.
+        plan_source: That plan as given.
+        seconds: Duration of each stage.
+        notes: Notes for the report.
+        cautions: The notes so far that a caller should act on. A search for the largest cut withdraws notes, so only
+            the cautions among the final notes count.
+        passes: Number of passes over the samples.
     """
 
     model: Model
@@ -114,7 +116,7 @@ class Run:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage, show it and log it."""
+        """Time, show and log a stage."""
         self.progress(name, None)
         _LOGGER.debug("%s", name)
         started = time.perf_counter()
@@ -124,7 +126,7 @@ class Run:
         self.seconds[name] = self.seconds.get(name, 0.0) + taken
 
     def caution(self, words: str) -> None:
-        """Note something that the caller should act on."""
+        """Add a note that the caller should act on."""
         self.notes.append(words)
         self.cautions.append(words)
 
@@ -132,17 +134,17 @@ class Run:
 def start(
     source: Source, options: Options, shapes: Shapes, progress: Progress, plan_source: PlanSource | None = None
 ) -> Run:
-    """Read the model, and the plan where one is to be applied.
+    """Read the model, and the plan if one is given.
 
     Raises:
         ModelError: The model cannot be read.
-        UsageError: The plan cannot be read, or options are given that it decides.
+        UsageError: The plan cannot be read, or options are given that it determines.
     """
     progress("reading", None)
     started = time.perf_counter()
     plan = Plan.load(plan_source) if isinstance(plan_source, (str, Path)) else plan_source
     used = options if plan is None else governed(options, plan)
-    # The size is taken now: the source may be what the result replaces.
+    # The size is read now because the result may replace the source.
     run = Run(load(source), source, used, shapes, progress, file_size(source), options, plan, plan_source)
     run.seconds["reading"] = time.perf_counter() - started
     _LOGGER.debug("read %s: %d nodes, %d bytes", run.model.source, len(run.model.nodes), run.size or 0)
@@ -150,7 +152,7 @@ def start(
 
 
 def file_size(source: Source) -> int | None:
-    """Bytes of a model, its external data included."""
+    """Bytes of a model, including its external data."""
     if isinstance(source, bytes):
         return len(source)
     if not isinstance(source, (str, Path)):
@@ -160,19 +162,19 @@ def file_size(source: Source) -> int | None:
 
 
 def ort_source(source: Source) -> bytes | Path:
-    """The original as ONNX Runtime takes it."""
+    """The original in a form that ONNX Runtime accepts."""
     if isinstance(source, bytes):
         return source
-    # A link is followed here: ONNX Runtime looks for external data beside the link.
+    # Links are resolved here: ONNX Runtime looks for external data beside the link.
     return Path(source).resolve() if isinstance(source, (str, Path)) else bytes(source.SerializeToString())
 
 
 @contextmanager
 def with_input_hint(run: Run, samples: Samples | None) -> Iterator[None]:
-    """Where a model does not run on inputs that were made up, say how to give it others.
+    """Add advice on providing inputs if a model does not run on synthetic ones.
 
     Raises:
-        FeedError: What was raised inside, with the advice unless `samples` are the user's own.
+        FeedError: The original error, with the advice unless `samples` were given by the user.
     """
     try:
         yield

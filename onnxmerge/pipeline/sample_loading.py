@@ -1,4 +1,4 @@
-"""Samples to fit on and samples to report on, and gates that they cannot answer."""
+"""Load samples for calibration and verification, and refuse gates that do not apply to them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _LOGGER = logging.getLogger(__name__)
 def load(
     samples: SampleSource, run: Run, limit: int | None, images: ImageOptions | None, *, labelled: bool = True
 ) -> Samples:
-    """Samples from a path or from arrays, as the model takes them; `labelled` is as for `load_samples`."""
+    """Load samples from a path or arrays and adapt them to the model; `labelled` is as for `load_samples`."""
     if isinstance(samples, Samples):
         return samples
     if isinstance(samples, Mapping):
-        # The same checks as for files, through a file.
+        # Go through a file, so that arrays get the same checks.
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "arrays.npz"
             _write_arrays(path, samples)
@@ -47,7 +47,7 @@ def load(
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """What `np.savez` writes; its arrays are keywords, some of which it keeps for itself."""
+    """Write an .npz file. `np.savez` takes arrays as keywords and reserves some of them."""
     with ZipFile(path, "w") as archive:
         for name, values in arrays.items():
             array = np.asarray(values)
@@ -58,7 +58,7 @@ def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def load_both(run: Run, sampling: Sampling) -> tuple[Samples | None, Samples | None]:
-    """Samples to fit on and samples to report on; where only the first are given, part of them is held out."""
+    """Samples for calibration and for verification; if only the former are given, part of them is held out."""
     with run.stage("loading samples"):
         fitting, held = None, None
         if sampling.calibration is not None:
@@ -69,7 +69,7 @@ def load_both(run: Run, sampling: Sampling) -> tuple[Samples | None, Samples | N
             _LOGGER.debug("held-out samples from %s", held.source)
         check_images(sampling.images, fitting, held)
     if fitting is not None and held is None and not run.options.resolved(measurable=True).measured:
-        return None, fitting  # nothing is fitted to them
+        return None, fitting  # no weights are fitted to them
     if fitting is not None and held is None:
         aside = min(_HELD_OUT, len(fitting.feeds) // 5)
         if aside:
@@ -84,10 +84,10 @@ def load_both(run: Run, sampling: Sampling) -> tuple[Samples | None, Samples | N
 
 
 def check_images(images: ImageOptions | None, *loaded: Samples | None) -> None:
-    """Refuse image options that nothing was prepared by; whoever gives them believes that they count.
+    """Refuse image options that have no effect, since the user expects them to be applied.
 
     Raises:
-        UsageError: Something is said, and no samples were read from pictures.
+        UsageError: An image option is given, but no samples were read from images.
     """
     said = [each.name for each in fields(ImageOptions) if images is not None and getattr(images, each.name) is not None]
     if said and not any(samples is not None and samples.pictures for samples in loaded):
@@ -98,10 +98,10 @@ def check_images(images: ImageOptions | None, *loaded: Samples | None) -> None:
 
 
 def check_answerable(model: Model, verification: Verification) -> None:
-    """Refuse before the work what `check_gates` would refuse after it, as far as declared outputs show.
+    """Refuse, before any work is done, gates that `check_gates` would refuse, as far as declared outputs show.
 
     Raises:
-        UsageError: A gate that no output can answer.
+        UsageError: A gate applies to no output.
     """
     floats = [spec for spec in model.outputs if spec.dtype in ("unknown", "bfloat16") or "float" in spec.dtype]
     if verification.min_cosine is not None and not floats:

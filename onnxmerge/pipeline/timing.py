@@ -1,4 +1,4 @@
-"""What operators and cut networks take on this machine."""
+"""Time operators and cut networks on this machine."""
 
 from __future__ import annotations
 
@@ -28,23 +28,25 @@ from onnxmerge.signals.refit_schedule import RefitSchedule
 __all__ = ["Clock", "Tried", "relative_latency", "start_clock"]
 
 _SECONDS, _SESSIONS, _GLANCE, _RUNS = 0.7, 3, 0.3, 4000
-"""Seconds for timing a plan beside the dense network, and in how many fresh sessions each; seconds for timing a network
-with one kind of group cut; rounds of any of them."""
+"""Seconds for timing a plan alternately with the dense network, and number of new sessions; seconds for timing a
+network with one kind of group cut; rounds of each.
+"""
 _ALL_GLANCES, _RUNS_OF_GLANCE = 60.0, 8
-"""Seconds that all glances may take, and runs of either network that each takes at least, warm-up included."""
+"""Maximum seconds of all screening, and minimum runs of either network in each, including warm-up."""
 _ALONE = 1
-"""Threads for glances and operators on a CPU: what a kernel gains from a width is the same with one, and nobody waits
-for a core that someone else has. On a shared machine of two cores the same network timed twice differed by up to 30 %
-with two threads and by 0.5 % with one."""
+"""Threads for screening and for operators on a CPU: the gain of a kernel from a width is the same with one thread, and
+no thread waits for a busy core. On a shared machine of two cores the same network timed twice differed by up to 30 %
+with two threads and by 0.5 % with one.
+"""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A plan that was timed.
+    """A timed plan.
 
     Attributes:
-        aim: The fraction of the time that it was planned for.
-        went: The fraction that went, as measured.
+        aim: The fraction of the latency that it was planned to remove.
+        went: The fraction that was removed, as measured.
         plan: The plan.
     """
 
@@ -55,14 +57,14 @@ class Tried:
 
 @dataclass(frozen=True)
 class Clock:
-    """What whole networks are timed with.
+    """Times whole networks.
 
     Attributes:
-        provider: What runs them.
-        threads: Inside one operator, for networks that are timed as a whole; None for the runtime's own choice.
-        feed: What they are fed.
-        model: Times of operators.
-        tried: All plans timed so far, for whatever ratio: they say where the next had better aim.
+        provider: The execution provider.
+        threads: Threads within one operator, for whole networks; None for the default of the runtime.
+        feed: The inputs.
+        model: The latency model.
+        tried: All plans timed so far, for any ratio; they determine the next target.
     """
 
     provider: Provider
@@ -116,7 +118,7 @@ def start_clock(
 
 
 def _some(counts: Mapping[int, int]) -> dict[int, Indices]:
-    """The first channels of each group; which they are makes no difference to the clock."""
+    """The first channels of each group; latency does not depend on which ones are kept."""
     return {position: np.arange(count, dtype=np.int64) for position, count in counts.items()}
 
 
@@ -128,10 +130,10 @@ def relative_latency(
     kept: Mapping[int, Indices],
     clock: Clock,
 ) -> tuple[float, float]:
-    """Time of a cut network in units of the dense network's, weights left as they are.
+    """Latency of a cut network relative to the dense network, with unchanged weights.
 
     Returns:
-        The median over fresh sessions, and their largest over their smallest: how steady the clock is.
+        The median over new sessions, and the largest divided by the smallest, as a measure of noise.
     """
     smaller, shares = _cut(run, context, analysis, schedule, kept), []
     for _ in range(_SESSIONS):
@@ -157,7 +159,7 @@ def _share(dense: Session, smaller: bytes, clock: Clock, seconds: float, threads
 def _stand_ins(
     analysis: Analysis, schedule: RefitSchedule | None, kept: Mapping[int, NDArray[Any]]
 ) -> dict[Axis, NDArray[Any]]:
-    """Zeros where a branch without channels becomes a constant."""
+    """Zeros for branches without channels, which become constants."""
     constants = {}
     for position, channels in kept.items():
         if len(channels) or schedule is None:

@@ -1,4 +1,4 @@
-"""The trade-off between what goes and what it costs, for many ratios from one look at the model."""
+"""The trade-off between compression and fidelity for many ratios, with importance measured once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from onnxmerge.verify import Measured, Progress, Reference, Verification, check_
 __all__ = ["tradeoff"]
 
 _BENT = 0.02
-"""How far above the straight line a curve has to pass for a knee, in parts of its height; a guess."""
+"""How far above the straight line a curve must pass for a knee, as a fraction of its height; a guess."""
 
 
 def tradeoff(
@@ -53,24 +53,24 @@ def tradeoff(
 ) -> Tradeoff:
     """Fidelity or accuracy against MACs, parameters and latency, for several ratios.
 
-    Everything that plans are made of is measured once; each ratio costs a plan, a refit where the method has one, and a
-    comparison with the original, whose own outputs are computed once.
+    Importance is measured once. Each ratio takes a plan, a refit if the method has one, and a comparison with the
+    original, whose outputs are computed once.
 
     Args:
         source: A path, the bytes of a model, or a ModelProto.
-        options: What to remove and how; its ratio is not looked at.
+        options: What to remove and how; its ratio is ignored.
         ratios: Fractions to remove, each above 0 and below 1.
         calibration: As for `compress`.
         calib_size: As for `compress`.
         data: As for `compress`.
         images: As for `compress`.
         shapes: As for `compress`.
-        verification: Its gates mark the largest cut that holds them.
+        verification: Its gates determine the largest cut that passes them.
         progress: As for `compress`.
 
     Raises:
-        UsageError: No ratio, or one out of range.
-        OnnxMergeError: Some subclass; see `onnxmerge.errors`.
+        UsageError: There is no ratio, or one is out of range.
+        OnnxMergeError: Any subclass; see `onnxmerge.errors`.
     """
     wanted = sorted(set(ratios))
     if not wanted or not all(0 < ratio < 1 for ratio in wanted):
@@ -113,7 +113,7 @@ def tradeoff(
 def _points(
     run: Run, prepared: Prepared, ratios: Sequence[float], reference: Reference, verification: Verification
 ) -> tuple[list[Point], list[str]]:
-    """The curve, and a sentence for each ratio that is not on it, which the run notes too."""
+    """The curve, and a sentence for each ratio that is missing from it, also added to the notes of the run."""
     points, absent = [], []
     for ratio in ratios:
         try:
@@ -125,10 +125,10 @@ def _points(
 
 
 def _point(run: Run, prepared: Prepared, ratio: float, reference: Reference, verification: Verification) -> Point:
-    """What a ratio comes to.
+    """Measure one point of the curve.
 
     Raises:
-        NothingToCutError: It cannot be reached.
+        NothingToCutError: The ratio cannot be reached.
     """
     if ratio > prepared.most:
         raise NothingToCutError(f"at most {prepared.most:.3f} can go")
@@ -163,9 +163,9 @@ def _holds(measured: Measured, verification: Verification) -> bool:
 
 
 def _knee(points: Sequence[Point], dense_accuracy: float | None) -> int | None:
-    """The point farthest above the line from the first to the last: beyond it each part of the cost harms more.
+    """The point farthest above the line from the first to the last; beyond it, further removal is more harmful.
 
-    None below three points, or where the curve bends nowhere above that line.
+    None if there are fewer than three points, or if the curve does not rise clearly above that line.
     """
     known = [_quality(point) for point in points]
     if len(points) < 3 or any(value is None for value in known):
@@ -181,7 +181,7 @@ def _knee(points: Sequence[Point], dense_accuracy: float | None) -> int | None:
 
 
 def _quality(point: Point) -> float | None:
-    """What a curve is drawn of: accuracy, else agreement of decisions, else cosine."""
+    """The quantity on the curve: accuracy, else agreement of decisions, else cosine."""
     if point.accuracy is not None:
         return point.accuracy / 100
     return point.agreement / 100 if point.agreement is not None else point.cosine

@@ -1,1 +1,1 @@
-"""From a budget to a plan: how many channels each group keeps, which, and how the others are expressed."""
+"""Make a plan that meets a budget: how many channels each group keeps, which, and how the others are expressed."""

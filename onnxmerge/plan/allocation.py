@@ -1,12 +1,12 @@
-"""Spread a budget over channel groups: how many channels each keeps.
+"""Distribute a budget over channel groups: how many channels each group keeps.
 
 * uniform, of channels: every group keeps floor(n(1 − R) + 0.5), at least 1.
 * uniform, of macs or params: one channel ratio r for all groups, searched on the true coupled cost. Counts change at
-  known ratios, one group at a time; sorted, they are a path from the whole model to one channel each along which the
-  cost only falls, and the point on it nearest to the budget is found by bisection.
-* global: the path is one list of all channels, least important first, each group keeping a floor.
+  known ratios, one group at a time. Sorted, these steps form a path from the whole model to one channel per group. The
+  cost decreases along it, so bisection finds the point nearest to the budget.
+* global: the path is one list of all channels, least important first; each group keeps a minimum number.
 
-A path is a list of (group, channels it then keeps) steps; all allocations differ only in its order.
+A path is a list of steps (group, channels kept after the step). Allocations differ only in the order of the steps.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ __all__ = [
 ]
 
 FLOOR = 0.1
-"""Least fraction of its channels that a group keeps under a global ranking. A guess: below it a single layer
-becomes the bottleneck of the network; 0.05 and 0.2 gave the same accuracy within noise on ResNet-56."""
+"""Minimum fraction of its channels that a group keeps under a global ranking. A guess: below it a single layer becomes
+the bottleneck of the network; 0.05 and 0.2 gave the same accuracy within noise on ResNet-56.
+"""
 
 RECEDED = 0.01
-"""A floor does not hold channels whose score is below this part of the mean of those it holds. A guess: scales that
-training has made recede were at 1e-3 and less, and no floor of the networks in docs/methods-measured.md holds any other
-that is so low."""
+"""The floor does not apply to channels whose score is below this fraction of the mean of those it keeps. A guess:
+scales that training has made recede were at 1e-3 or less, and no floor in the networks of docs/methods-measured.md
+keeps any other channel with such a low score.
+"""
 
 Step = tuple[int, int]
 
@@ -49,9 +51,9 @@ class Allocation:
     """How many channels each group keeps.
 
     Attributes:
-        counts: Channels kept, by group position; groups that lose none are absent.
-        reached: Fraction of the cost that goes.
-        most: The largest fraction that could go on the same path.
+        counts: Channels kept, by group position; groups that lose no channels are absent.
+        reached: Fraction of the cost that is removed.
+        most: The largest fraction that the same path could remove.
     """
 
     counts: Mapping[int, int]
@@ -60,13 +62,13 @@ class Allocation:
 
 
 def floor_of(score: np.ndarray) -> int:
-    """The fewest channels that a group keeps under a global ranking: `FLOOR` of them, or all that have not receded.
+    """Minimum count of a group under a global ranking: `FLOOR` of its channels, or all that have not receded.
 
     Args:
-        score: (n,) scores of its channels, n ≥ 1, at least 0.
+        score: (n,) scores of its channels, n ≥ 1, non-negative.
     """
     held = np.sort(score)[-ceil(FLOOR * len(score)) :]
-    # Not the largest alone: one outlier would make all others look small.
+    # The maximum would not do: a single outlier would make all other scores look small.
     return max(1, len(held) - int(np.count_nonzero(held < RECEDED * held.mean())))
 
 
@@ -81,17 +83,17 @@ def uniform_counts(sizes: Mapping[int, int], ratio: float) -> dict[int, int]:
 
 
 def round_counts(counts: Mapping[int, int], sizes: Mapping[int, int], allowed: Allowed) -> dict[int, int]:
-    """Counts moved to the nearest that the group may be cut to; a group that may not be cut keeps all."""
+    """Round counts to the nearest allowed ones; a group that may not be cut keeps all channels."""
     return {group: nearest(allowed[group], sizes[group], count) for group, count in counts.items()}
 
 
 def least_counts(sizes: Mapping[int, int], allowed: Allowed) -> dict[int, int]:
-    """The fewest channels that groups can be cut to; a group that may not be cut keeps all."""
+    """The minimum count of each group; a group that may not be cut keeps all channels."""
     return {group: int(allowed[group][0]) if len(allowed[group]) else size for group, size in sizes.items()}
 
 
 def uniform_path(sizes: Mapping[int, int]) -> list[Step]:
-    """Steps of all groups in the order in which one common ratio takes them."""
+    """Steps of all groups, in the order in which an increasing common ratio reaches them."""
     steps = [
         (1.0 - (count - 0.5) / size, group, count - 1) for group, size in sizes.items() for count in range(size, 1, -1)
     ]
@@ -99,7 +101,7 @@ def uniform_path(sizes: Mapping[int, int]) -> list[Step]:
 
 
 def global_path(sizes: Mapping[int, int], scores: Mapping[int, np.ndarray]) -> list[Step]:
-    """Steps in the order of one ranking of all channels, least score first, each group keeping its floor."""
+    """Steps in the order of a ranking of all channels, lowest score first; each group keeps its floor."""
     ranked: list[tuple[float, int, int]] = []
     for group, score in scores.items():
         order = least_first(score)
@@ -122,15 +124,15 @@ def along_path(
 ) -> Allocation:
     """The point of a path whose cost is nearest to (1 − ratio) of the whole.
 
-    Where a single step overshoots – a head of an attention, a wide layer of a small network – the steps behind it that
-    still fit are taken instead, so that the budget is met as well as any group's own steps allow.
+    If a single step overshoots, such as an attention head or a wide layer of a small network, later steps that still
+    fit are taken instead.
 
     Args:
-        path: Steps; the cost falls along them.
+        path: Steps, along which the cost decreases.
         sizes: Channels of each group.
         ratio: Fraction of the cost to remove.
-        cost: Cost of a model whose groups keep the given counts (absent: all).
-        allowed: Counts that groups may be cut to, to which they are moved before they are costed; None: any.
+        cost: Returns the cost of a model whose groups keep the given counts (absent: all channels).
+        allowed: Allowed counts of each group, to which counts are rounded before their cost is computed; None: any.
     """
     allowed = multiples(sizes) if allowed is None else allowed
     whole = cost({})
@@ -153,7 +155,7 @@ def along_path(
             high = middle
     over = counts_at(low)
     under = _fill(counts_at(max(low - 1, 0)), path[low:], sizes, allowed, lambda counts: removed(counts) <= ratio)
-    # Of equals the point of the path itself: what fills up skips its last step.
+    # Of equal candidates take the point of the path itself: the filled one skips the last step.
     counts = min((over, under), key=lambda counts: abs(removed(counts) - ratio))
     least = round_counts({**sizes, **dict(path)}, sizes, allowed)
     counts = nearer({**sizes, **counts}, sizes, allowed, cost, (1.0 - ratio) * whole, least=least)
@@ -167,7 +169,7 @@ def _fill(
     allowed: Allowed,
     fits: Callable[[Mapping[int, int]], bool],
 ) -> dict[int, int]:
-    """Counts with the further steps that fit; a group whose step does not fit is done, so that few are tried."""
+    """Take further steps that fit. A group whose step does not fit is not tried again, to limit the trials."""
     done: set[int] = set()
     for group, count in steps:
         if group in done:

@@ -1,9 +1,10 @@
-"""Apply a plan that exists, perhaps edited by hand, to a model: find its groups, check it, fill in what it leaves open.
+"""Apply an existing plan, possibly edited by hand, to a model: find its groups, check it, complete it.
 
-1. Groups are found by name; where several have the same name, the position says which.
-2. Kept channels are taken as listed. Of a number, the group's `order` says which stay, else its selection.
-3. Listed expressions of removed channels are taken as they are. Where a compensation needs some and none are listed, or
-   where channels are chosen here, they are computed.
+1. Groups are found by name; if several have the same name, by position.
+2. Listed kept channels are used as they are. If only their number is given, the group's `order` decides which are kept,
+   or else its selection.
+3. Listed expressions of removed channels are used as they are. They are computed if the compensation needs them and
+   none are listed, or if channels are selected here.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _HOW = ("method", "select", "compensate", "fold_mean")
 
 
 class _Target(NamedTuple):
-    """What a plan is applied to."""
+    """The model that a plan is applied to."""
 
     context: Context
     analysis: Analysis
@@ -46,10 +47,10 @@ class _Target(NamedTuple):
 
 
 def governed(options: Options, plan: Plan) -> Options:
-    """The options under which a plan is applied: what it decides is the plan's, the rest as given.
+    """The options under which a plan is applied: those that the plan determines, and the rest as given.
 
     Raises:
-        UsageError: An option is given that the plan decides.
+        UsageError: An option is given that the plan determines.
     """
     usual, says_how = Options(), bool(plan.select or plan.compensate)
     for name in (*_HOW_MUCH, *(_HOW if says_how else ())):
@@ -57,7 +58,7 @@ def governed(options: Options, plan: Plan) -> Options:
         if value != getattr(usual, name):
             option = name.replace("_", "-")
             raise UsageError(f"{option} is {value!r}, but a plan decides that; leave {option} out, or edit the plan")
-    # A share of time was measured for one plan; of another, or an edited one, it is not known.
+    # A fraction of the latency was measured for one plan; for another plan, or an edited one, it is unknown.
     used = replace(options, of="macs" if plan.of == "latency" else plan.of, allocate=plan.allocate)
     if not says_how:
         return used
@@ -73,19 +74,19 @@ def applied(
     method: Method,
     schedule: RefitSchedule | None,
 ) -> Plan:
-    """A plan as it applies to a model.
+    """Match a plan to a model, check it and complete it.
 
     Args:
-        plan: What was saved.
+        plan: The saved plan.
         context: The analysed model.
         analysis: Its groups.
         cost: What it costs.
         options: What `governed` returned.
         method: The same, resolved.
-        schedule: Of the refit, where the method fits weights.
+        schedule: The refit schedule, if the method fits weights.
 
     Raises:
-        UsageError: The plan is of another model, or says what cannot be done.
+        UsageError: The plan belongs to another model or cannot be carried out.
     """
     removable: frozenset[int] = frozenset()
     if schedule is not None and method.fitted and method.allocate == "global":
@@ -122,7 +123,7 @@ def applied(
 
 
 def _reached(plan: Plan, analysis: Analysis, cost: CostModel) -> float:
-    """The fraction of what the plan counts that goes."""
+    """The fraction that is removed of the cost the plan refers to."""
     if plan.of != "channels":
         return reached_by(plan, analysis, cost)
     groups = {at: group for at, group in enumerate(analysis.groups) if at not in plan.left_alone}
@@ -131,7 +132,7 @@ def _reached(plan: Plan, analysis: Analysis, cost: CostModel) -> float:
 
 
 def _position(entry: GroupPlan, target: _Target) -> int:
-    """Where the group of an entry stands in the analysis."""
+    """The index of the group that an entry names."""
     groups, source = target.analysis.groups, target.context.model.source
     named = [position for position, group in enumerate(groups) if group.name == entry.name]
     if not named:
@@ -164,7 +165,7 @@ def _check_same(entry: GroupPlan, group: ChannelGroup, producers: tuple[str, ...
 
 
 def _entry(entry: GroupPlan, position: int, target: _Target) -> GroupPlan:
-    """One group, checked, with everything filled in."""
+    """Check one entry and complete it."""
     group, method = target.analysis.groups[position], target.method
     used = method._replace(select=entry.select or method.select, compensate=entry.compensate or method.compensate)
     _check_how(entry, used, method)
@@ -190,7 +191,7 @@ def _entry(entry: GroupPlan, position: int, target: _Target) -> GroupPlan:
 
 
 def _decided(entry: GroupPlan, kept: Indices | None, position: int, used: Method, target: _Target) -> GroupPlan:
-    """An entry that leaves channels or expressions open, decided as a planner would."""
+    """Complete an entry without channels or expressions, as a planner would."""
     context, analysis, note = target.context, target.analysis, ""
     select = used.select
     if kept is None and select not in SELECTIONS:
@@ -219,7 +220,7 @@ def _check_how(entry: GroupPlan, used: Method, method: Method) -> None:
 
 
 def _listed(entry: GroupPlan, key: str, size: int) -> Indices:
-    """Listed channels, ascending."""
+    """The listed channels, ascending."""
     listed = sorted(getattr(entry, key))
     outside = [channel for channel in listed if not 0 <= channel < size]
     if outside:
@@ -231,7 +232,7 @@ def _listed(entry: GroupPlan, key: str, size: int) -> Indices:
 
 
 def _counted(entry: GroupPlan, size: int) -> Indices | None:
-    """The channels that stay where only their number is given; None where the selection has to say."""
+    """The channels to keep if only their number is given; None if the selection has to decide."""
     count = entry.count or 0
     if not 0 <= count <= size:
         raise _wrong(entry, f"kept is {count}, expected at most its {size} channels", "correct it")
@@ -245,7 +246,7 @@ def _counted(entry: GroupPlan, size: int) -> Indices | None:
 
 
 def _check_expressed(entry: GroupPlan, kept: Indices, position: int, compensate: str, target: _Target) -> None:
-    """Whether the listed expressions are of removed channels, by kept ones, where the network allows them."""
+    """Check that the listed expressions express removed channels by kept ones, where the network allows it."""
     advice = "leave expressed out to have it computed"
     stay = set(kept.tolist())
     for channel, by in zip(entry.removed, entry.target, strict=True):

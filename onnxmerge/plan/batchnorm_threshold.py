@@ -1,17 +1,19 @@
-"""How much goes where the importances of channels say it themselves: all that lies below the valley of two modes.
+"""Choose the ratio from the importances: remove all channels below the valley between two modes.
 
-A network that was trained so that unneeded scales recede (2204.06404) has two kinds of channels. All importances of the
-network are one list; the valley between the two kinds is where it is cut. Nothing else goes, with two exceptions:
+A network trained so that unneeded scales recede (2204.06404) has two kinds of channels. The importances of all
+channels form one list, which is cut at the valley between the two kinds. Nothing else is removed, with two exceptions:
 
 1. Each group keeps its floor (`allocate.floor_of`): a layer whose scales have all receded keeps its largest ones.
-2. Where channel counts have to be multiples, groups keep some that have receded: nothing above the valley goes.
+2. If channel counts have to be multiples, groups keep some channels that have receded; no channel above the valley is
+   removed.
 
-Scales and what stands in for them have no unit in common. So where some groups have BatchNormalization, the others keep
-all channels; where none has, the stand-ins are the list.
+Scales and the importances used without them are not comparable. So if some groups have BatchNormalization, the others
+keep all channels; if none has, those other importances form the list.
 
-A valley counts only if it parts channels within groups: at least half of the channels below it have to be in groups
-that also have some above. A layer whose scales are all small is no layer of unneeded channels: the next normalisation
-makes up for any factor that they have in common, and stand-ins know nothing of how large a layer's inputs are.
+A valley counts only if it separates channels within groups: at least half of the channels below it must be in groups
+that also have channels above it. A layer whose scales are all small is not a layer of unneeded channels: the next
+normalisation undoes any common factor, and importances without scales do not account for the magnitude of a layer's
+inputs.
 """
 
 from __future__ import annotations
@@ -33,18 +35,18 @@ __all__ = ["Importances", "below_valley"]
 
 @dataclass(frozen=True)
 class Importances:
-    """Importances of all channels of a network, and where they were cut.
+    """Importances of all channels of a network, and the threshold.
 
     Attributes:
         what: What an importance is.
-        channels: How many there are.
-        edges: Borders of the bins of their histogram, rising; the lowest bin also holds what is smaller.
+        channels: Number of channels.
+        edges: Edges of the histogram's bins, ascending; the first bin also counts smaller values.
         counts: Channels in each bin.
-        valley: Between the two modes.
-        below: Channels that lie lower.
-        floored: How many of those stay because their group keeps its floor, or its multiple.
-        chance: Bound of the probability that importances with one mode have such a valley.
-        depth: Density in the valley over that of the lower peak.
+        valley: The threshold between the two modes.
+        below: Number of channels below it.
+        floored: How many of those are kept because of their group's floor or rounding.
+        chance: Upper bound on the probability that unimodal importances have such a valley.
+        depth: Density in the valley divided by that of the lower peak.
     """
 
     what: str
@@ -59,7 +61,7 @@ class Importances:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Importances:
-        """The same from the fields of JSON."""
+        """Create one from the fields of its JSON form."""
         known: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
         return cls(**known)
 
@@ -67,16 +69,16 @@ class Importances:
 def below_valley(
     scores: Mapping[int, Floats], scaled: Collection[int], allowed: Allowed, source: str
 ) -> tuple[dict[int, int], Importances]:
-    """Counts of the groups that lose channels when the lower of two modes goes.
+    """Counts of the groups that lose channels when the lower of two modes is removed.
 
     Args:
         scores: Importances of the channels of each group.
         scaled: Groups all of whose channels have a BatchNormalization's scale.
         allowed: Counts that groups may be cut to.
-        source: What the model is called.
+        source: Name of the model.
 
     Raises:
-        NothingToCutError: There are no two modes, or all channels of the lower one have to stay.
+        NothingToCutError: There are not two modes, or all channels of the lower one must be kept.
     """
     listed = {group: score for group, score in scores.items() if not scaled or group in scaled}
     what = "scale of the BatchNormalization" if scaled else "deviation of the output for white inputs"
@@ -115,7 +117,7 @@ def below_valley(
 
 
 def _between_groups(scores: Mapping[int, Floats], border: float) -> bool:
-    """Whether most channels below a border are in groups that lie below it altogether."""
+    """Whether most channels below a threshold are in groups that are entirely below it."""
     below = [np.count_nonzero(score < border) for score in scores.values()]
     parted = [count for count, score in zip(below, scores.values(), strict=True) if count < len(score)]
     return bool(2 * sum(parted) < sum(below))

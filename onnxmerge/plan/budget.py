@@ -1,10 +1,10 @@
-"""Spend a budget where it harms least: counts of all groups from their harm curves and the coupled cost.
+"""Spend a budget where it is least harmful: counts of all groups from their sensitivity curves and the coupled cost.
 
-A MAC count is a product of channel counts, so what a channel of one group saves depends on the others. Greedy
-descent takes, again and again, the step with the least harm for what it saves at the present counts; a step may go
-over several channels at once (to the point of the curve with the best slope), so flat or bumpy stretches do not stop
-it. Of the stretch that crosses the budget only what is needed is taken, and channels that then still fit come back.
-Where steps are so wide that much more than was asked is gone, the budget may be passed to come nearer to it.
+A MAC count is a product of channel counts, so what a channel of one group saves depends on the other groups. Greedy
+descent repeatedly takes the step with the lowest sensitivity per saved cost at the current counts. A step may span
+several channels (up to the point of the curve with the best slope), so flat or uneven stretches do not stop the
+descent. Of the step that crosses the budget, only as much as necessary is taken; then channels that still fit are
+restored. If steps are so wide that far more than requested was removed, the budget may be exceeded to get closer to it.
 """
 
 from __future__ import annotations
@@ -34,18 +34,19 @@ def descend(
     *,
     straight: bool = True,
 ) -> dict[int, int]:
-    """Counts of all groups whose cost is at most `target`, but for what wide steps miss, or as low as it can get.
+    """Counts of all groups whose cost is at most `target`, up to the width of a step, or the lowest possible.
 
     Args:
-        harms: By group: (n + 1,) harm by the channels kept.
+        harms: By group: (n + 1,) sensitivity by number of channels kept.
         sizes: By group: n.
-        cost: Cost of given counts.
+        cost: Returns the cost of given counts.
         target: The cost to reach.
-        allowed: Counts that groups may be cut to, 0 for those that may vanish; None: any but 0.
-        straight: Whether the cost is linear in one group's count while the others stand. Times are not.
+        allowed: Allowed counts of each group, including 0 for groups that may be removed entirely; None: any but 0.
+        straight: Whether the cost is linear in one group's count if the others are fixed. Latency is not.
 
     Notes:
-        Slopes are computed again only when they come to the front, since saving falls as other groups shrink.
+        Slopes are recomputed only when they reach the front of the queue, since savings decrease as other groups
+        shrink.
     """
     allowed = multiples(sizes) if allowed is None else allowed
     counts = dict(sizes)
@@ -68,7 +69,7 @@ def descend(
         counts[group] = count
         new = cost(counts)
         if new < target and between[0] != count:
-            # Too far: of this stretch only what is needed.
+            # This step exceeds the budget: take only as much of it as necessary.
             counts[group], new = _least(counts, group, between[between >= count], cost, target)
         now = new
         heappush(heap, (best(group)[0], group))
@@ -88,7 +89,7 @@ def _give_back(
     target: float,
     allowed: Allowed,
 ) -> None:
-    """Spend what the last step left over: channels that fit into the budget come back, most harmful loss first."""
+    """Spend what the last step left over: restore channels that fit into the budget, the most harmful loss first."""
     while True:
         fitting = []
         for group, count in counts.items():
@@ -104,7 +105,7 @@ def _give_back(
 def _best(
     counts: Mapping[int, int], group: int, harm: Floats, cost: Cost, now: float, below: Indices, straight: bool
 ) -> tuple[float, int]:
-    """Least harm per saved cost over all lower counts of a group, and the count."""
+    """The lowest sensitivity per saved cost over all lower counts of a group, and that count."""
     present = counts[group]
     if not below.size:
         return np.inf, present
@@ -122,7 +123,7 @@ def _best(
 
 
 def _least(counts: dict[int, int], group: int, options: Indices, cost: Cost, target: float) -> tuple[int, float]:
-    """The largest of falling counts whose cost is at most the target."""
+    """The largest of descending counts whose cost is at most the target."""
     low, high = 0, len(options) - 1
     while low < high:
         middle = (low + high) // 2

@@ -1,6 +1,6 @@
-"""How much planning looks at the samples: `--effort`, turned into levels and samples of the sensitivity curves.
+"""Turn `--effort` into the number of levels and samples used to measure sensitivity curves.
 
-Planning is counted in dense passes: one is the whole network over all calibration samples.
+Planning cost is counted in dense passes; one dense pass runs the whole network on all calibration samples.
 
 | effort | levels of a group | dense passes for probing |
 |---|---|---|
@@ -8,9 +8,9 @@ Planning is counted in dense passes: one is the whole network over all calibrati
 | balanced | 4 | 9 |
 | thorough | 9 | 45 |
 
-The walk that sums up what every layer reads is one pass more. Every group is cut at each level and the rest of the
+Collecting the inputs of every layer takes one more pass. Every group is cut at each level and the rest of the
 network is run behind it, so probing costs levels times the parts of the network behind all groups. The number of
-samples is what the budget leaves; where that would be too few to tell groups apart, there are fewer levels.
+samples is chosen to fit the budget; if that would be too few to distinguish groups, the number of levels is reduced.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ __all__ = ["EFFORTS", "Effort", "probing_for"]
 
 @dataclass(frozen=True)
 class Effort:
-    """What planning may cost.
+    """The cost that planning is allowed.
 
     Attributes:
-        levels: Fractions of channels, falling, at which a group is cut.
-        passes: Dense passes that probing may take.
-        samples: Samples beyond which probing gains nothing that could be measured.
+        levels: Fractions of channels, descending, at which a group is cut.
+        passes: Maximum number of dense passes for probing.
+        samples: Number of samples beyond which no gain was measured.
     """
 
     levels: tuple[float, ...]
@@ -48,16 +48,18 @@ EFFORTS: Mapping[str, Effort] = MappingProxyType(
     }
 )
 _FEWEST = 32
-"""Samples below which levels are given up first. A guess: the divergence of 32 samples is off by a fifth."""
+"""The number of levels is reduced before the number of samples falls below this. A guess: the divergence of 32 samples
+is off by a fifth.
+"""
 
 
 def probing_for(effort: Effort, behind: Sequence[float], vanishing: float, batches: Batches) -> Probing:
-    """Levels and samples that keep to an effort's budget.
+    """Levels and samples that stay within the budget of an effort.
 
     Args:
         effort: The effort.
-        behind: For every group the part of the network that has to run behind it, 0..1.
-        vanishing: The sum of that over groups that are also measured without any channel.
+        behind: For every group, the fraction of the network that runs after it, 0..1.
+        vanishing: The sum of `behind` over groups that are also measured without any channel.
         batches: The samples.
     """
     levels = list(effort.levels)
@@ -66,6 +68,6 @@ def probing_for(effort: Effort, behind: Sequence[float], vanishing: float, batch
         samples = min(effort.samples, batches.count, int(effort.passes / max(once, 1e-12)))
         if samples >= min(_FEWEST, batches.count) or len(levels) <= 2:
             break
-        # Every other level, from the second, so that what is left spans the range.
+        # Every other level, starting with the second, so that the remaining ones span the range.
         levels = levels[1::2]
     return Probing(tuple(levels), batches.first(max(samples, 1)))

@@ -1,4 +1,4 @@
-"""Which groups can lose channels, to which counts, and how much can go: one rule for plans and inspections."""
+"""Which groups can lose channels, their allowed counts, and how much can be removed."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Eligible:
     """Groups that can lose channels, and why the others cannot.
 
     Attributes:
-        scores: Scores of the channels of each group that can, by position.
-        scaled: Those of them all of whose channels have a BatchNormalization's scale.
-        left_alone: Why each other group cannot, by position.
+        scores: Scores of the channels of each eligible group, by position.
+        scaled: Eligible groups all of whose channels have a BatchNormalization scale.
+        left_alone: Why each other group is not eligible, by position.
     """
 
     scores: dict[int, Floats]
@@ -43,7 +43,7 @@ class Eligible:
 
     @property
     def sizes(self) -> dict[int, int]:
-        """Channels of the groups that can lose some, by position."""
+        """Number of channels of each eligible group, by position."""
         return {position: len(score) for position, score in self.scores.items()}
 
 
@@ -55,9 +55,9 @@ def eligible(
     Args:
         context: The analysed model.
         analysis: Its groups.
-        options: What was asked for.
-        method: The same, resolved.
-        schedule: The walk over the network where weights are fitted to samples, else None.
+        options: The options of the request.
+        method: The resolved method.
+        schedule: The refit schedule if weights are fitted to samples, else None.
     """
     found = Eligible({}, set(), left_alone(context, analysis, options))
     for position, group in enumerate(analysis.groups):
@@ -81,7 +81,7 @@ def eligible(
 
 
 def counts_of(analysis: Analysis, positions: Collection[int], options: Options) -> Allowed:
-    """Counts that groups may be cut to, none but 0 left out."""
+    """Allowed counts of each group, without 0."""
     groups = {position: analysis.groups[position] for position in positions}
     if options.multiple is None:
         return suited(groups)
@@ -91,27 +91,27 @@ def counts_of(analysis: Analysis, positions: Collection[int], options: Options) 
 def vanishing_of(
     context: Context, analysis: Analysis, method: Method, schedule: RefitSchedule | None, positions: Collection[int]
 ) -> frozenset[int]:
-    """Those of the groups that may lose every channel."""
+    """The groups that may lose every channel."""
     if schedule is None or method.select not in RANKINGS or method.allocate != "global" or not method.fitted:
         return frozenset()
     return vanishing(context, schedule, analysis.groups).intersection(positions)
 
 
 def with_none(allowed: Allowed, empty: Collection[int]) -> Allowed:
-    """The same counts, and 0 for groups that may lose every channel."""
+    """Allowed counts, including 0 for groups that may lose every channel."""
     return {position: np.insert(counts, 0, 0) if position in empty else counts for position, counts in allowed.items()}
 
 
 def most_of_macs(
     context: Context, analysis: Analysis, cost: CostModel, options: Options, schedule: RefitSchedule | None
 ) -> tuple[float, Mapping[int, Reason]]:
-    """The largest fraction of the MACs that can go, and why groups cannot lose any, by position.
+    """The largest fraction of the MACs that can be removed, and why other groups cannot lose channels, by position.
 
     Args:
         context: The analysed model.
         analysis: Its groups.
-        cost: What it costs.
-        options: What was asked for.
+        cost: Its cost.
+        options: The options of the request.
         schedule: As for `eligible`.
     """
     method = options.resolved(measurable=schedule is not None)

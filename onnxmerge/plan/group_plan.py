@@ -1,4 +1,4 @@
-"""What happens to one group: how its channels score, which stay, and how the others are expressed."""
+"""Plan one group: score its channels, select the ones to keep, and express the others by them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _NEEDED = {"merge": CommutesWith.POSITIVE, "fold": CommutesWith.SELECTION}
 
 
 def has_scales(rows: GroupWeights) -> bool:
-    """Whether every channel has a BatchNormalization's scale."""
+    """Whether every channel has a BatchNormalization scale."""
     return all(producer.normalised for producer in rows.producers)
 
 
 def all_finite(rows: GroupWeights) -> bool:
-    """Whether all weights of a group are, for selections that look at more than its scores."""
+    """Whether all weights of the group are included, for selections that need more than its scores."""
     return bool(np.isfinite(row_norms(rows.weights, rows.size, rows.width)).all())
 
 
@@ -38,13 +38,13 @@ def ranked_by(method: Method) -> str:
 
 
 def scores_of(rows: GroupWeights, method: Method) -> Floats:
-    """Scores that can be ranked across groups: as they are for BatchNormalization scales, else relative to the mean."""
+    """Scores that are comparable across groups: BatchNormalization scales unchanged, others relative to the mean."""
     name = ranked_by(method)
     score = SCORES[name](rows)
     if name == "bn":
         return score
     mean = float(score.mean())
-    # What is not finite is refused by the caller.
+    # The caller refuses non-finite values.
     return score / mean if 0 < mean < np.inf else score
 
 
@@ -57,19 +57,19 @@ def plan_group(
     options: Options,
     method: Method,
 ) -> GroupPlan:
-    """Decide one group.
+    """Plan one group.
 
     Args:
         context: The analysed model.
         analysis: Its groups.
-        position: Of the group.
-        count: How many channels stay.
-        kept: Which, where something else has chosen; None: as the method selects.
-        options: What was asked for.
-        method: The same, resolved.
+        position: Index of the group.
+        count: Number of channels to keep.
+        kept: The channels to keep, if already chosen; None: use the method's selection.
+        options: The options of the request.
+        method: The resolved method.
     """
     group = analysis.groups[position]
-    # Read again rather than held for all groups at once: rows are float64, twice the size of the weights.
+    # Read again instead of being kept for all groups at once: rows are float64, twice the size of the weights.
     rows = producer_rows(context, group, importance=ranked_by(method) == "bn")
     if rows is None:
         raise OnnxMergeError(f"the weights of {group.name} could be read before and cannot now")
@@ -102,7 +102,7 @@ def plan_group(
 
 
 def obstacle(context: Context, analysis: Analysis, position: int, compensate: str) -> str:
-    """Why a compensation cannot be used for a group, "" where it can."""
+    """Why a compensation cannot be used for a group; "" if it can."""
     if compensate not in _NEEDED:
         return ""
     group = analysis.groups[position]
@@ -113,5 +113,5 @@ def obstacle(context: Context, analysis: Analysis, position: int, compensate: st
 
 
 def producer_names(context: Context, group: ChannelGroup) -> tuple[str, ...]:
-    """Names of the nodes that make a group's channels, each once."""
+    """Names of the producers of a group, without duplicates."""
     return tuple(dict.fromkeys(context.model.nodes[producer.node].name for producer in group.producers))

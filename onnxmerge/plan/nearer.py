@@ -1,8 +1,8 @@
-"""Come nearer to a budget where counts go in wide steps: a step of one group or of two, up or down, is tried.
+"""Get closer to a budget if counts change in wide steps: try single steps and pairs of steps, up or down.
 
-Allocations stop where the next step of their own order would miss the budget by more. Where groups may only be cut to
-multiples of 8, a step can be several percent of the cost; one of another group, or one up and one down, lands nearer.
-With steps of single channels nothing is left to do, and nothing is done.
+Allocations stop when the next step in their order would miss the budget by more. If groups may only be cut to multiples
+of 8, a step can be several percent of the cost; a step of another group, or one up and one down, gets closer. With
+steps of single channels there is nothing to improve, and counts are returned unchanged.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from onnxmerge.plan.rounding import Allowed, lower, rising
 __all__ = ["nearer"]
 
 _NEAR = 0.005
-"""Part of the whole cost by which the budget may be missed before other steps are tried."""
+"""Fraction of the whole cost by which the budget may be missed before other steps are tried."""
 _ROUNDS, _TRIED = 4, 12
-"""How often steps are taken, and pairs of steps whose cost is looked at: those whose sum fits best."""
+"""Maximum number of iterations, and of pairs of steps whose cost is computed (those whose sum fits best)."""
 
 Counts = dict[int, int]
 Step = tuple[int, int]
@@ -34,16 +34,16 @@ def nearer(
     least: Mapping[int, int] | None = None,
     harm: Callable[[Mapping[int, int]], float] = lambda _: 0.0,
 ) -> Counts:
-    """Counts of all groups whose cost is at least as near to the target.
+    """Counts of all groups whose cost is at least as close to the target.
 
     Args:
-        counts: Of all groups.
-        sizes: Likewise, what they have.
-        allowed: Counts that groups may be cut to.
-        cost: Cost of given counts.
-        target: The cost to come near to.
-        least: The fewest that groups may keep; None: whatever is allowed.
-        harm: Of several that are near enough, the one with the least is taken.
+        counts: Channels kept, by group.
+        sizes: Channels before the cut, by group.
+        allowed: Allowed counts of each group.
+        cost: Returns the cost of given counts.
+        target: The target cost.
+        least: Minimum counts of groups; None: any allowed count.
+        harm: Returns the sensitivity of counts; the lowest decides between candidates that are close enough.
     """
     best, near = dict(counts), _NEAR * cost(sizes)
 
@@ -61,7 +61,7 @@ def nearer(
 
 
 def _steps(counts: Counts, sizes: Mapping[int, int], allowed: Allowed, least: Mapping[int, int]) -> list[Step]:
-    """The next count of each group, above and below."""
+    """The next allowed counts of each group, above and below."""
     found = []
     for group, count in counts.items():
         below = lower(allowed[group], count)
@@ -75,7 +75,7 @@ def _steps(counts: Counts, sizes: Mapping[int, int], allowed: Allowed, least: Ma
 def _options(
     counts: Counts, steps: list[Step], cost: Callable[[Mapping[int, int]], float], target: float
 ) -> list[Counts]:
-    """The counts with each step alone, and with those pairs of steps of two groups that may land nearest."""
+    """Counts after each single step, and after the pairs of steps of two groups that may come closest."""
     alone = [{**counts, group: count} for group, count in steps]
     now = cost(counts)
     changes = np.array([cost(each) - now for each in alone], dtype=np.float64)

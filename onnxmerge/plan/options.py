@@ -1,4 +1,4 @@
-"""What a user can ask of a compression, with every preset spelled out."""
+"""The options of a compression, and the presets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MEASURED_COMPENSATIONS = (*COMPENSATIONS, "linear", "refit")
 
 
 class Method(NamedTuple):
-    """A preset: selection, compensation, allocation, and whether known means go into the consumers' biases."""
+    """A preset: selection, compensation, allocation, and whether known means are added to the consumers' biases."""
 
     select: str
     compensate: str
@@ -39,12 +39,12 @@ class Method(NamedTuple):
 
     @property
     def measured(self) -> bool:
-        """Whether it looks at samples, real or synthetic."""
+        """Whether it needs samples, real or synthetic."""
         return self.select not in SELECTIONS or self.fitted
 
     @property
     def fitted(self) -> bool:
-        """Whether the weights behind a cut are solved on samples."""
+        """Whether the weights that read removed channels are fitted to samples."""
         return self.compensate not in COMPENSATIONS
 
 
@@ -63,34 +63,35 @@ METHODS = MappingProxyType(
 
 
 _PAPERS = frozenset({"prune", "neuron-merging", "reprune", "reprune-2024", "receding", "fold"})
-"""Methods whose papers count channels one by one."""
+"""Methods whose papers allow any channel count."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """All choices of a compression.
+    """The options of a compression.
 
     Attributes:
-        ratio: Fraction of `of` to remove, 0 ≤ ratio < 1; None: half, or as much as the gates allow where there are any;
+        ratio: Fraction of `of` to remove, 0 ≤ ratio < 1; None: half, or as much as the gates allow if there are any;
             auto: the channels below the valley of the importances, for the selection `bn` alone.
-        of: What the ratio counts: macs, params, channels, or latency, the measured time of one run.
-        allocate: How the budget is spread over groups; auto takes the method's own.
+        of: The cost that the ratio refers to: macs, params, channels, or latency, the measured time of one run.
+        allocate: How the budget is distributed over groups; auto: the default of the method.
         method: A preset of selection, compensation and allocation.
         select: Overrides the preset's selection.
         compensate: Overrides the preset's compensation.
-        threshold: Least cosine of a merge.
+        threshold: Minimum cosine similarity of a merge.
         balance: λ of a merge, 0..1.
-        fold_mean: Put known means of removed channels into consumers' biases; None takes the method's own.
+        fold_mean: Add known means of removed channels to the biases of their consumers; None: the default of the
+            method.
         coupled: Also cut groups with several producers.
         only: Globs of producer node names; only groups with a match are cut.
         skip: Globs of producer node names; groups with a match are left alone.
-        round_to: Channel counts that are cut to are multiples of this; auto: those at which the measured time of the
-            operators falls; None: widths that suit kernels, multiples of 8 or of 4 (`grid.suited`), but any where time
-            is asked for, or a number of channels by a method of a paper.
-        effort: How much planning looks at the samples: fast, balanced or thorough.
-        memory: Bytes that the matrices of one layer may take; None: a quarter of what the machine has free.
+        round_to: Channel counts are multiples of this; auto: only counts at which the operators were measured to be
+            faster; None: widths that suit kernels, multiples of 8 or of 4 (`grid.suited`), but any count if `of` is
+            latency, or if `of` is channels and the method follows a paper.
+        effort: How many passes over the samples planning makes: fast, balanced or thorough.
+        memory: Maximum size of the matrices of one layer in bytes; None: a quarter of the free memory.
         seed: For synthetic inputs and bootstrap intervals.
-        best_effort: Whether a result stands that reaches less than half of the ratio.
+        best_effort: Whether to accept a result that reaches less than half of the ratio.
     """
 
     ratio: float | Literal["auto"] | None = None
@@ -145,7 +146,7 @@ class Options:
             raise UsageError(f"round-to is {self.round_to}; channel counts are multiples of at least 1, or auto")
 
     def _check_automatic(self) -> None:
-        """Refuse a ratio that is a word where nothing could follow from it."""
+        """Refuse a ratio given as a word if it does not apply to the method."""
         if self.ratio != "auto":
             raise UsageError(f"ratio is {self.ratio!r}; it is the fraction to remove, or auto")
         if self.method in METHODS and (self.select or METHODS[self.method].select) != "bn":
@@ -160,12 +161,12 @@ class Options:
 
     @property
     def timed(self) -> bool:
-        """Whether a plan needs the time of operators."""
+        """Whether a plan needs operator timings."""
         return self.of == "latency" or self.round_to == "auto"
 
     @property
     def multiple(self) -> int | None:
-        """What channel counts are multiples of; None for widths that suit kernels."""
+        """The number that channel counts are multiples of; None for widths that suit kernels."""
         if self.round_to is None:
             return 1 if self.of == "latency" or (self.of == "channels" and self.method in _PAPERS) else None
         return 1 if self.round_to == "auto" else self.round_to
@@ -174,8 +175,8 @@ class Options:
         """The preset with overrides applied.
 
         Args:
-            measurable: Whether there are samples, real or synthetic, that show what signals look like; `auto` then
-                means refit, else neuron-merging.
+            measurable: Whether there are suitable samples, real or synthetic; if so, `auto` means refit, else
+                neuron-merging.
         """
         preset = METHODS[self.method]
         if self.method == "auto":

@@ -1,4 +1,4 @@
-"""A plan: which channels of which groups go, and how they are expressed. Frozen, and the same as JSON."""
+"""A plan: which channels of which groups are removed, and how they are expressed. Immutable, with a JSON form."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ __all__ = ["GroupPlan", "Plan"]
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """What happens to one group.
+    """The plan of one group.
 
     Attributes:
-        group: Position among the groups of the analysis; -1 where a plan written by hand does not say.
+        group: Index among the groups of the analysis; -1 if a handwritten plan omits it.
         name: The group's name.
-        size: Channels before; 0 where a plan written by hand does not say.
-        kept: Channels that stay, ascending; empty where `count` says how many.
+        size: Channels before the cut; 0 if a handwritten plan omits it.
+        kept: Channels to keep, ascending; empty if `count` gives their number.
         removed: Channels that are expressed by a kept one, ascending.
-        target: The kept channel of each.
-        factor: Its factor.
+        target: The kept channel that expresses each of them.
+        factor: The factor of each.
         averages: Whether kept channels become the mean of their cluster.
-        select: Selection used; "" for that of the plan.
-        compensate: Compensation used; "" for that of the plan.
-        note: Why it is not the one that was asked for, "" where it is.
-        producers: Names of the nodes that make the channels; empty where a plan written by hand does not say.
-        order: All channels, the first to go first, where the selection measured it.
-        count: How many channels stay, where a plan edited by hand leaves open which; else None.
+        select: Selection of the group; "" for that of the plan.
+        compensate: Compensation of the group; "" for that of the plan.
+        note: Why the compensation differs from the one that was asked for; "" if it does not.
+        producers: Names of the nodes that produce the channels; empty if a handwritten plan omits them.
+        order: All channels in the order of removal, if the selection measured it.
+        count: Number of channels to keep, if an edited plan does not list them; else None.
     """
 
     group: int
@@ -55,7 +55,7 @@ class GroupPlan:
     count: int | None = None
 
     def expression(self) -> Expression:
-        """The same as arrays."""
+        """The expression of removed channels as arrays."""
         return Expression(
             self.size,
             np.array(self.kept, dtype=np.int64),
@@ -68,21 +68,21 @@ class GroupPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is decided before a weight is touched.
+    """Everything that is decided before any weight is changed.
 
     Attributes:
-        of: What the ratio counts.
-        asked: The ratio that was asked for; what went where that was `auto`.
-        reached: The fraction that goes.
-        most: The largest fraction that could go.
+        of: The cost that the ratio refers to.
+        asked: The requested ratio; if that was `auto`, the fraction removed.
+        reached: The fraction that is removed.
+        most: The largest fraction that can be removed.
         allocate: Allocation used.
-        fold_mean: Whether known means go into the consumers' biases.
+        fold_mean: Whether known means are added to the consumers' biases.
         groups: Groups that lose channels.
-        left_alone: Groups that could be cut and are not, with the reason.
-        predicted: Where `reached` was measured: the fraction that was predicted.
-        importances: What a ratio of `auto` was read off; None for any other.
-        select: Selection that was asked for; "" where a plan written by hand leaves it to the options.
-        compensate: Compensation that was asked for; "" likewise.
+        left_alone: Groups that could be cut but are not, with the reason.
+        predicted: The predicted fraction, if `reached` was measured.
+        importances: The importances that determined a ratio of `auto`; None for any other ratio.
+        select: Requested selection; "" if a handwritten plan leaves it to the options.
+        compensate: Requested compensation; "" likewise.
     """
 
     of: str
@@ -99,35 +99,35 @@ class Plan:
     compensate: str = ""
 
     def kept(self) -> dict[int, Indices]:
-        """Channels that stay, by group position."""
+        """Channels to keep, by group position."""
         return {entry.group: np.array(entry.kept, dtype=np.int64) for entry in self.groups}
 
     def expressions(self) -> dict[int, Expression]:
-        """Expressions by group position."""
+        """Expressions of removed channels, by group position."""
         return {entry.group: entry.expression() for entry in self.groups}
 
     def to_json(self) -> str:
-        """The plan as JSON, keys in order; `docs/plans.md` explains the form."""
+        """The plan as JSON, keys in order; `docs/plans.md` describes the format."""
         from onnxmerge.plan.plan_file import to_text  # noqa: PLC0415 - the form is of this class
 
         return to_text(self)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The plan that `to_json` wrote, perhaps edited.
+        """Create a plan from its JSON form, possibly edited.
 
         Raises:
-            UsageError: The text is not such a plan.
+            UsageError: The text is not a valid plan.
         """
         from onnxmerge.plan.plan_file import from_text  # noqa: PLC0415 - the form is of this class
 
         return from_text(text)
 
     def save(self, path: str | Path) -> Path:
-        """Write the plan as JSON, whole or not at all.
+        """Write the plan as JSON, atomically.
 
         Raises:
-            UsageError: The path cannot be written.
+            UsageError: The path is not writable.
         """
         target = Path(path)
         check_writable(target)
@@ -136,7 +136,7 @@ class Plan:
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
-        """Read a plan that `save` wrote, perhaps edited.
+        """Read a saved plan, possibly edited.
 
         Raises:
             UsageError: The file cannot be read, or is not a plan.

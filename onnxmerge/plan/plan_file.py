@@ -1,8 +1,8 @@
-"""The JSON form of a plan, which people may edit; `docs/plans.md` explains every key.
+"""The JSON form of a plan, which users may edit; `docs/plans.md` explains every key.
 
-1. `onnxmerge_plan` is the version of the form; it is raised whenever a key goes or changes its meaning.
-2. Every key but `onnxmerge_plan`, `groups`, and a group's `name` and `kept` may be left out.
-3. What is checked here needs no model: keys, types and finite numbers. `applying` checks the rest.
+1. `onnxmerge_plan` is the version of the format; it is incremented whenever a key is removed or changes its meaning.
+2. Every key but `onnxmerge_plan`, `groups`, and a group's `name` and `kept` may be omitted.
+3. The checks here need no model: keys, types and finite numbers. `applying` checks the rest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _KEY = "onnxmerge_plan"
 
 
 def to_text(plan: Plan) -> str:
-    """A plan as JSON, one line for each key, so that lists of channels are easy to read and to compare."""
+    """A plan as JSON, one line per key, so that lists of channels are easy to read and compare."""
     top: dict[str, object] = {
         _KEY: VERSION,
         "of": plan.of,
@@ -66,10 +66,10 @@ def _group_text(entry: GroupPlan) -> str:
 
 
 def from_text(text: str) -> Plan:
-    """The plan that a text says.
+    """Parse the JSON form of a plan.
 
     Raises:
-        UsageError: It is not JSON, not of this version, or a key is missing, unknown or of another type.
+        UsageError: The text is not JSON, has another version, or a key is missing, unknown or of the wrong type.
     """
     try:
         data = json.loads(text)

@@ -1,7 +1,7 @@
-"""Look at a model once, then plan for any ratio.
+"""Measure importance once, then plan for any ratio.
 
-What a plan is made of – scores of channels, or harm curves from samples – does not depend on how much goes. So a
-`Planner` measures it once, and every ratio that is tried costs no further pass over weights or samples.
+Scores of channels, and sensitivity curves from samples, do not depend on how much is removed. A `Planner` measures them
+once, so further ratios need no further pass over weights or samples.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Calibration:
-    """Samples, and how the network is walked over them.
+    """Calibration samples, and how the network is run on them.
 
     Attributes:
-        schedule: The walk.
+        schedule: The refit schedule.
         batches: Samples in batches and folds.
-        effort: How much planning may look at them.
-        ridge: Least strength of the pull towards the original weights.
-        memory: Bytes that the matrices of one node may take.
-        provider: What runs the network.
-        seed: For sampled positions.
-        counter: Counts how often the network is run.
-        progress: Called with the fraction done.
+        effort: How many passes over the samples planning makes.
+        ridge: Minimum strength of the regularisation towards the original weights.
+        memory: Maximum size of the matrices of one node in bytes.
+        provider: The execution provider that runs the network.
+        seed: Seed for sampled positions.
+        counter: Counts runs of the network.
+        progress: Called with the fraction completed.
     """
 
     schedule: RefitSchedule
@@ -76,10 +76,10 @@ class Calibration:
 
 
 class Planner:
-    """Plans of one model for any ratio.
+    """Makes plans of one model for any ratio.
 
     Attributes:
-        most: The largest fraction that could go.
+        most: The largest fraction that can be removed.
     """
 
     def __init__(
@@ -92,16 +92,16 @@ class Planner:
         calibration: Calibration | None = None,
         latency: LatencyModel | None = None,
     ) -> None:
-        """Measure what plans are made of.
+        """Measure importance.
 
         Args:
             context: The analysed model.
             analysis: Its groups.
-            cost: What it costs.
-            options: What was asked for.
-            method: The same, resolved.
-            calibration: What a refit looks at; None for methods that need no samples.
-            latency: Times of operators; has to be there for options that are `timed`, unless nothing is to go.
+            cost: Its cost.
+            options: The options of the request.
+            method: The resolved method.
+            calibration: Calibration samples; None for methods that need none.
+            latency: Operator timings; required if the options are `timed`, unless nothing is to be removed.
 
         Raises:
             NothingToCutError: No group may lose a channel.
@@ -135,25 +135,25 @@ class Planner:
 
     @property
     def curves(self) -> Mapping[int, Curve]:
-        """Harm by channels kept, by position of the group; empty for methods that do not measure it."""
+        """Sensitivity curves by group position; empty for methods that do not measure them."""
         return self._curves
 
     def plan(self, ratio: float) -> Plan:
-        """What goes when a fraction of the cost is to go."""
+        """Plan to remove a fraction of the cost."""
         return self._planned(ratio, self._allocation(ratio))
 
     def plan_of(self, counts: Mapping[int, int]) -> Plan:
-        """What goes when groups are to keep so many channels, by position; groups that keep all may be absent."""
+        """Plan with given counts by group position; groups that keep all channels may be omitted."""
         less = {position: count for position, count in counts.items() if count < self._sizes[position]}
         cost_of = self._cost_of()
         reached = 1.0 - cost_of(less) / cost_of({})
         return self._planned(reached, Allocation(less, reached, self.most))
 
     def plan_by_modes(self) -> Plan:
-        """What goes when the channels of the lower of two modes of importances are to go.
+        """Plan to remove the channels of the lower of two modes of importance.
 
         Raises:
-            NothingToCutError: The importances have no two modes.
+            NothingToCutError: The importances do not have two modes.
         """
         counts, importances = below_valley(self._scores, self._scaled, self._allowed, self._context.model.source)
         unlisted = {group: Reason("no_scale") for group in self._scores if self._scaled and group not in self._scaled}
@@ -197,7 +197,7 @@ class Planner:
         )  # fmt: skip
 
     def _probing(self, calibration: Calibration, outputs: bool) -> Probing:
-        """Where sensitivity is measured; outputs are compared only where groups have to be weighed."""
+        """Measure sensitivity; outputs are compared only if groups have to be weighed against each other."""
         if not outputs:
             return Probing(calibration.effort.levels, ())
         order = calibration.schedule.order
@@ -223,14 +223,14 @@ class Planner:
         return Allocation(counts, 1.0 - cost_of(counts) / whole, 1.0 - least / whole)
 
     def _cost_of(self) -> Cost:
-        """What the ratio counts, as a function of how many channels groups keep."""
+        """The cost that the ratio refers to, as a function of the counts of groups."""
         if self._options.of == "latency" and self._time_of is not None:
             return self._time_of
         groups = {position: self._analysis.groups[position] for position in self._sizes}
         return self._cost.by_counts(groups, self._options.of)
 
     def _uniform(self, ratio: float, cost_of: Cost) -> Allocation:
-        """One channel ratio for all groups."""
+        """Allocate the same channel ratio to all groups."""
         sizes, allowed = self._sizes, self._allowed
         if self._options.of != "channels":
             return along_path(uniform_path(sizes), sizes, ratio, cost_of, allowed)
@@ -247,7 +247,7 @@ class Planner:
         return along_path(global_path(sizes, self._scores), sizes, ratio, cost_of, self._allowed)
 
     def _ranked_cost(self) -> Cost:
-        """Cost of counts, with the channels of least score gone."""
+        """Cost of counts after removing the channels of lowest score."""
         if self._options.of in ("latency", "channels"):
             return self._cost_of()
         sizes, orders = self._sizes, {position: least_first(score) for position, score in self._scores.items()}
@@ -260,9 +260,9 @@ class Planner:
 
 
 def reached_by(plan: Plan, analysis: Analysis, cost: CostModel) -> float:
-    """The fraction of what a plan counts that goes with just the channels it removes.
+    """The fraction of the cost that the removed channels of a plan account for.
 
-    Allocations go by counts, which says it exactly only where all channels of a group cost the same.
+    Allocations work with counts, which is exact only if all channels of a group cost the same.
     """
     whole = _counted(cost, plan.of, {}) if plan.of != "channels" else 0
     if not whole:

@@ -1,4 +1,4 @@
-"""The counts that a group may be cut to: multiples of a number, widths that suit kernels, or where the clock gains.
+"""The counts that a group may be cut to: multiples of a number, widths that suit kernels, or widths measured as faster.
 
 An `Allowed` holds for every group, by position, the ascending counts below its size; keeping all channels is always
 allowed and not listed.
@@ -20,10 +20,13 @@ __all__ = ["Allowed", "lower", "multiples", "nearest", "rising", "suited", "wort
 Allowed = Mapping[int, Indices]
 
 _GAIN = 0.004
-"""Least part of a group's time by which a count has to beat every higher one; a guess at what timing can tell apart."""
+"""Minimum fraction of a group's time by which a count must be faster than every higher one. A guess at the resolution
+of timing.
+"""
 _BLOCK, _SMALL_BLOCK, _WIDE = 8, 4, 32
-"""What kernels work in blocks of, and below how many channels the smaller one is taken: of 16, whole blocks of 8 would
-leave a choice of two."""
+"""Block sizes of kernels, and the number of channels below which the smaller one is used: with 16 channels, blocks of 8
+would allow only two counts.
+"""
 
 
 def multiples(sizes: Mapping[int, int], number: int = 1) -> Allowed:
@@ -34,9 +37,9 @@ def multiples(sizes: Mapping[int, int], number: int = 1) -> Allowed:
 def suited(groups: Mapping[int, ChannelGroup]) -> Allowed:
     """Counts that leave widths which suit kernels: multiples of 8 in groups of at least 32 channels, else of 4.
 
-    Where a channel stands for several elements (a head, a position in every part of a grouped convolution) it is those
-    that are counted, and where no such width is left, those of a half or a quarter of the block. A group of fewer than
-    4 elements may be cut to any count.
+    If a channel consists of several elements (a head, or a position in every part of a grouped convolution), elements
+    are counted. If no such width remains, half or a quarter of the block is used. A group of fewer than 4 elements may
+    be cut to any count.
     """
     return {position: _suited(group.size, _elements(group)) for position, group in groups.items()}
 
@@ -51,7 +54,7 @@ def _suited(size: int, elements: int) -> Indices:
 
 
 def _elements(group: ChannelGroup) -> int:
-    """Elements that a channel has wherever it is made or contracted: the greatest number that divides all of them."""
+    """Number of elements of a channel wherever it is produced or contracted: their greatest common divisor."""
     axes = {producer.output for producer in group.producers} | {consumer.input for consumer in group.consumers}
     found = 0
     for axis in axes & group.members.keys():
@@ -61,16 +64,16 @@ def _elements(group: ChannelGroup) -> int:
 
 
 def worthwhile(allowed: Allowed, times: Mapping[int, NDArray[np.float64]]) -> Allowed:
-    """Those of the allowed counts at which a group takes less time than at every higher one; all if nothing is timed.
+    """The allowed counts at which a group is faster than at every higher one; all of them if nothing is timed.
 
     Args:
-        allowed: By group.
-        times: (n + 1,) time of what a group's count decides, by count.
+        allowed: Allowed counts by group.
+        times: (n + 1,) time of the operators that depend on a group's count, by count.
     """
     kept = {}
     for group, counts in allowed.items():
         time = times[group]
-        if not time[-1] > 0:  # nothing of it is timed, so nothing says which counts gain
+        if not time[-1] > 0:  # none of its operators is timed, so it is unknown which counts are faster
             kept[group] = counts
             continue
         least, chosen = time[-1], []
@@ -83,7 +86,7 @@ def worthwhile(allowed: Allowed, times: Mapping[int, NDArray[np.float64]]) -> Al
 
 
 def nearest(allowed: Indices, size: int, count: int) -> int:
-    """The allowed count, or the whole group, that is nearest to a count; of two the lower, never none at all."""
+    """The allowed count (or the whole group) nearest to a count; the lower of two, and never 0."""
     if count >= size:
         return size
     options = np.append(allowed[allowed > 0], size)
@@ -91,11 +94,11 @@ def nearest(allowed: Indices, size: int, count: int) -> int:
 
 
 def lower(allowed: Indices, count: int) -> Indices:
-    """Allowed counts below one, falling."""
+    """Allowed counts below a count, descending."""
     return allowed[: np.searchsorted(allowed, count)][::-1]
 
 
 def rising(allowed: Indices, size: int, count: int) -> int:
-    """The next count above one."""
+    """The next allowed count above a count."""
     place = int(np.searchsorted(allowed, count, side="right"))
     return int(allowed[place]) if place < len(allowed) else size

@@ -1,6 +1,6 @@
-"""Which groups may be cut: what options leave alone, and why where nothing is left.
+"""Which groups may be cut: those excluded by options, and why none may be if all are excluded.
 
-Globs of ``--only`` and ``--skip`` have to match something: one that matches nothing is mistyped.
+Globs of ``--only`` and ``--skip`` must match something: one that matches nothing is probably mistyped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class NoGroupError(NothingToCutError):
     """No group may be cut.
 
     Attributes:
-        reasons: Why, for whoever puts it into words.
+        reasons: The reasons, to be put into words by the caller.
     """
 
     def __init__(self, reasons: tuple[Reason, ...]) -> None:
@@ -34,7 +34,7 @@ class NoGroupError(NothingToCutError):
 
 
 def left_alone(context: Context, analysis: Analysis, options: Options) -> dict[int, Reason]:
-    """Why groups may not be cut, by position."""
+    """Why groups may not be cut, by group position."""
     found: dict[int, Reason] = {}
     for position, group in enumerate(analysis.groups):
         names = [context.model.nodes[producer.node].name for producer in group.producers]
@@ -50,7 +50,7 @@ def left_alone(context: Context, analysis: Analysis, options: Options) -> dict[i
 
 
 def nothing_to_cut(context: Context, analysis: Analysis, reasons_of: Mapping[int, Reason]) -> tuple[Reason, ...]:
-    """Why no group may be cut, each reason once.
+    """Why no group may be cut, without duplicates.
 
     Args:
         context: The analysed model.
@@ -63,7 +63,7 @@ def nothing_to_cut(context: Context, analysis: Analysis, reasons_of: Mapping[int
 def why_little(
     context: Context, analysis: Analysis, reasons_of: Mapping[int, Reason], savings: Mapping[int, float]
 ) -> tuple[Reason, ...]:
-    """What keeps a model from losing more, each reason once.
+    """What limits how much can be removed from a model, without duplicates.
 
     Args:
         context: The analysed model.
@@ -76,7 +76,7 @@ def why_little(
 
 
 def _all(context: Context, analysis: Analysis, first: Iterable[Reason]) -> tuple[Reason, ...]:
-    """Reasons: those given, then those of pins and of nodes that were not understood."""
+    """Reasons: those given, then those of pins and of nodes without a rule."""
     reasons = dict.fromkeys(first)
     reasons.update(dict.fromkeys(reason for entry in analysis.pinned for reason in entry.reasons))
     reasons.update(dict.fromkeys(analysis.refused))
@@ -87,10 +87,10 @@ def _all(context: Context, analysis: Analysis, first: Iterable[Reason]) -> tuple
 
 
 def check_globs(model: Model, analysis: Analysis, options: Options) -> None:
-    """Refuses a glob that no node of the model matches.
+    """Refuse a glob that matches no node of the model.
 
     Raises:
-        UsageError: It names the nearest nodes that make channels, or the first of those.
+        UsageError: The message names the most similar producers, or the first ones.
     """
     names = [node.name for node in model.nodes]
     for option, globs in (("--only", options.only), ("--skip", options.skip)):

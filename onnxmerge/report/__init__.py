@@ -1,1 +1,1 @@
-"""What a person or a program is told: the account, shown in a terminal or written as data."""
+"""The report of a run, shown in a terminal or written as data or a page."""

@@ -1,7 +1,7 @@
-"""The pictures of a report, drawn with matplotlib: channels along the depth, harm curves, latency.
+"""The charts of a report, drawn with matplotlib: channels along the depth, sensitivity curves, latency.
 
-Nothing that a model can choose (names, reasons) is drawn as text of a figure, where matplotlib might read it as
-mathematics; it stands in the words of the marks.
+Text from the model (names, reasons) is never drawn in a figure, where matplotlib might parse it as mathematics; it is
+in the tooltips of the marks.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _WIDTH, _HEIGHT = 9.6, 3.1
 """Inches, of 72 units of the drawing each."""
 _TICKS, _BINS, _ROUNDS = 16, 40, 400
 _LEAST_HARM = 1e-9
-"""Harm below this is drawn here: on a scale of powers of ten zero has no place."""
+"""Lower values are drawn here: a logarithmic scale has no zero."""
 _BELOW_CHOICES = 10.0
-"""The axis of harm ends so far below the least harm that was chosen; what lies below matters to nobody."""
+"""The sensitivity axis ends this far below the lowest chosen value; lower values are irrelevant."""
 
 
 def depth_chart(account: Account) -> str:
@@ -44,7 +44,7 @@ def depth_chart(account: Account) -> str:
         axes.bar(places, pinned, width, color=INKS["pinned"])
         axes.bar(places, kept, width, color=INKS["after"])
         for place, entry in enumerate(entries):
-            # A bar of full height that is not seen takes the pointer: some bars are too low to be hit.
+            # An invisible bar of full height receives the pointer: some bars are too low to hit.
             hit = axes.bar([place], [max(sizes)], 1.0, facecolor="none", edgecolor="none")[0]
             hit.set_gid(f"mark-depth{place}")
             marks[f"depth{place}"] = _depth_words(entry, account.nodes)
@@ -69,7 +69,7 @@ def _depth_words(entry: GroupEntry | PinnedEntry, nodes: int) -> str:
 
 
 def harm_chart(groups: Sequence[GroupEntry]) -> str:
-    """Predicted harm of each group by the part of its channels that is kept; the choice is a point."""
+    """Predicted sensitivity of each group by the fraction of its channels kept; a point marks the choice."""
     marks = {}
     with drawing("harm") as figure_of:
         figure = figure_of(figsize=(_WIDTH, 3.6), layout="constrained")
@@ -79,7 +79,7 @@ def harm_chart(groups: Sequence[GroupEntry]) -> str:
             inside = counts < group.size
             line = 100 * counts[inside] / group.size, np.maximum(harms[inside], _LEAST_HARM)
             axes.plot(*line, lw=1.2, color=INKS["before"])
-            # A broad line that is not seen takes the pointer.
+            # An invisible wide line receives the pointer.
             axes.plot(*line, lw=9, alpha=0, color=INKS["after"])[0].set_gid(f"mark-curve{number}")
             marks[f"curve{number}"] = _harm_words(group)
         for number, group in enumerate(groups):
@@ -107,14 +107,14 @@ def _harm_words(group: GroupEntry) -> str:
 
 
 def latency_chart(latency: Comparison) -> str:
-    """How the times of both models are spread, and each round in the order in which it ran."""
+    """Distribution of the latency of both models, and each round in order."""
     both = {"before": latency.dense, "after": latency.compressed}
     marks = {}
     with drawing("latency") as figure_of:
         figure = figure_of(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         spread, rounds = figure.subplots(1, 2)
         times = np.concatenate([each.times_ms for each in both.values()])
-        # The slowest hundredth is the machine's doing and would squeeze the rest.
+        # The slowest hundredth is noise of the machine and would compress the rest.
         most = max(float(np.percentile(times, 99)), *(each.median_ms for each in both.values()))
         edges = np.linspace(float(times.min()), most if most > times.min() else float(times.min()) + 1e-3, _BINS + 1)
         for key, each in both.items():

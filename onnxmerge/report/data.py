@@ -1,12 +1,13 @@
-"""The account as data: JSON that another program can read, and keeps being able to.
+"""The report as data: JSON with a stable format for other programs.
 
-1. ``schema`` is the version of this form; it is raised whenever a field goes or changes its meaning. A new field does
-   not raise it. ``kind`` is account, inspection, side_by_side or tradeoff.
+1. ``schema`` is the version of this format; it is incremented whenever a field is removed or changes its meaning, but
+   not for a new field. ``kind`` is account, inspection, side_by_side or tradeoff.
 2. Fields keep the order and the names of the dataclasses in ``account``; mappings keep their own order. A pin has the
-   words of its ``reasons``, and beside them ``fixes`` and ``codes``, one for each.
+   messages of its ``reasons``, with one entry of ``fixes`` and ``codes`` for each.
 3. Tuples are arrays. NaN and infinities, which JSON does not have, are null.
-4. Left out is what is much and only drawn: single timings (``times_ms``; the median and interval say what they say),
-   pictures of samples, harm at counts that were not chosen (``curve``, ``probed``), and the nodes of a ``network``.
+4. Large data used only for drawing is omitted: single timings (``times_ms``; the median and interval summarise them),
+   pictures of samples, sensitivity at counts that were not chosen (``curve``, ``probed``), and the nodes of a
+   ``network``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["INSTALL", "SCHEMA", "check_writable", "to_json", "write_text"]
 
 SCHEMA = 1
 INSTALL = "pip install 'onnxmerge[report]', or in a checkout: pip install '.[report]'"
-"""What puts there what pages and plots are drawn with."""
+"""Creates the data that pages and plots are drawn from."""
 LEFT_OUT = frozenset({"times_ms", "pictures", "curve", "probed", "network"})
 
 
@@ -37,7 +38,7 @@ def to_json(result: Account | Inspection | SideBySide | Tradeoff) -> str:
         result: What to write.
 
     Raises:
-        TypeError: A value has no form in JSON; that is a bug of whoever made the result.
+        TypeError: A value cannot be written as JSON, which is a bug in the code that made the result.
     """
     kind = {
         Account: "account", Inspection: "inspection", SideBySide: "side_by_side", Tradeoff: "tradeoff"
@@ -70,7 +71,7 @@ def _plain(value: object) -> object:
 
 
 def _pin(entry: PinnedEntry) -> dict[str, object]:
-    """A pin with its reasons in words."""
+    """A pin with the messages of its reasons."""
     return {
         "name": entry.name,
         "size": entry.size,

@@ -1,10 +1,11 @@
-"""Where the parts of a network go when it is drawn as a list from top to bottom, and what lies beside it.
+"""The layout of a network drawn as a list from top to bottom, with lanes beside it.
 
-1. *Blocks*: a node joins the block of the node before it where it reads that one alone, nobody else reads that one, and
-   it computes no products and makes no channels of its own: Conv, BatchNormalization, Relu are one row.
+1. *Blocks*: a node joins the block of the previous node if it reads only that node, is its only reader, and neither
+   computes products nor produces channels: Conv, BatchNormalization, Relu are one row.
 2. *Rows*: blocks in the order of their first nodes, which is topological.
-3. *Lanes*: what a block makes reaches the next row on the spine. What is read further down runs in a lane beside it,
-   from its row to the last that reads it, in the first lane that is free; a lane that ends in a row is free from there.
+3. *Lanes*: the output of a block reaches the next row on the spine. An output that is read further down occupies a lane
+   beside it, from its row to its last reader; the first free lane is used, and a lane is free again after the row in
+   which it ends.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Row:
         above: Whether the row above is read, on the spine.
         below: Whether the row below reads this one.
         entering: Lanes that end or branch off here.
-        leaving: The lane that begins here, None where there is none.
-        passing: Lanes that go past, those that branch off and go on included.
+        leaving: The lane that begins here; None if there is none.
+        passing: Lanes that pass, including those that branch off and continue.
     """
 
     nodes: tuple[int, ...]

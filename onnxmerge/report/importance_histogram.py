@@ -1,4 +1,4 @@
-"""The histogram of importances in the terminal: one line a bin, with the place of the cut between two of them."""
+"""The histogram of importances in the terminal: one line per bin, with the threshold between two of them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _WIDTH = 40
 
 
 def modes_lines(importances: Importances) -> list[str]:
-    """Lines that show how importances are spread and where they were cut.
+    """Lines that show the distribution of importances and the threshold.
 
-    Bars rise with the square root of the count, so that a small mode beside a large one is seen; a bin that is not
-    empty has at least one character.
+    Bars are proportional to the square root of the count, so that a small mode is visible beside a large one; a
+    non-empty bin has at least one character.
     """
     most = max(importances.counts)
     lines = [f"Importance of {importances.channels} channels ({importances.what}), bars as the root of the count:"]

@@ -1,4 +1,4 @@
-"""The account of a run: every figure a person is shown, whatever shows it (terminal, JSON, page)."""
+"""The report of a run: all figures, independent of how they are shown (terminal, JSON, page)."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Sizes:
 
     Attributes:
         parameters: Elements of all initializers.
-        macs: Multiply-accumulates of one run at `shapes` of the account.
+        macs: Multiply-accumulates of one run at `shapes` of the report.
         channels: Channels of all groups that can be cut.
-        file_bytes: The file and its external data; None where no file was written.
+        file_bytes: The file and its external data; None if no file was written.
     """
 
     parameters: int
@@ -51,21 +51,21 @@ class GroupEntry:
     Attributes:
         name: Name of its first producer's node.
         size: Channels before.
-        kept: Channels after; equal to `size` where nothing was cut or, in an inspection, before any cut.
-        producers: Names of the nodes that make the channels.
+        kept: Channels after; equal to `size` if nothing was cut or, in an inspection, before any cut.
+        producers: Names of the nodes that produce the channels.
         consumers: Names of the nodes that contract over them.
-        macs_share: Fraction of the model's MACs that lies in nodes whose cost falls with this group.
-        select: Selection used, "" where nothing was cut.
-        compensate: Compensation used, "" where nothing was cut.
-        note: What a reader should know: why a compensation could not be used, why the group was left alone.
-        saving: Fraction of the model's MACs that goes when this group alone keeps one channel.
+        macs_share: Fraction of the model's MACs in nodes whose cost decreases with this group.
+        select: Selection used; "" if nothing was cut.
+        compensate: Compensation used; "" if nothing was cut.
+        note: Remarks: why a compensation could not be used, or why the group was left alone.
+        saving: Fraction of the model's MACs that is removed if only this group is cut, to one channel.
         place: Position of its first producer among the nodes of the model.
-        harm: What keeping so few was predicted to do to the outputs, if no other group is cut: their squared error in
-            units of their variance (the method's own error of the readers, where outputs were not compared); None where
-            the method predicts nothing.
-        curve: The same for other counts: (channels kept, harm), ascending, of at most two dozen counts.
-        probed: Counts at which the harm was measured, not interpolated.
-        code: Of the reason for which it was left alone, "" where it was not; the words are the note.
+        harm: Predicted effect of keeping `kept` channels on the outputs, if no other group is cut: their squared error
+            in units of their variance (the method's own error of the readers, if outputs were not compared); None if
+            the method makes no prediction.
+        curve: The sensitivity curve: (channels kept, harm), ascending, with at most two dozen counts.
+        probed: Counts at which sensitivity was measured, not interpolated.
+        code: Code of the reason why the group was left alone, "" if it was not; `note` has the message.
     """
 
     name: str
@@ -87,13 +87,13 @@ class GroupEntry:
 
 @dataclass(frozen=True)
 class PinnedEntry:
-    """Channels that must stay.
+    """Channels that must be kept.
 
     Attributes:
         name: Name of the producer's node.
         size: Pinned channels.
         total: Channels of that producer.
-        reasons: Why, each naming the node that pins.
+        reasons: Why they are pinned; each names the node that pins.
         place: Position of the producer among the nodes of the model.
     """
 
@@ -105,30 +105,30 @@ class PinnedEntry:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Why, in words."""
+        """The reasons as messages."""
         return tuple(map(sentence, self.reasons))
 
     @property
     def fixes(self) -> tuple[str, ...]:
-        """For each reason what can be done about it, "" where nothing can or the words say it."""
+        """Advice for each reason; "" if there is none or the message includes it."""
         return tuple(map(advice, self.reasons))
 
 
 @dataclass(frozen=True)
 class NodeEntry:
-    """One node of a network that is drawn; graph inputs and outputs are nodes too.
+    """One node of a drawn network; graph inputs and outputs are nodes too.
 
     Attributes:
         name: Its name.
         op: Operator type, or Input or Output.
         reads: Positions of the nodes whose outputs it reads, ascending.
-        shape: Shape of its first output where MACs are counted; None where it is not known.
+        shape: Shape of its first output at which MACs are counted; None if unknown.
         weights: Shapes of the initializers that it reads.
         macs: Multiply-accumulates of one run.
-        makes: Positions of the groups whose channels it makes.
-        carries: Likewise of those that pass through it.
-        contracts: Likewise of those that it contracts over.
-        pinned: Why channels that it makes must stay.
+        makes: Positions of the groups whose channels it produces.
+        carries: Positions of the groups that pass through it.
+        contracts: Positions of the groups that it contracts over.
+        pinned: Why channels that it produces must be kept.
     """
 
     name: str
@@ -145,12 +145,12 @@ class NodeEntry:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What could go from a model, and why the rest cannot.
+    """What can be removed from a model, and why the rest cannot.
 
     Attributes:
         source: The model that was read.
         opset: Version of the standard operators.
-        producer: What wrote the file, "" where it does not say.
+        producer: The tool that wrote the file; "" if unknown.
         nodes: Number of nodes.
         sizes: Its sizes.
         cuttable_macs_share: Fraction of the MACs in nodes that some group touches.
@@ -159,8 +159,8 @@ class Inspection:
             `report.outline` makes a tree of them.
         pinned: What cannot.
         notes: Everything else a person should read.
-        most_macs_share: Largest fraction of the MACs that a plan with the default options and samples can take.
-        network: The nodes as they are drawn, in topological order, inputs first and outputs last.
+        most_macs_share: Largest fraction of the MACs that a plan with the default options and samples can remove.
+        network: The nodes for drawing, in topological order, inputs first and outputs last.
     """
 
     source: str
@@ -177,7 +177,7 @@ class Inspection:
     network: tuple[NodeEntry, ...] = field(default=(), repr=False)
 
     def html(self, path: str | Path) -> Path:
-        """Write the network, drawn, as one page that needs nothing else; see `docs/report.md`.
+        """Write a self-contained page with a drawing of the network; see `docs/report.md`.
 
         Raises:
             RuntimeMissingError: Jinja2 or matplotlib is not installed.
@@ -190,42 +190,42 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Account:
-    """What a compression did and what it cost.
+    """The report of a compression: what was removed and its effect.
 
     Attributes:
         source: The model that was read.
-        target: The file that was written, None where none was (dry run, API).
+        target: The file that was written; None if there is none (dry run, API).
         version: onnxmerge's version.
         options: Every option as used.
         of: What the ratio counts.
         asked: The ratio that was asked for.
-        reached: The fraction of `of` that went.
+        reached: The fraction of `of` that was removed.
         before: Sizes of the input.
         after: Sizes of the output.
-        shapes: Input shapes at which MACs and latency were taken.
+        shapes: Input shapes at which MACs and latency were measured.
         groups: All groups that can be cut.
         pinned: What cannot.
         fidelity: Output against output; None without verification.
-        samples: Words for the inputs that fidelity was measured on.
+        samples: A description of the inputs that fidelity was measured on.
         accuracy_before: Top-1 accuracy in percent, None without labels.
         accuracy_after: Likewise for the output.
-        latency: Interleaved timing of both; None without verification.
+        latency: Latency of both models, measured alternately; None without verification.
         notes: Everything else a person should read.
         seconds: Wall time by stage.
-        importances: What a ratio of `auto` was read off; None for any other.
-        nodes: How many nodes the model has.
+        importances: The importances that determined a ratio of `auto`; None for any other ratio.
+        nodes: Number of nodes of the model.
         differences: Where outputs differ; None without verification.
-        refused: Why a gate refused the result, "" where none did.
-        settings: What was asked for besides `options`: samples, verification, shapes.
-        environment: What it ran on: versions, provider, machine.
+        refused: Why a gate refused the result; "" if none did.
+        settings: Settings besides `options`: samples, verification, shapes.
+        environment: Versions, provider and machine.
         hashes_before: SHA-256 of the files that were read, by name.
         hashes_after: Likewise of those that were written.
-        call: The command, or the call in Python, that makes the same again.
-        passes: How often the network was run over all calibration samples, by stage, in units of the whole network.
-        predicted: Divergence of the outputs that the plan predicts: the sum of the groups' harm; None where the method
-            predicts nothing.
+        call: The command or Python call that reproduces the result.
+        passes: Passes over all calibration samples by stage, in units of the whole network.
+        predicted: Divergence of the outputs that the plan predicts: the sum of the groups' `harm`; None if the method
+            makes no prediction.
         measured: The same, measured on `samples`; None without verification.
-        synthetic: Whether `samples` were made up.
+        synthetic: Whether `samples` were synthetic.
     """
 
     source: str
@@ -262,7 +262,7 @@ class Account:
     synthetic: bool = False
 
     def html(self, path: str | Path) -> Path:
-        """Write the account as one page that needs nothing else; see `docs/report.md`.
+        """Write the report as a self-contained page; see `docs/report.md`.
 
         Raises:
             RuntimeMissingError: Jinja2 or matplotlib is not installed.
@@ -279,14 +279,14 @@ class Point:
 
     Attributes:
         ratio: The fraction that was asked for.
-        reached: The fraction that went.
-        predicted: The fraction that was predicted, where `reached` was measured.
+        reached: The fraction that was removed.
+        predicted: The predicted fraction, if `reached` was measured.
         after: Sizes of the cut model.
         accuracy: Top-1 accuracy in percent, None without labels.
         cosine: Lowest cosine of an output, None where none is a number.
-        agreement: Top-1 decisions that stayed, in percent; None where no output is class scores.
-        latency: Timing against the original, in turns.
-        holds: Whether it holds the gates; False without any.
+        agreement: Unchanged top-1 decisions, in percent; None if no output is class scores.
+        latency: Latency of both models, measured alternately.
+        holds: Whether it passes the gates; False without any.
     """
 
     ratio: float
@@ -306,18 +306,18 @@ class Tradeoff:
 
     Attributes:
         source: The model.
-        of: What ratios count.
+        of: The cost that the ratios refer to.
         before: Sizes of the model.
         accuracy_before: Its top-1 accuracy in percent, None without labels.
-        points: By rising ratio.
-        knee: The point beyond which each part of the cost harms more than before it; None where there is none.
-        largest: The largest cut that holds the gates; None where none does or there are none.
+        points: Points by ascending ratio.
+        knee: The point beyond which further removal is more harmful; None if there is none.
+        largest: The largest cut that passes the gates; None if none does or there are no gates.
         gated: Whether there were gates.
-        samples: Words for the inputs that it was measured on.
+        samples: A description of the inputs used.
         notes: Everything else a person should read.
         seconds: Wall time by stage.
-        absent: A sentence for each ratio that is not on the curve; the notes hold them too.
-        synthetic: Whether `samples` were made up.
+        absent: A sentence for each ratio that is missing from the curve, also in the notes.
+        synthetic: Whether `samples` were synthetic.
     """
 
     source: str
@@ -337,11 +337,11 @@ class Tradeoff:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Two models compared: fidelity of the second to the first, and the timing of both.
+    """Comparison of two models: fidelity of the second to the first, and latency of both.
 
     Attributes:
-        batches: Timing at the batch sizes that were asked for.
-        synthetic: Whether `samples` were made up.
+        batches: Latency at the requested batch sizes.
+        synthetic: Whether `samples` were synthetic.
     """
 
     first: str

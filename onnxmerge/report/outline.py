@@ -1,12 +1,12 @@
 """Groups as a tree along the network.
 
-1. Groups stand in the order in which the network first makes them.
-2. A group is a *branch* of a group with several producers, a stream, where it lies behind a stream and all ways on from
-   it lead into that one: the inside of a residual block is a branch of the stream that the block adds to. A stream is a
-   branch only of one that it both comes from and leads into. Of several the innermost counts: a gate is a branch of
-   the channels inside its block.
-3. Groups are *alike* where they are branches of the same group, or of none, have names that differ in numbers alone,
-   equally many channels, producers and consumers, and branches that are alike in turn: layers of one kind.
+1. Groups are in the order in which the network first produces them.
+2. A group is a *branch* of a stream (a group with several producers) if it comes from that stream and all its paths
+   lead back into it: the inside of a residual block is a branch of the stream that the block adds to. A stream is a
+   branch only of one that it both comes from and leads into. Of several streams the innermost counts: a gate is a
+   branch of the channels inside its block.
+3. Groups are *alike* if they are branches of the same group, or of none, have names that differ only in numbers, the
+   same number of channels, producers and consumers, and branches that are alike: layers of one kind.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Line:
     """One line of the tree.
 
     Attributes:
-        groups: Positions of the group shown, and of those alike that it stands for.
+        groups: Positions of the group shown, and of those alike that share its line.
         last: For each level down to it: whether nothing follows on that level.
     """
 
@@ -56,7 +56,7 @@ def branches(groups: Sequence[GroupEntry]) -> tuple[int | None, ...]:
 
 
 def _starts(groups: Sequence[GroupEntry]) -> list[frozenset[int]]:
-    """For each group the streams that some way to it comes from."""
+    """For each group the streams that some path to it comes from."""
     read = _by_node([group.consumers for group in groups])
     starts: list[frozenset[int]] = [frozenset()] * len(groups)
     for _ in groups:
@@ -71,7 +71,7 @@ def _starts(groups: Sequence[GroupEntry]) -> list[frozenset[int]]:
 
 
 def _ends(groups: Sequence[GroupEntry]) -> list[frozenset[int]]:
-    """For each group the streams that every way on from it leads into; ways that come back to it do not count."""
+    """For each group the streams that every path from it leads into; paths that return to it do not count."""
     made = _by_node([group.producers for group in groups])
     ends: list[frozenset[int]] = [frozenset()] * len(groups)
     for _ in groups:

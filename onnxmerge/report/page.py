@@ -1,8 +1,8 @@
-"""The account as one page that a browser opens offline: what came of it first, then why, then everything.
+"""The report as a self-contained page for offline use: first the result, then the reasons, then all details.
 
-Style, script and pictures are inside the file. All words of the model are text to the template, which escapes them; a
-content security policy lets the browser run the page's own script alone and load nothing from anywhere. Without
-script the page reads the same, without sorting and filtering.
+Style, script and pictures are inside the file. The template escapes all text from the model; a content security policy
+allows only the page's own script and no loading of resources. Without the script the page is the same, except for
+sorting and filtering.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from onnxmerge.samples.thumbnails import Picture
 __all__ = ["check_page", "render", "write_report"]
 
 _MOST_CLASSES, _MOST_MOVES = 20, 25
-"""Classes up to which confusion is a table of all pairs, and pairs that are listed beyond."""
+"""Maximum number of classes for a table of all pairs, and number of pairs listed beyond it."""
 
 
 def check_page(target: Path, option: str = "a page") -> None:
-    """Refuses what writing a page would fail on, before anyone waits for it.
+    """Check in advance that a page can be written.
 
     Raises:
         RuntimeMissingError: Jinja2 or matplotlib is not installed.
-        UsageError: The file cannot be written, or is no page by its name.
+        UsageError: The file cannot be written, or its name is not that of a page.
     """
     if target.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{option} {target}: expected a name that ends in .html")
@@ -44,7 +44,7 @@ def check_page(target: Path, option: str = "a page") -> None:
 
 
 def write_report(account: Account, target: Path) -> Path:
-    """Writes the account of a compression as a page.
+    """Write the report of a compression as a page.
 
     Raises:
         RuntimeMissingError: Jinja2 or matplotlib is not installed.
@@ -88,7 +88,7 @@ def _templates(option: str = "a page") -> Any:  # noqa: ANN401 - an extra that n
 
 
 def _plain(value: object) -> object:
-    """Words without control characters; markup, which we wrote ourselves, as it is."""
+    """Text without control characters; our own markup is unchanged."""
     return printable(value) if type(value) is str else value
 
 
@@ -127,7 +127,7 @@ def _shown(account: Account) -> dict[str, object]:
 
 
 def _cards(account: Account) -> list[dict[str, object]]:
-    """What a reader looks at first: name, before, after, change, and the part of a bar that is left."""
+    """The key figures: name, before, after, change, and the remaining fraction of a bar."""
     before, after, timing = account.before, account.after, account.latency
     cards: list[dict[str, object]] = []
     if account.accuracy_before is not None and account.accuracy_after is not None:
@@ -162,7 +162,7 @@ def _card(name: str, before: str, after: str, change: str, left: float) -> dict[
 
 
 def _confusion(confusion: Confusion) -> dict[str, object]:
-    """A table of all pairs where there are few classes, else the most frequent moves."""
+    """A table of all pairs if there are few classes, else the most frequent changes."""
     total = sum(count for _, _, count in confusion.moves)
     moved = [move for move in confusion.moves if move[0] != move[1]]
     rows = None

@@ -1,7 +1,7 @@
-"""What reasons say to a person: the one table from codes to words and to advice.
+"""The messages of reasons: the one table from codes to messages and advice.
 
-A code has no advice where its words are advice enough, or where nothing helps: a softmax over channels does need all
-of them.
+A code has no advice if its message is sufficient, or if nothing helps: a softmax over channels does need all of
+them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from onnxmerge.channels.reasons import Code, Detail, Reason
 __all__ = ["TEXTS", "Text", "advice", "kind", "listed", "nothing_to_cut", "sentence"]
 
 _SHOWN = 3
-"""Reasons that an error lists."""
+"""Maximum number of reasons listed in an error."""
 
 
 class Text(NamedTuple):
-    """What a code says.
+    """The messages of a code.
 
     Attributes:
         words: Why, with ``{op}``, ``{axis}`` and numbers in the places of a reason's operator, axis and details.
@@ -200,4 +200,4 @@ _GROUPS: Mapping[Code, Text] = {
 }
 
 TEXTS: Mapping[Code, Text] = MappingProxyType({**_AROUND, **_REFUSED, **_COMPUTED, **_FORMS, **_AXES, **_GROUPS})
-"""What each code says."""
+"""The messages of each code."""

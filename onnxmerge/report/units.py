@@ -1,6 +1,7 @@
-"""Numbers as people read them: 125.8 M, 3.4 MB, 12.3 ms, 50.1 %.
+"""Numbers in readable form: 125.8 M, 3.4 MB, 12.3 ms, 50.1 %.
 
-Rounding never turns nearly into fully: 99.98 % is not shown as 100.0 %, and a cosine of 0.9999996 is not shown as 1.
+Rounding never makes nearly complete values look complete: 99.98 % is not shown as 100.0 %, and a cosine of 0.9999996 is
+not shown as 1.
 """
 
 from __future__ import annotations

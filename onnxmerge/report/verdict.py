@@ -1,7 +1,7 @@
-"""The one sentence that says what came out, made of what is known and of nothing else.
+"""The verdict: one sentence that summarises the result, based only on known figures.
 
-1. Size: the part of the budget that went, and what was asked where that is a whole percent away.
-2. Speed: a factor where the interval excludes 1, otherwise that no difference could be told from noise.
+1. Size: the fraction of the cost that was removed, and the request if it differs by at least one percent.
+2. Speed: a factor if the interval excludes 1, otherwise that no difference was measurable.
 3. Quality: accuracy where there are labels; else agreement of the top class, else the cosine.
    On synthetic inputs neither says how good the outputs are, and the sentence says so.
 """
@@ -33,14 +33,14 @@ def account_verdict(account: Account) -> str:
 
 
 def outcome(account: Account) -> str:
-    """The sentence for what became of the file."""
+    """The sentence on the written file."""
     if account.target is None:
         return f"{account.source}: nothing was written."
     return f"{account.source} -> {account.target}"
 
 
 def inspection_verdict(inspection: Inspection) -> str:
-    """The sentence for a model that was looked at."""
+    """The sentence for an inspection."""
     if not inspection.groups:
         return f"Nothing in {inspection.source} can be cut; below is why."
     shrinking = sum(not group.note for group in inspection.groups)

@@ -1,4 +1,4 @@
-"""Words that every view says the same way: what was done to a group, why channels stay, and text that can be shown.
+"""Text shared by all views: how a group was cut, why channels are kept, and safe text for display.
 
 In short, all nodes that pin for the same reason share a row, and so do all graph inputs and all graph outputs.
 """

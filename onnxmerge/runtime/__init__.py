@@ -1,4 +1,4 @@
-"""Models that run: sessions on the provider that is really live, fidelity and latency of one against another."""
+"""Run models: sessions on the provider that is actually used, fidelity and latency of one model against another."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""Whether CUDA can run here, found out before ONNX Runtime is asked.
+"""Check whether CUDA can run here, before ONNX Runtime is asked for it.
 
 ONNX Runtime answers a request for CUDA that it cannot meet with an error in its default log. That log belongs to the
-host process and its level cannot be read back, so it cannot be turned down for a moment and restored. What ONNX Runtime
-would complain about is therefore looked up first:
+host process and its level cannot be read, so it cannot be changed temporarily and restored. Possible causes of an error
+are therefore checked first:
 
 1. The driver: its library loads, starts, and counts at least one GPU.
-2. The CUDA libraries, which pip installs where the loader does not look: they are loaded into the process.
+2. The CUDA libraries, which pip installs outside the loader's search path: they are loaded into the process.
 3. cuBLAS of the major version that ONNX Runtime was built with: the first library that its provider needs.
 
-What these leave open (a cuDNN that is missing, a GPU that is too old) ONNX Runtime says itself, at the host's level.
+Other causes (a missing cuDNN, a GPU that is too old) are logged by ONNX Runtime itself, at the host's level.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DRIVER, _CUBLAS = (
 
 
 def cuda_problem(ort: Any) -> str:  # noqa: ANN401 - the module has no types
-    """Why no session of this ONNX Runtime can run on CUDA; empty where nothing is known against it."""
+    """Why no session of this ONNX Runtime can run on CUDA; empty if no obstacle is known."""
     problem = driver_problem()
     if problem:
         return problem
@@ -47,7 +47,7 @@ def has_gpu() -> bool:
 
 
 def driver_problem() -> str:
-    """Why the driver offers no GPU; empty where it offers one."""
+    """Why the driver offers no GPU; empty if it offers one."""
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:
@@ -60,10 +60,9 @@ def driver_problem() -> str:
 
 
 def _preload(ort: Any) -> None:  # noqa: ANN401
-    """Loads the CUDA libraries as ONNX Runtime does, without what it prints.
+    """Load the CUDA libraries as ONNX Runtime does, without its output.
 
-    The function runs as a copy with a `print` of its own: redirecting standard output would take that of every other
-    thread away, too.
+    The function runs as a copy with its own `print`: redirecting standard output would affect all other threads.
     """
     preload = getattr(ort, "preload_dlls", None)
     if not isinstance(preload, FunctionType):

@@ -1,15 +1,15 @@
-"""Where two models differ: which decisions moved to which class, and the samples they disagree on most.
+"""Where two models differ: which decisions changed to which class, and the samples with the largest differences.
 
-1. *Confusion*: of the first output that looks like class scores (rank 2, two classes or more), how many samples went
+1. *Confusion*: of the first output that looks like class scores (rank 2, two classes or more), how many samples changed
    from each top class of the first model to each of the second; with labels also how many became right or wrong.
 2. *Disagreements*: a sample's distance is the largest over all outputs of |a - b| / max(|a|, |b|), or for outputs that
-   are not floating of the part of entries that differ; 2 where the two are not finite in the same places. Samples whose
-   top class moved come first, then by distance; of equals the earlier.
+   are not floating the fraction of entries that differ; 2 if the two are not finite in the same entries. Samples whose
+   top class changed come first, then by distance; ties to the earlier sample.
 
-Where axis 0 of inputs and outputs does not count the same samples (detections), a whole feed is one sample. Labels
-count samples, so they are used only where as many rows were seen as there are labels.
+If axis 0 of inputs and outputs does not count the same samples (detections), a whole feed is one sample. Labels are per
+sample, so they are used only if the number of rows equals that of labels.
 
-Batches are taken one by one and not kept; of the inputs only those of the worst few, as small pictures.
+Batches are processed one by one and not kept, except for the inputs of the worst few samples, as thumbnails.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Confusion:
         output: Name of the output.
         classes: How many there are.
         moves: (class of the first model, class of the second, samples), ascending.
-        right: With labels, samples that were right (in both, in the first alone, in the second alone, in none).
+        right: With labels, samples that were right (in both, only in the first, only in the second, in none).
     """
 
     output: str
@@ -55,11 +55,11 @@ class Disagreement:
 
     Attributes:
         sample: Its number, from 0.
-        distance: From 0, equal, to 2.
+        distance: From 0 (equal) to 2.
         output: The output that differs most.
         before: Top class of the first model; None without class scores.
         after: Likewise of the second.
-        label: The right class, None where it is not known.
+        label: The right class; None if unknown.
         pictures: The inputs of the sample that are pictures.
     """
 
@@ -84,7 +84,7 @@ class Differences:
     Attributes:
         confusion: None where no output looks like class scores.
         worst: The samples that differ most, worst first; equal ones are not among them.
-        whole_feeds: Whether a sample stands for a whole feed.
+        whole_feeds: Whether a sample is a whole feed.
     """
 
     confusion: Confusion | None
@@ -94,10 +94,10 @@ class Differences:
 
 @dataclass
 class DifferenceMeter:
-    """Takes feeds and the outputs of both models batch by batch.
+    """Accumulates feeds and the outputs of both models batch by batch.
 
     Attributes:
-        labels: The right class of each sample, None where they are not known.
+        labels: The right class of each sample; None if unknown.
     """
 
     labels: NDArray[np.int64] | None = None
@@ -119,7 +119,7 @@ class DifferenceMeter:
         if distances:
             table = np.stack(list(distances.values()))
             names, furthest = list(distances), table.argmax(axis=0)
-            # Only rows that can be among the worst are looked at: moved decisions, and the farthest of the batch.
+            # Only rows that can be among the worst are examined: changed decisions, and the farthest of the batch.
             near = np.argsort(-table.max(axis=0), kind="stable")[:WORST]
             moved = np.flatnonzero(tops[0] != tops[1]) if tops is not None else np.zeros(0, dtype=np.int64)
             for row in sorted({*near.tolist(), *moved.tolist()}):
@@ -127,7 +127,7 @@ class DifferenceMeter:
         self._seen += rows
 
     def result(self) -> Differences:
-        """What was seen; asked for behind the last batch, where it shows whether rows are the samples of labels."""
+        """The result; to be called after the last batch, when it is known whether rows correspond to labels."""
         labelled = self.labels is not None and self._seen == len(self.labels)
         confusion = None
         if self._scores is not None:
@@ -140,7 +140,7 @@ class DifferenceMeter:
         return Differences(confusion, tuple(worst), self._whole)
 
     def _decisions(self, one: Feed, two: Feed, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-        """Top classes of a batch's samples; counted on the way."""
+        """Top classes of a batch's samples, which are also counted."""
         name = next((name for name, array in one.items() if _floating(array) and _is_table(array)), None)
         if name is None or len(one[name]) != rows or two[name].shape != one[name].shape:
             return None
@@ -150,7 +150,7 @@ class DifferenceMeter:
         if self.labels is not None:
             wanted = self.labels[self._seen : self._seen + rows]
             if len(wanted) < rows:
-                return old, new  # rows are not the samples of the labels, and `result` leaves those out
+                return old, new  # rows do not correspond to labels, and `result` omits those
             self._right.update(zip((old == wanted).tolist(), (new == wanted).tolist(), strict=True))
         return old, new
 

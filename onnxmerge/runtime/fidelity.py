@@ -1,24 +1,24 @@
-"""How near the outputs of the compressed model are to those of the dense one, and how often each hits the label.
+"""Fidelity of the outputs of the compressed model to those of the dense one, and the accuracy of both.
 
 For each floating output, with a the dense and b the compressed values in float64:
-1. cosine: the mean over samples of  a·b / (|a||b|), each sample flattened; 1 where both are zero, 0 where one is;
-2. relative L2: |a - b| / |a| over all samples together; 0 where the two are equal, infinite where only a is zero,
-   or where the squares are beyond float64;
+1. cosine: the mean over samples of  a·b / (|a||b|), each sample flattened; 1 if both are zero, 0 if one is;
+2. relative L2: |a - b| / |a| over all samples together; 0 if the two are equal, infinite if only a is zero, or if the
+   squares overflow float64;
 3. largest absolute difference;
-4. top-1 agreement, where the output looks like class scores (rank 2, (N, C), C >= 2): the part of samples whose largest
-   score is at the same class; ties go to the lowest class on both sides.
+4. top-1 agreement, if the output looks like class scores (rank 2, (N, C), C >= 2): the fraction of samples whose
+   largest score is at the same class; ties go to the lowest class on both sides.
 
-For integers, booleans and strings: the part of entries that are equal, and nothing else.
+For integers, booleans and strings: only the fraction of entries that are equal.
 
 Axis 0 counts samples; an output of rank 0 is one sample.
 
-Outputs whose length depends on values (NonMaxSuppression, NonZero) may have another one in the compressed model. There
-is no telling which entry stands for which; such an output is left out, by name, with the two shapes.
+Outputs whose length depends on values (NonMaxSuppression, NonZero) may have another length in the compressed model.
+Their entries cannot be matched; such an output is left out, and reported by name with the two shapes.
 
-Values that are not finite: where a and b hold the same one, the entry is left out, as agreeing. Where they differ, the
+Values that are not finite: if a and b have the same one, the entry is left out, as agreeing. If they differ, the
 sample's cosine counts as 0, and relative L2 and the largest difference are infinite: a NaN never looks like a success.
 
-Everything is a sum or a maximum over samples, so outputs are taken batch by batch and never kept.
+Everything is a sum or a maximum over samples, so outputs are processed batch by batch and never kept.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class OutputFidelity:
 
     Attributes:
         name: Name of the graph output.
-        cosine: Mean over samples, in -1..1; None for outputs that are not floating.
+        cosine: Mean over samples, in -1..1; None for non-floating outputs.
         relative_l2: At least 0, may be infinite; None likewise.
         max_abs: At least 0, may be infinite; None likewise.
         top1_agreement: In 0..1; None unless the output looks like class scores.
@@ -74,12 +74,12 @@ class Fidelity:
 
     @property
     def cosine(self) -> float | None:
-        """The lowest cosine of any output; None where none is floating."""
+        """The lowest cosine of any output; None if none is floating."""
         return min((output.cosine for output in self.outputs if output.cosine is not None), default=None)
 
     @property
     def relative_l2(self) -> float | None:
-        """The highest relative error of any output; None where none is floating."""
+        """The highest relative error of any output; None if none is floating."""
         return max((output.relative_l2 for output in self.outputs if output.relative_l2 is not None), default=None)
 
 
@@ -101,7 +101,7 @@ class _Sums:
 
 @dataclass
 class FidelityMeter:
-    """Takes outputs batch by batch; ``result`` may be asked for at any time.
+    """Accumulates outputs batch by batch; ``result`` can be called at any time.
 
     Attributes:
         declared: Declared lengths by output, None where an axis has no fixed one; every axis of an
@@ -144,7 +144,7 @@ class FidelityMeter:
                 sums.entries += a.size
 
     def _may_differ(self, name: str, one: tuple[int, ...], two: tuple[int, ...]) -> bool:
-        """Whether two shapes differ along axes without a declared length alone."""
+        """Whether two shapes differ only along axes without a declared length."""
         declared = self.declared.get(name)
         if declared is None or len(one) != len(two):
             return False
@@ -153,10 +153,10 @@ class FidelityMeter:
         )
 
     def result(self) -> Fidelity:
-        """Fidelity of all that was added.
+        """Fidelity of all added outputs.
 
         Raises:
-            UsageError: Nothing was added; fidelity of nothing would look perfect.
+            UsageError: Nothing was added; the fidelity of no outputs would look perfect.
         """
         if not self._sums and not self._left_out:
             raise UsageError("fidelity needs at least one sample and one output, got none")
@@ -166,14 +166,14 @@ class FidelityMeter:
 
 @dataclass
 class AccuracyMeter:
-    """Counts how often the largest score of the first class-score-like output is at the label."""
+    """Counts how often the largest score of the first output that looks like class scores is at the label."""
 
     labels: NDArray[np.int64]
     _seen: int = 0
     _right: int = 0
 
     def add(self, outputs: Mapping[str, NDArray[Any]]) -> None:
-        """Adds the outputs for the next samples in label order; does nothing where no output looks like class scores.
+        """Adds the outputs for the next samples in label order; does nothing if no output looks like class scores.
 
         Raises:
             UsageError: There are more samples than labels, or a label is no class of the output.
@@ -193,7 +193,7 @@ class AccuracyMeter:
         self._seen += len(scores)
 
     def result(self) -> float | None:
-        """Part of the samples that were right, in 0..1; None where no output looks like class scores.
+        """Fraction of correct samples, in 0..1; None if no output looks like class scores.
 
         Raises:
             UsageError: There are fewer samples than labels.
@@ -234,7 +234,7 @@ def accuracy(outputs: Iterable[Mapping[str, NDArray[Any]]], labels: NDArray[np.i
         labels: Class numbers, shape ``(samples,)``.
 
     Returns:
-        In 0..1; None where no output looks like class scores. A row with a NaN is never right.
+        In 0..1; None if no output looks like class scores. A row with a NaN is never right.
 
     Raises:
         UsageError: Numbers of samples and labels differ, or a label is no class of the output.
@@ -256,7 +256,7 @@ def _add_floats(sums: _Sums, a: NDArray[np.float64], b: NDArray[np.float64]) -> 
     if scores:
         sums.top1 += int(np.count_nonzero(a.argmax(axis=1) == b.argmax(axis=1)))
     rows = a.shape[0] if a.ndim else 1
-    # Not reshape(rows, -1): that cannot tell the width of an empty array.
+    # Not reshape(rows, -1), which cannot infer the width of an empty array.
     a, b = (x.reshape(rows, math.prod(x.shape[1:])) for x in (a, b))
     finite = np.isfinite(a) & np.isfinite(b)
     same = (a == b) | (np.isnan(a) & np.isnan(b))

@@ -1,12 +1,12 @@
-"""How long one operator takes, measured on a model of just that operator, and remembered on disk.
+"""Time one operator, in a model of just that operator, and cache the result on disk.
 
-1. On the CPU the runtime's own profile gives the time of each kernel, and apart from it that of bringing its input
-   into the blocked layout that most convolutions work in, and its output back. Elsewhere a run is timed with its arrays
+1. On the CPU the runtime's own profile gives the time of each kernel, and separately that of converting its input into
+   the blocked layout that most convolutions use, and its output back. On other providers a run is timed with its arrays
    on the device.
 2. A time is the median of many runs.
-3. What was measured is kept by provider, device, version of ONNX Runtime and threads. A machine that was busy then
-   must not be believed for ever: before an old table is used, the first operator that is asked for is timed again, and
-   where that differs by more than `STALE` the table starts anew.
+3. Results are stored by provider, device, version of ONNX Runtime and threads. The machine may have been busy then, so
+   before an old table is used, the first requested operator is timed again. If its time differs by more than `STALE`,
+   the table is discarded.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ Feed = Mapping[str, NDArray[Any]]
 _LOGGER = logging.getLogger(__name__)
 
 STALE = 1.5
-"""Ratio of an operator's time now to that of the table beyond which the machine is not what it was."""
+"""Ratio of an operator's time to that in the table beyond which the table is discarded."""
 _RUNS, _WARM, _SECONDS = 200, 3, 0.008
-"""Most runs of an operator, those that do not count, and the time after which none begins (5 are made in any case)."""
+"""Maximum runs of an operator, warm-up runs, and the time after which no run begins (at least 5 are made)."""
 
 
 class OperatorTime(NamedTuple):
@@ -46,8 +46,8 @@ class OperatorTime(NamedTuple):
 
     Attributes:
         kernel: Of the operator itself.
-        enter: Of bringing its input into a blocked layout; 0 where it reads the plain one.
-        leave: Of bringing its output back; 0 where it writes the plain one.
+        enter: Of converting its input into a blocked layout; 0 if it reads the plain one.
+        leave: Of converting its output back; 0 if it writes the plain one.
     """
 
     kernel: float
@@ -56,7 +56,7 @@ class OperatorTime(NamedTuple):
 
 
 def operator_time(model: bytes, feed: Feed, provider: Provider, threads: int | None = None) -> OperatorTime:
-    """Median times of a model of one operator, computed by so many threads; None: the runtime's own choice."""
+    """Median times of a model of one operator, on the given number of threads; None: the default of the runtime."""
     with tempfile.TemporaryDirectory() as folder:
         prefix = Path(folder) / "profile"
         with Session.open(model, provider, threads=threads, profile=prefix) as session:
@@ -92,7 +92,7 @@ def _of_profile(events: list[dict[str, Any]]) -> OperatorTime:
 
 
 class KernelTimes:
-    """A table of times that lasts.
+    """A persistent table of times.
 
     Attributes:
         measured: Operators timed in this process.
@@ -102,10 +102,10 @@ class KernelTimes:
         """Open the table of a device.
 
         Args:
-            provider: What runs the operators.
-            live: The provider that a live session really has.
-            threads: Inside one operator; None for the runtime's own choice.
-            folder: Where tables lie; None for `cache_folder()`.
+            provider: The execution provider.
+            live: The provider that a session actually uses.
+            threads: Threads within one operator; None for the default of the runtime.
+            folder: The folder of tables; None for `cache_folder()`.
         """
         self.measured = 0
         self._provider, self._threads = provider, threads
@@ -119,8 +119,8 @@ class KernelTimes:
         """Times of an operator.
 
         Args:
-            key: What tells it from every other.
-            model: Makes the model and its feed, where it has to be timed.
+            key: A unique key of the operator.
+            model: Creates the model and its feed, if it has to be timed.
         """
         if key not in self._table and key in self._old:
             self._trust(key, model)
@@ -130,7 +130,7 @@ class KernelTimes:
         return self._table[key]
 
     def _trust(self, key: str, model: Callable[[], tuple[bytes, Feed]]) -> None:
-        """Take the old table over if one of its operators takes as long as it did."""
+        """Use the old table if one of its operators still takes the same time."""
         now = self._now(model)
         before = self._old[key].kernel
         if before > 0 and 1 / STALE < now.kernel / before < STALE:
@@ -144,7 +144,7 @@ class KernelTimes:
         return operator_time(data, feed, self._provider, self._threads)
 
     def save(self) -> None:
-        """Write what was measured; a folder that cannot be written to is no error, the next run measures again."""
+        """Write the table; if the folder is not writable, the next run measures again."""
         if not self.measured:
             return
         try:
@@ -170,7 +170,7 @@ class KernelTimes:
 
 
 def cache_folder() -> Path:
-    """Where tables of operator times lie: ONNXMERGE_CACHE, or a folder of the user's cache."""
+    """The folder for tables of operator times: ONNXMERGE_CACHE, or a folder of the user's cache."""
     named = os.environ.get("ONNXMERGE_CACHE")
     if named:
         return Path(named)
@@ -183,7 +183,7 @@ def usable_cores() -> int:
 
 
 def device_name(live: str) -> str:
-    """Words for what a live provider runs on."""
+    """A description of the device of a provider."""
     if live.startswith("CUDA"):
         try:
             found = subprocess.run(

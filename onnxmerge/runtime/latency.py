@@ -1,4 +1,4 @@
-"""How long one run takes, measured so that two models can be compared honestly.
+"""Latency of one run, measured so that two models can be compared fairly.
 
 1. Models take turns, A B A B …, so that a clock that throttles or a neighbour that wakes up hits all alike.
 2. Each is run before it counts: the first runs allocate memory and pick kernels.
@@ -30,11 +30,11 @@ __all__ = ["Comparison", "Latency", "OnDevice", "Runnable", "compare_latency", "
 ROUNDS_FOR_INTERVAL = 6
 RESAMPLES = 2000
 MOST_BLOCKS = 20
-"""Blocks for the bootstrap: as many as leave each one long, and enough for the ends of an interval of 95 %."""
+"""Number of blocks for the bootstrap: few enough that each one is long, and enough for the ends of a 95 % interval."""
 
 
 class Runnable(Protocol):
-    """What is measured; ``Session`` is one."""
+    """A model that can be timed, such as ``Session``."""
 
     @property
     def provider(self) -> str:
@@ -58,10 +58,10 @@ class Latency:
     Attributes:
         median_ms: Median in milliseconds.
         p95_ms: 95th percentile in milliseconds.
-        runs: Runs that were counted.
+        runs: Number of counted runs.
         provider: First provider of the live session.
         threads: Threads that were asked for; None for ONNX Runtime's own choice.
-        batch: Length of axis 0 of the first array of the feed; 1 where that is a scalar.
+        batch: Length of axis 0 of the first array of the feed; 1 if that is a scalar.
         times_ms: Every counted run, in order.
     """
 
@@ -75,7 +75,7 @@ class Latency:
 
 
 class Bindable(Runnable, Protocol):
-    """What can also run with its arrays on the device; ``Session`` is one."""
+    """A model that can also run with its arrays on the device, such as ``Session``."""
 
     def bound(self, feed: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
         """Runs once, without copies between host and device."""
@@ -83,10 +83,10 @@ class Bindable(Runnable, Protocol):
 
 
 class OnDevice:
-    """A session whose arrays stay where it computes: a run leaves the copies out."""
+    """A session whose arrays stay on the device: a run excludes the copies."""
 
     def __init__(self, session: Bindable) -> None:
-        """Feeds are bound when they first come."""
+        """Feeds are bound on first use."""
         self._session = session
         self._runs: dict[int, Callable[[], None]] = {}
         self.provider, self.threads = session.provider, session.threads
@@ -101,11 +101,11 @@ class OnDevice:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models that took turns.
+    """Latency of two models, measured alternately.
 
     Attributes:
-        dense: The model that came in.
-        compressed: The model that goes out.
+        dense: The original model.
+        compressed: The compressed model.
         speedup: Median of dense divided by that of compressed; above 1 is faster.
         low: Lower end of the 95 % interval; None below six rounds.
         high: Upper end; None likewise.
@@ -127,19 +127,19 @@ def measure(
     seconds: float = 10.0,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> tuple[Latency, ...]:
-    """Measures sessions in turns on the same feeds.
+    """Measure sessions alternately on the same feeds.
 
     Args:
         sessions: At least one; every one takes these feeds.
         feeds: At least one, all with the same shapes; round i takes feed i modulo their number.
-        runs: Rounds that count, at least 1.
-        warmup: Rounds before that do not, at least 0.
-        seconds: Budget of wall-clock time: a quarter for the warm-up, the rest for what counts. It bounds the
+        runs: Counted rounds, at least 1.
+        warmup: Warm-up rounds, at least 0.
+        seconds: Budget of wall-clock time: a quarter for the warm-up, the rest for counted rounds. It bounds the
             start of a round, so the last may run over; one round of each (where asked for) is run even beyond it.
         clock: Nanoseconds; a test passes its own.
 
     Returns:
-        One latency a session, all of the same number of runs.
+        One latency per session, all with the same number of runs.
 
     Raises:
         UsageError: Nothing to measure.
@@ -179,11 +179,11 @@ def compare_latency(
     seed: int = 0,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> Comparison:
-    """Measures two sessions in turns and sets them against each other.
+    """Measure two sessions alternately and compare them.
 
     Args:
-        dense: The model that came in.
-        compressed: The model that goes out.
+        dense: The original model.
+        compressed: The compressed model.
         feeds: See ``measure``.
         runs: See ``measure``.
         warmup: See ``measure``.
@@ -210,7 +210,7 @@ def _batch(feed: Mapping[str, NDArray[Any]]) -> int:
 
 
 def _ratio(dense_ms: float, compressed_ms: float) -> float:
-    # A clock too coarse for the model may give 0; one nanosecond is the least that it can tell.
+    # A clock too coarse for the model may give 0; one nanosecond is its resolution.
     return max(dense_ms, 1e-6) / max(compressed_ms, 1e-6)
 
 

@@ -1,17 +1,17 @@
-"""A model loaded into ONNX Runtime, with the provider that it really got.
+"""A model loaded into ONNX Runtime, with the provider that it actually uses.
 
-ONNX Runtime lists CUDA as available when its library was built with it, and falls back to the CPU in silence where the
-driver, cuDNN or a GPU is missing. So availability is not believed: a session is made, and asked what it runs on.
+ONNX Runtime lists CUDA as available when its library was built with it, and silently falls back to the CPU if the
+driver, cuDNN or a GPU is missing. So availability is not trusted: a session is created and queried for its providers.
 
 1. ``cpu``: the CPU provider alone.
-2. ``auto``: CUDA where a live session has it, else the CPU, with a note that says why if there is a GPU.
-3. ``cuda``: CUDA where a live session has it, else ``RuntimeMissingError``.
+2. ``auto``: CUDA if a session actually uses it, else the CPU, with a note that says why if there is a GPU.
+3. ``cuda``: CUDA if a session actually uses it, else ``RuntimeMissingError``.
 
-A provider also runs only the operators that it knows, so a live CUDA session may still run some nodes on the CPU.
+A provider also runs only the operators that it supports, so a CUDA session may still run some nodes on the CPU.
 
-The log of our sessions is silenced, what ONNX Runtime raises becomes one line, and nothing falls back by itself, which
-would be printed. ONNX Runtime's default log belongs to the host process: only `silence_default_log`, for a process of
-our own, touches it.
+The log of these sessions is silenced, errors of ONNX Runtime become one line, and its automatic fallback, which prints,
+is disabled. ONNX Runtime's default log belongs to the host process: only `silence_default_log`, for a process of our
+own, changes it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _FATAL = 4
 _LOGGER = logging.getLogger(__name__)
 _INSTALL_CUDA = "try: pip install 'onnxruntime-gpu[cuda,cudnn]', and check that nvidia-smi lists a GPU"
 
-# What the binding has no NumPy type for goes in and out as raw 16-bit values; 16 is TensorProto.BFLOAT16.
+# Types without a NumPy equivalent are passed as raw 16-bit values; 16 is TensorProto.BFLOAT16.
 _BFLOAT16 = "tensor(bfloat16)"
 _BFLOAT16_NUMBER = 16
 
@@ -54,12 +54,12 @@ class Session:
     """A loaded model; ``close`` it, or use it as a context manager.
 
     Attributes:
-        input_names: Of the inputs that have to be fed, in graph order.
+        input_names: Names of the required inputs, in graph order.
         output_names: In graph order.
-        output_dims: Declared lengths of each output, None for a free one; () where nothing is declared.
-        provider: First provider of the live session, for example "CPUExecutionProvider".
-        threads: Threads inside one operator that were asked for; None for ONNX Runtime's own choice.
-        note: Why CUDA was not used although there is a GPU and ``auto`` would have; else empty.
+        output_dims: Declared lengths of each output, None for a free one; () if nothing is declared.
+        provider: First provider of the session, for example "CPUExecutionProvider".
+        threads: Requested threads within one operator; None for the default of ONNX Runtime.
+        note: Why ``auto`` did not use CUDA although there is a GPU; else empty.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, threads: int | None, note: str) -> None:
@@ -90,8 +90,8 @@ class Session:
 
         Args:
             model: A serialised ``ModelProto``, or the file; only the file may keep weights beside it.
-            provider: What may run it; see the module's docstring.
-            threads: Threads inside one operator, at least 1; None leaves it to ONNX Runtime.
+            provider: The requested provider; see the module's docstring.
+            threads: Threads within one operator, at least 1; None for the default of ONNX Runtime.
             optimize: Whether ONNX Runtime may rewrite the graph (fuse, fold constants) before it runs it.
             spin: Whether threads wait for work by spinning, ONNX Runtime's default. A factorisation of 576 unknowns
                 between two runs took 65 ms beside spinning threads and 20 ms beside sleeping ones; the runs took as
@@ -118,7 +118,7 @@ class Session:
                     if session.get_providers()[0] == _CUDA:
                         return cls(session, threads, "")
                     problem = "no live session has it"
-                except Exception as error:  # whatever CUDA fails with, the CPU decides whether the model is bad
+                except Exception as error:  # whatever error CUDA raises, the CPU decides whether the model is invalid
                     problem = _line(error)
             note = f"CUDA is not used: {problem}; {_INSTALL_CUDA}"
         if provider == "cuda":
@@ -131,21 +131,21 @@ class Session:
             raise ModelError(f"{_name(model)}: ONNX Runtime cannot load it: {_line(error)}") from error
         if provider == "auto":
             _LOGGER.debug("%s", note)
-        told = provider == "auto" and has_gpu()  # without a GPU there is nothing to miss
+        told = provider == "auto" and has_gpu()  # without a GPU no note is needed
         return cls(session, threads, note if told else "")
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Runs the model once.
 
         Args:
-            feed: One array an input, in the input's element type.
+            feed: One array per input, in the input's element type.
 
         Returns:
             Every output by name, in graph order; bfloat16 as ``ml_dtypes.bfloat16``.
 
         Raises:
             FeedError: ONNX Runtime fails on it.
-            ModelError: An output is no tensor.
+            ModelError: An output is not a tensor.
         """
         session = self._live()
         arrays: list[Any]
@@ -166,7 +166,7 @@ class Session:
         return dict(zip(self.output_names, arrays, strict=True))
 
     def bound(self, feed: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
-        """A run whose arrays stay where the provider computes: inputs are copied there once, outputs not back.
+        """A run whose arrays stay on the device: inputs are copied there once, outputs are not copied back.
 
         Args:
             feed: As for `run`; no bfloat16.
@@ -203,7 +203,7 @@ class Session:
         return list(events)
 
     def close(self) -> None:
-        """Gives the memory back; a second call does nothing."""
+        """Release the memory; a second call does nothing."""
         self._session = None
 
     def __enter__(self) -> Session:
@@ -239,7 +239,7 @@ def runtime_version() -> str:
 
 
 def silence_default_log() -> None:
-    """Turns ONNX Runtime's default log off for good, for a process of our own; does nothing without ONNX Runtime."""
+    """Turn ONNX Runtime's default log off permanently, for a process of our own; does nothing without ONNX Runtime."""
     with contextlib.suppress(RuntimeMissingError):  # said where a session is opened
         _import().set_default_logger_severity(_FATAL)
 
@@ -247,8 +247,8 @@ def silence_default_log() -> None:
 def _array(value: onnxruntime.OrtValue) -> NDArray[Any]:
     if value.data_type() != _BFLOAT16:
         return np.asarray(value.numpy())
-    # numpy() and NumPy's own reading of DLPack both refuse bfloat16, so the bytes are copied out. Outputs that nobody
-    # bound to a device lie in host memory, whatever provider ran.
+    # numpy() and NumPy's own reading of DLPack both refuse bfloat16, so the bytes are copied. Outputs that are not
+    # bound to a device are in host memory, whatever the provider.
     raw = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
     return np.frombuffer(raw, ml_dtypes.bfloat16).reshape(value.shape())
 

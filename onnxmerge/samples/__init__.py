@@ -1,4 +1,4 @@
-"""Where feeds come from: files of calibration and held-out samples, and synthetic samples where there are none."""
+"""Sources of feeds: files of calibration and held-out samples, and synthetic samples if there are none."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Column:
 
     @property
     def units(self) -> int | None:
-        """Number of samples or feeds; None where the array goes with any number."""
+        """Number of samples or feeds; None if the array fits any number."""
         if self.form is Form.CONSTANT:
             return None
         return 1 if self.form is Form.SINGLE else self.stored.shape[0]

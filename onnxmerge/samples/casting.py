@@ -3,12 +3,12 @@
 Cases, from the array's type to the input's:
 1. the same type, or a wider one that holds every value (uint8 → float32): cast;
 2. float to a narrower float (float64 → float32): cast, with a note; a value that becomes infinite is refused;
-3. integer to a type that cannot hold all values of the array's type (int64 → int32, int64 → float32): cast where these
-   very values survive, else refused;
-4. float to integer, anything to bool, bool to nothing but numbers, numbers to strings: refused. Rounding or
-   thresholding is a decision about the data that is not ours.
+3. integer to a type that cannot hold all values of the array's type (int64 → int32, int64 → float32): cast if these
+   particular values are preserved, else refused;
+4. float to integer, anything to bool, bool to anything but numbers, numbers to strings: refused. Rounding or
+   thresholding is a decision for the user.
 
-NaN in what was read is refused. Infinities pass: attention masks hold them.
+NaN in the samples is refused. Infinities are accepted: attention masks contain them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def as_declared(array: NDArray[Any], spec: TensorSpec, where: str) -> tuple[NDAr
         where: File and array, for messages.
 
     Returns:
-        The array in the declared type, and a note where precision was lost.
+        The array in the declared type, and a note if precision was lost.
 
     Raises:
         UsageError: The values would change, or are NaN.

@@ -9,7 +9,7 @@ What looks like classes and is not:
 4. ``annotations`` with JSON files beside the images (COCO): boxes and masks are no classes; images are unlabelled.
 5. A single subfolder with images, such as ``images`` beside ``labels`` (YOLO): unlabelled.
 
-What leaves it open, and is refused where labels are needed, else unlabelled:
+Ambiguous folders, refused if labels are needed, else unlabelled:
 6. Subfolders that are all parts of a data set (``train``, ``val``): one has to be given.
 7. Subfolders of which some, but not all, have names of the model's classes.
 """
@@ -41,7 +41,7 @@ class Found:
     Attributes:
         files: In order.
         labels: Shape ``(count, 1)``, or None.
-        note: Where the labels come from, or why there are none; "" where there is nothing to say.
+        note: The source of the labels, or why there are none; "" if neither applies.
     """
 
     files: tuple[Path, ...]
@@ -50,15 +50,15 @@ class Found:
 
 
 def find_images(folder: Path, numbers: Mapping[str, int], *, labelled: bool = True) -> Found | None:
-    """Images of a folder or of its subfolders; None where there are none.
+    """Images of a folder or of its subfolders; None if there are none.
 
     Args:
-        folder: Where to look.
-        numbers: Class number by class name, as the model says; empty where it does not.
-        labelled: Whether labels are needed; else images come without where subfolders leave them open, with a note.
+        folder: The folder to search.
+        numbers: Class number by class name, from the model; empty if unknown.
+        labelled: Whether labels are needed; otherwise ambiguous images are unlabelled, with a note.
 
     Raises:
-        UsageError: Labels are needed, and the subfolders leave them open: cases 6 and 7.
+        UsageError: Labels are needed, and the subfolders are ambiguous: cases 6 and 7.
     """
     files = _images(folder.iterdir())
     if files:
@@ -104,7 +104,7 @@ def _visible(path: Path) -> bool:
 
 
 def _doubt(names: Sequence[str], numbers: Mapping[str, int]) -> str:
-    """Why subfolders leave the labels open, and what to do; "" where they do not."""
+    """Why subfolders are ambiguous, and what to do; "" if they are not."""
     if all(name.isdecimal() for name in names):
         return ""
     if all(_PART.fullmatch(name) for name in names):

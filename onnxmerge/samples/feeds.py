@@ -1,9 +1,9 @@
-"""Samples as the model takes them: a sequence of complete feeds, with labels where they are known.
+"""Samples in the form of model inputs: a sequence of complete feeds, with labels if known.
 
 A *feed* holds one array for every graph input, batch axis included. A *sample* is one row of the batch axis. Most
 feeds hold one sample; a model whose batch axis is fixed to B takes B at a time, so its feeds hold B.
 
-Feeds may be joined along axis 0 into larger ones only where that axis is the batch axis of every input and free:
+Feeds may be joined along axis 0 into larger ones only if that axis is the batch axis of every input and free:
 1. every input has rank >= 1 and a first dimension that is not a static length;
 2. all named first dimensions carry the same name ("N" and "sequence" are two different things).
 """
@@ -29,13 +29,13 @@ class Samples:
 
     Attributes:
         feeds: Complete feeds, each mapping every input name to an array, batch axis included.
-        labels: Class number of each sample, shape ``(count,)``, int64; None where they are not known.
-        source: Where the samples come from, in words for the report.
-        synthetic: Whether they were made up rather than measured.
-        rows: Samples a feed holds along axis 0.
+        labels: Class number of each sample, shape ``(count,)``, int64; None if unknown.
+        source: A description of the source of the samples, for the report.
+        synthetic: Whether they are synthetic.
+        rows: Number of samples per feed along axis 0.
         batchable: Whether feeds may be joined along axis 0; see ``batch_axis_is_free``.
-        pictures: Whether they were read from image files, so that image options had a say.
-        notes: What was done to the values on the way in and the user should know ("float64 cast to float32").
+        pictures: Whether they were read from image files, so that image options apply.
+        notes: Conversions of the values that the user should know of ("float64 cast to float32").
     """
 
     feeds: tuple[Mapping[str, NDArray[Any]], ...]
@@ -48,7 +48,7 @@ class Samples:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Holds the class to its own contract: at least one feed, and one label a sample.
+        """Check the contract of the class: at least one feed, and one label per sample.
 
         Raises:
             UsageError: There is no feed, or the number of labels is not that of samples.
@@ -64,7 +64,7 @@ class Samples:
         return len(self.feeds) * self.rows
 
     def repeated(self, size: int) -> Mapping[str, NDArray[Any]]:
-        """One feed of so many samples, from the first on, again and again where there are fewer.
+        """One feed of `size` samples, starting with the first, repeated if there are fewer.
 
         Args:
             size: Samples, at least 1; feeds have to be `batchable`.
@@ -77,7 +77,7 @@ class Samples:
         """Joins neighbouring feeds along axis 0, in order, into feeds of at most ``size`` samples.
 
         Args:
-            size: Samples a batch, at least 1. A feed is never cut, so a feed of more rows stays whole.
+            size: Samples a batch, at least 1. A feed is never split, even if it has more rows.
 
         Yields:
             Feeds. Each is one of ``feeds`` itself where the batch axis is not free; neighbours whose other axes or
@@ -117,7 +117,7 @@ class Samples:
     def hold_out(self, n: int) -> tuple[Samples, Samples]:
         """Two disjoint parts: all feeds but ``n``, and these ``n``.
 
-        They are evenly spaced: files are often sorted by class, and the last few would all be of one.
+        They are evenly spaced: files are often sorted by class, and the last few would all be of one class.
 
         Args:
             n: Feeds of the second part; both parts have to get at least one.
@@ -154,7 +154,7 @@ def batch_axis_is_free(inputs: Sequence[TensorSpec]) -> bool:
 
 
 def fixed_batch(inputs: Sequence[TensorSpec]) -> int:
-    """The length that all inputs fix their first axis to; 1 where it is free, or they differ."""
+    """The fixed length of the first axis of all inputs; 1 if it is free, or they differ."""
     lengths = {spec.dims[0] if spec.dims else None for spec in inputs}
     length = lengths.pop() if len(lengths) == 1 else None
     return length if isinstance(length, int) and length > 1 else 1

@@ -1,6 +1,6 @@
-"""How pixels become input values, as far as someone has said so: a user's options, or a file that travels with a model.
+"""How to convert pixels to input values: the options of a user, or of a file beside a model.
 
-What is not said is None, so that one set of options can stand over another.
+Unspecified options are None, so that one set of options can override another.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ LONGEST_SIDE = 16384
 """Most pixels that a side is resized to, a guess: no model takes as many, and a square of them is 6 GB in float64."""
 
 NO_FILE = Path("none")
-"""As `ImageOptions.preprocessor`: take no file, though one may be found."""
+"""As `ImageOptions.preprocessor`: use no file, even if one is found."""
 
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How pixels become input values; None where nothing is said.
+    """How to convert pixels to input values; None if unspecified.
 
     Attributes:
         mean: Subtracted after scaling; one number, or one a channel. Else 0.
@@ -32,7 +32,7 @@ class ImageOptions:
         crop: (height, width) of the centre that is cut out after that. Else, behind a short side, the input's.
         resample: Filter that changes the size. Else bilinear.
         order: Channel order that the model expects. Else RGB.
-        preprocessor: A file with all of this, see `preprocessor`; None for the one that is found, if any.
+        preprocessor: A file with all of this, see `preprocessor`; None for one found beside the model, if any.
     """
 
     mean: tuple[float, ...] | None = None
@@ -45,12 +45,12 @@ class ImageOptions:
     preprocessor: Path | None = None
 
     def over(self, other: ImageOptions) -> ImageOptions:
-        """These options, and the other ones for what these do not say; who gives a size gives all of it.
+        """These options, with unspecified ones taken from `other`; size options are taken together.
 
         Example:
             >>> ImageOptions(resize=64).over(ImageOptions(mean=(0.5,), resize=256, crop=(224, 224)))
             ImageOptions(mean=(0.5,), std=None, scale=None, resize=64, crop=None, resample=None, order=None, \
-preprocessor=None)
+        preprocessor=None)
         """
         sized = other if self.resize is None and self.crop is None else self
         return ImageOptions(
@@ -65,7 +65,7 @@ preprocessor=None)
         )
 
     def described(self) -> str:
-        """What is said, in words for the account."""
+        """The specified options, as text for the report."""
         size = f"{self.resize[0]}x{self.resize[1]}" if isinstance(self.resize, tuple) else f"short side {self.resize}"
         parts = [
             f"{size}, {self.resample or 'bilinear'}" if self.resize is not None else "",

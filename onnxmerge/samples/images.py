@@ -4,8 +4,8 @@ A pixel p becomes ``(p * scale - mean) / std``, channel by channel, after:
 1. reading and sizing, see ``pictures``; the channels are reversed for BGR;
 2. layout: NCHW where axis 1 is 1 or 3 long, NHWC where axis 3 is; where both or neither is, that is an error.
 
-What the options do not say is taken from a ``preprocessor_config.json``, if one is named or found: see
-``preprocessor``. Labels come from subfolders: see ``classes``.
+Unspecified options are taken from a ``preprocessor_config.json``, if one is named or found: see ``preprocessor``.
+Labels come from subfolders: see ``classes``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ImageFolder:
         spec: The input.
         options: How pixels become values.
         channels_last: Whether the input is NHWC.
-        notes: Where the options come from, if from a file.
+        notes: The source of the options, if it is a file.
     """
 
     found: Found
@@ -109,9 +109,9 @@ def open_images(
     """Finds images in a folder, or in its subfolders.
 
     Args:
-        folder: Where to look.
+        folder: The folder to search.
         inputs: The model's inputs.
-        options: What the user says.
+        options: The options of the user.
         beside: The model's folder, where a file with the rest of the options may lie.
         numbers: Class number by class name, as the model says.
         labelled: Whether labels are needed; see `find_images`.
@@ -174,7 +174,7 @@ def _check_options(options: ImageOptions, spec: TensorSpec, channels: int | str 
 
 
 def _check_mean(options: ImageOptions, spec: TensorSpec) -> None:
-    """Refuses a mean that was taken at another scale than the pixels get; who gives the scale knows it."""
+    """Refuse a mean on another scale than that of the pixels, unless the user gives the scale."""
     largest = max(options.mean or (0.0,), key=abs)
     brightest = 255 * abs(1 / 255 if options.scale is None else options.scale)
     if _is_float(spec) and abs(largest) > 1.01 * brightest:  # a rounded factor such as 0.0039 is no mistake

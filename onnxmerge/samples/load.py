@@ -1,4 +1,4 @@
-"""Finds out in which form samples come, takes at most as many as asked for, and builds feeds of them.
+"""Detect the form of samples, limit their number, and build feeds from them.
 
 The forms, tried in this order:
 1. a ``.npz`` or ``.npy`` file: see ``arrays``;
@@ -6,8 +6,8 @@ The forms, tried in this order:
 3. a folder of ``.npz`` and ``.npy`` files: all of them, one after another in natural order;
 4. a folder of images, or of subfolders of images: see ``images`` and ``classes``.
 
-Where there are more samples than the limit, the ones taken are evenly spaced, not the first: files are often sorted by
-class, and the first few hundred would all be of one.
+If there are more samples than the limit, evenly spaced ones are taken, not the first: files are often sorted by class,
+and the first few hundred would all be of one class.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def load_samples(
         inputs: The model's inputs, without those that initializers give a default.
         limit: At most so many samples, at least 1; None for all. A feed of a fixed batch is never cut, so one feed is
             taken even where it holds more than the limit.
-        images: How pixels become values, for folders of images; None for the defaults.
+        images: How to convert pixels to values, for folders of images; None for the defaults.
         beside: The model's folder, where a file may say how; None where the model did not come from a file.
         numbers: Class number by class name, as the model says, for folders of images.
         labelled: Whether folders of images whose subfolders leave their labels open are refused; else such images come
@@ -64,7 +64,7 @@ def load_samples(
         Samples in the order of the files. What does not fill a fixed batch is left out, with a note.
 
     Raises:
-        UsageError: Something about the samples is not as the inputs need it; one line says what.
+        UsageError: The samples do not fit the inputs; the message says why.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"expected a number of samples of at least 1, got {limit}")

@@ -1,6 +1,7 @@
-"""Reads one picture file and brings it to a size: what stands between a file on disk and an array of pixels.
+"""Read an image file as an array of pixels of a given size.
 
-1. It is turned as its EXIF says, and becomes grey or RGB; a palette is looked up, transparency is left out.
+1. The image is rotated according to its EXIF data and converted to grey or RGB; palettes are resolved, transparency is
+   dropped.
 2. Size: a pair is stretched to; one number is what the short side is brought to, the long side rounded down, as
    torchvision and Hugging Face do; nothing is the input's own height x width where these are fixed, else the picture's.
 3. The centre is cut to the size that is asked for, or, behind a short side, to the input's.

@@ -1,20 +1,20 @@
-"""Reads how a picture is prepared from the ``preprocessor_config.json`` that Hugging Face models travel with.
+"""Read the preprocessing of images from the ``preprocessor_config.json`` of Hugging Face models.
 
-The keys, and what becomes of them:
+The keys and their effects:
 1. ``do_rescale``, ``rescale_factor``: the scale, 1/255 where no factor is given; off, pixels stay 0..255.
 2. ``do_normalize``, ``image_mean``, ``image_std``: mean and standard deviation, a number a channel.
 3. ``do_resize``, ``size``, ``resample``: ``{"height", "width"}`` is stretched to; ``{"shortest_edge"}`` is brought to
    the short side. A plain number is both sides, or the short side, as the kind of processor has it (``KINDS``).
    ``resample`` is a number of Pillow's.
-4. ``do_center_crop``, ``crop_size``: what is cut out of the middle after that.
+4. ``do_center_crop``, ``crop_size``: the size of the centre crop after that.
 
-   A key that is not there is what the kind of processor has for it, if transformers 4.49.0 and 5.23.0 agree on that;
-   else it has to be said (``KINDS``).
+   A missing key has the default of the kind of processor, if transformers 4.49.0 and 5.23.0 agree on it; else it is
+   required (``KINDS``).
 5. ``crop_pct`` (ConvNeXt): below 384 the short side becomes size / crop_pct and the centre is cut to size; from 384 on
    the picture is stretched to size.
 6. ``do_flip_channel_order`` (MobileViT): the model takes BGR.
 7. ``KEPT`` change no pixel that we make. Any other key that is not null and not false is refused by its name, as is a
-   kind of processor that is not in ``KINDS``: half of a preparation is worse than none.
+   kind of processor that is not in ``KINDS``: incomplete preprocessing is worse than none.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ KEPT = frozenset(
 
 @dataclass(frozen=True)
 class Kind:
-    """What a kind of image processor takes for granted.
+    """The defaults of a kind of image processor.
 
     Attributes:
         square: A plain number as ``size`` is both sides; else it is the short side.
@@ -94,11 +94,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 
 
 def find_preprocessor(images: Path, beside: Path | None) -> Path | None:
-    """The file in the folder of images, else in the model's folder, else above it where that is called ``onnx``.
+    """The file in the folder of images, else in the model's folder, else in its parent if it is named ``onnx``.
 
     Args:
         images: The folder of images.
-        beside: The model's folder; None where it did not come from a file.
+        beside: The model's folder; None if the model did not come from a file.
     """
     above = [beside.parent] if beside is not None and beside.name == "onnx" else []
     places = [images, *([beside] if beside is not None else []), *above]
@@ -112,7 +112,7 @@ def read_preprocessor(path: Path) -> ImageOptions:
         path: A ``preprocessor_config.json``.
 
     Raises:
-        UsageError: It cannot be read, or asks for what we cannot do; the message names the key.
+        UsageError: The file cannot be read, or requires something unsupported; the message names the key.
     """
     given = _read(path)
     kind = _kind(path, given)
@@ -173,7 +173,7 @@ def _kind(path: Path, given: Mapping[str, Any]) -> Kind:
 def _sizes(
     path: Path, given: Mapping[str, Any], kind: Kind
 ) -> tuple[int | tuple[int, int] | None, tuple[int, int] | None]:
-    """What the picture is resized to, and what is cut out of it."""
+    """The sizes for resizing and cropping."""
     resize: int | tuple[int, int] | None = None
     if _flag(path, given, "do_resize", kind.resizes or "size" in given):
         resize = _size(path, given, "size", square=kind.square)

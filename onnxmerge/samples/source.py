@@ -1,6 +1,7 @@
-"""What every form of samples offers to the loader: how many there are, their labels, and those asked for by number.
+"""The interface of all forms of samples for the loader: their number, their labels, and access by index.
 
-A *unit* is the least that a source can give: one row of an array (a batch of one), one whole feed, or one image.
+A *unit* is the smallest part that a source can read: one row of an array (a batch of one), one whole feed, or one
+image.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Joined:
         return None if found[0] is None else np.concatenate([labels for labels in found if labels is not None])
 
     def read(self, chosen: NDArray[np.intp]) -> tuple[list[Mapping[str, NDArray[Any]]], tuple[str, ...]]:
-        """Reads from each part what was chosen of it."""
+        """Read the chosen units of each part."""
         feeds: list[Mapping[str, NDArray[Any]]] = []
         notes: list[str] = []
         start = 0

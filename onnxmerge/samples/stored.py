@@ -1,4 +1,4 @@
-"""An array in a ``.npy`` or ``.npz`` file, known by its header and read by rows.
+"""An array in a ``.npy`` or ``.npz`` file, described by its header and read by rows.
 
 Calibration takes a few hundred rows of files that may hold gigabytes, so only the rows asked for are kept in memory:
 the header is parsed alone, then the data are read front to back in blocks and the wanted rows copied out. Arrays in

@@ -1,12 +1,12 @@
-"""Made-up samples for when there are no real ones.
+"""Synthetic samples, used if there are no real ones.
 
-Images are *dead leaves*: discs and rectangles of one colour each that fall on one another, with radii of density
-proportional to r^-3. That law makes their statistics those of natural images: edges, flat regions, a power spectrum
-near 1/f². White noise has none of that, and the moments of a network's hidden signals under it are far from true.
+Images are *dead leaves*: overlapping discs and rectangles of one colour each, with radii of density proportional to
+r^-3. With this law their statistics match those of natural images: edges, flat regions, a power spectrum near 1/f².
+White noise has none of these, and gives wrong moments of a network's hidden signals.
 
-A camera adds three things that matter as much to networks whose normalisation was folded into their weights: a picture
-is bright or dark and rich or poor in contrast as a whole, its values are bounded, and its edges are a little soft. With
-them ResNet-56 without normalisation, half of its inner channels cut and refitted, keeps 81 % instead of 77 %.
+Three properties of camera images matter as much to networks whose normalisation was folded into their weights:
+brightness and contrast vary between images, values are bounded, and edges are slightly soft. With them ResNet-56
+without normalisation, half of its inner channels cut and refitted, keeps 81 % instead of 77 %.
 
 References:
     Lee, Mumford, Huang, Occlusion models for natural images, IJCV 41, 2001.
@@ -37,7 +37,7 @@ SHARED = 0.9
 """Variance that the channels of a colour share. R and G of CIFAR-10's test images correlate by 0.91."""
 
 SMALLEST_LEAF = 1 / 32
-"""Least radius as a part of the image's short side, and never below 2 pixels."""
+"""Minimum radius as a fraction of the image's short side; never below 2 pixels."""
 
 SOFTNESS = 0.6
 """Standard deviation of the blur, in pixels. Neighbouring pixels of 32 x 32 then correlate by 0.92; those of CIFAR-10's
@@ -48,22 +48,22 @@ BRIGHTNESS, CONTRAST = 0.6, 0.3
 images then differ by 0.54 and deviations by 0.25 of that over all pixels; those of CIFAR-10 by 0.62 and 0.28."""
 
 BOUND = 2.0
-"""Values are cut off here. With uniform colours the kurtosis is 2.4 (CIFAR-10: 2.2; normal colours: 2.9)."""
+"""Values are clipped here. With uniform colours the kurtosis is 2.4 (CIFAR-10: 2.2; normal colours: 2.9)."""
 
 SMALLEST_IMAGE = 8
 _IMAGES = "dead-leaves images (discs and rectangles at random)"
-"""Height and width below which a rank-4 input is taken for something other than an image. A guess."""
+"""Height and width below which a rank-4 input is not considered an image. A guess."""
 
 
 def dead_leaves(count: int, height: int, width: int, channels: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Draws images of overlapping discs and rectangles.
+    """Draw images of overlapping discs and rectangles.
 
     Args:
         count: Number of images.
         height: In pixels.
         width: In pixels.
-        channels: One value a leaf in each, correlated between channels.
-        rng: Where the randomness comes from.
+        channels: Number of channels; each leaf has one value in each, correlated between channels.
+        rng: The random generator.
 
     Returns:
         Shape ``(count, channels, height, width)``; each channel has mean 0 and variance 1 over all images, unless it is
@@ -104,7 +104,7 @@ def _standardised(images: NDArray[np.float32]) -> NDArray[np.float32]:
 def synthetic_samples(
     inputs: Sequence[TensorSpec], dims: Mapping[str, tuple[int, ...]], count: int, seed: int
 ) -> Samples:
-    """Makes up samples for a model.
+    """Generate synthetic samples for a model.
 
     What an input gets:
     1. float of rank 4 with 1 to 4 channels at axis 1 (NCHW) or 3 (NHWC), height and width at least 8: dead leaves;
@@ -114,7 +114,7 @@ def synthetic_samples(
 
     Args:
         inputs: The model's inputs.
-        dims: The concrete shape of each input's feed, by name; an input without one cannot be made up.
+        dims: The concrete shape of each input's feed, by name; an input without one cannot be generated.
         count: Samples, rounded up to whole feeds.
         seed: The same seed gives the same samples.
 
@@ -143,11 +143,11 @@ def synthetic_samples(
 
 
 def most_confident(scores: NDArray[Any], count: int) -> NDArray[np.int64]:
-    """Samples on which a classifier is sure of itself, as evenly from all classes as there are any.
+    """Samples on which a classifier is most confident, as evenly from all classes as possible.
 
-    Real pictures are like that and made-up ones are not: of 8192 dead-leaves images LeNet-300-100 takes 1822 for one
-    class of clothes and 323 for another. Fitted to 2048 chosen ones it keeps 86.5 to 87.2 % at 70 % fewer channels, to
-    as many as they come 84.2 to 86.6 %.
+    Real images have this property and synthetic ones do not: LeNet-300-100 assigns 1822 of 8192 dead-leaves images to
+    one class of clothes and 323 to another. Fitted to 2048 chosen ones it keeps 86.5 to 87.2 % at 70 % fewer channels;
+    fitted to the same number without selection, 84.2 to 86.6 %.
 
     Args:
         scores: (m, classes) class scores.
@@ -162,7 +162,7 @@ def most_confident(scores: NDArray[Any], count: int) -> NDArray[np.int64]:
     sizes = np.bincount(winner, minlength=wide.shape[1])
     chosen: list[NDArray[np.intp]] = []
     left = count
-    # The rarest classes first: what they cannot fill the others do.
+    # The rarest classes first: the others fill up what they cannot.
     for done, number in enumerate(np.argsort(sizes, kind="stable")):
         inside = np.flatnonzero(winner == number)
         taken = inside[np.argsort(-margin[inside], kind="stable")][: left // (len(sizes) - done)]

@@ -4,8 +4,8 @@ Each folder is one complete feed. Which file feeds which input:
 1. the one whose tensor has the input's name, where the tensors of the first folder have the names of all inputs;
 2. else the one whose number is the input's position.
 
-Inputs that the model gives a value itself take no file: they keep that value.
-``output_k.pb`` are what some runtime once computed for the original model; they are not read.
+Inputs with a default value in the model have no file and keep that value. ``output_k.pb`` are the outputs of some
+runtime for the original model; they are not read.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def open_data_sets(folder: Path, inputs: Sequence[TensorSpec]) -> DataSets | Non
     """Finds test data in a folder: the folder itself, or its ``test_data_set_*``.
 
     Returns:
-        The data sets, or None where the folder holds none.
+        The data sets, or None if the folder has none.
 
     Raises:
         UsageError: A data set does not have exactly one file an input.

@@ -1,8 +1,8 @@
-"""A sample as a picture to look at: small, 8 bits a value, with nothing of how the model wants its pixels.
+"""A sample as a small picture for display, with 8 bits per value, independent of the model's preprocessing.
 
 1. Only arrays of rank 4 with one sample, and 1 or 3 channels behind axis 0 (NCHW) or at the end (NHWC), are pictures.
 2. Values are stretched from the least to the largest of the sample to 0..255; all equal ones become mid grey.
-   What is not finite becomes 0.
+   Non-finite values become 0.
 3. Blocks of pixels are averaged until no side is longer than ``LONGEST``.
 
 Channel order is as the model reads it: where that is BGR, red and blue are exchanged in what is seen.
@@ -40,7 +40,7 @@ class Picture:
 
 
 def as_picture(array: NDArray[Any]) -> Picture | None:
-    """The picture that an input shows; None where it is none.
+    """The picture of an input; None if the input is not one.
 
     Example:
         >>> as_picture(np.zeros((1, 3, 4, 5))).width
@@ -58,7 +58,7 @@ def as_picture(array: NDArray[Any]) -> Picture | None:
         return None
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     step = -(-max(values.shape[:2]) // LONGEST)
-    # A last block that is not full is left out, unless it is the only one.
+    # An incomplete last block is left out, unless it is the only one.
     rows, columns = (max(length // step, 1) for length in values.shape[:2])
     values = values[: rows * step, : columns * step]
     values = np.add.reduceat(values, np.arange(rows) * step, axis=0)

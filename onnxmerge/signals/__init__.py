@@ -1,1 +1,1 @@
-"""What the signals of a network look like: from its weights, its BatchNormalizations, or samples."""
+"""Statistics of the signals of a network, from its weights, its BatchNormalizations, or samples."""

@@ -1,7 +1,7 @@
-"""Calibration samples in batches and folds, and how often a network is run over them.
+"""Calibration samples in batches and folds, and a counter of the passes over them.
 
-Nothing is judged on the samples it was fitted to: every batch belongs to one fold, and what is fitted on the others is
-tested on that one.
+Weights are never tested on the samples they were fitted to: every batch belongs to one fold, and weights fitted on the
+other folds are tested on it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ class PassCounter:
     """Counts forward passes in units of the whole network over all calibration samples.
 
     Attributes:
-        passes: What was run so far.
+        passes: Number of passes so far.
     """
 
     def __init__(self, work: Mapping[int, float], samples: int) -> None:
-        """Nothing has run.
+        """Start at zero.
 
         Args:
-            work: Multiply-accumulates of each node, by index; where they are all 0, nodes count alike.
+            work: Multiply-accumulates of each node, by index; if all are 0, nodes count equally.
             samples: Calibration samples, at least 1.
         """
         total = sum(work.values())
@@ -37,11 +37,11 @@ class PassCounter:
         self.passes = 0.0
 
     def share(self, nodes: Sequence[int]) -> float:
-        """The part of the network that some nodes are."""
+        """The fraction of the network that the given nodes make up."""
         return sum(self._share.get(index, 0.0) for index in nodes)
 
     def add(self, nodes: Sequence[int], samples: float) -> None:
-        """Some nodes ran on so many samples."""
+        """Record that some nodes ran on a number of samples."""
         self.passes += self.share(nodes) * samples / self._samples
 
 
@@ -73,13 +73,13 @@ class Batches:
         return batch % self.folds
 
     def among(self, chosen: Sequence[int]) -> Batches:
-        """Some batches as a set of their own, in as many folds as they can fill."""
+        """A subset of the batches, in as many folds as they can fill."""
         return Batches(
             tuple(self.feeds[b] for b in chosen), tuple(self.sizes[b] for b in chosen), min(self.folds, len(chosen))
         )
 
     def first(self, samples: int) -> tuple[int, ...]:
-        """The fewest batches, from the first on, that hold so many samples and come from every fold."""
+        """The smallest number of leading batches that contain enough samples and cover every fold."""
         chosen, held = [], 0
         for batch, size in enumerate(self.sizes):
             if held >= samples and batch >= self.folds:

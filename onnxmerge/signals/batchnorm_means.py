@@ -1,13 +1,12 @@
-"""Means of signals without data: what BatchNormalization says of its output, followed through the network.
+"""Means of signals without data: the output statistics of BatchNormalization, propagated through the network.
 
-Behind a BatchNormalization, channel i is taken to be N(β_i, γ_i²), as it was on the training data. Such a channel
-is held as `QUANTILES` equally likely values, and a function of it is that function of the values. So the mean of
-any activation comes out: for relu it is the known β·Φ(β/γ) + γ·φ(β/γ), and SiLU or hard-swish written out in nodes
-are no different, because both factors are functions of the same values.
+After a BatchNormalization, channel i is assumed to be N(β_i, γ_i²), as on the training data. Such a channel is
+represented by `QUANTILES` equally likely values, and a function of it is evaluated on these values. This gives the
+mean of any activation: for relu it is the known β·Φ(β/γ) + γ·φ(β/γ), and SiLU or hard-swish composed of several nodes
+work too, because both factors are functions of the same values.
 
-A sum of signals from different sources is taken to be normal, with their means and variances added; that counts
-them as uncorrelated. Averages keep the mean. What mixes anything else (MaxPool, products of different signals) is
-unknown: not a number.
+A sum of signals from different sources is assumed to be normal, with their means and variances added, as if they were
+uncorrelated. Averages keep the mean. Other combinations (MaxPool, products of different signals) are unknown: NaN.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ __all__ = ["QUANTILES", "BatchNormMeans"]
 Floats = NDArray[np.float64]
 
 QUANTILES = 256
-"""The mean of relu(N(0, 1)) from so many values is off by 2e-4; twice as many change nothing that can be measured."""
+"""With this number of values the mean of relu(N(0, 1)) is off by 2e-4; doubling it makes no measurable difference."""
 
 _MOST_HELD = 1 << 19
-"""Values held between two questions, 4 MB; a chain goes back to the last BatchNormalization only, so it is short."""
+"""Number of cached values, 4 MB; a chain only reaches back to the last BatchNormalization, so it is short."""
 
 _POINTWISE = frozenset(rule.op for rule in elementwise.RULES)
 _AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
@@ -48,11 +47,11 @@ def _normal_values() -> Floats:
 
 @dataclass(frozen=True)
 class _Signal:
-    """Equally likely values of every element of an axis, functions of what one source emits.
+    """Equally likely values of every element of an axis, as functions of the output of one source.
 
     Attributes:
         source: Index of the node they are functions of.
-        values: (QUANTILES, n); not a number where unknown.
+        values: (QUANTILES, n); NaN if unknown.
     """
 
     source: int
@@ -60,17 +59,17 @@ class _Signal:
 
 
 class BatchNormMeans:
-    """Means of the elements of channel axes, as far as BatchNormalization tells them."""
+    """Means of the elements of channel axes, as far as they follow from BatchNormalization."""
 
     def __init__(self, context: Context, relations: tuple[Relation, ...]) -> None:
-        """Means for a model; work is done when an axis is asked for."""
+        """Means for a model, computed lazily for each axis."""
         self._context = context
         self._relations = relations
         self._normal = _normal_values()
         self._known: dict[Axis, _Signal | None] = {}
 
     def mean(self, axis: Axis) -> Floats:
-        """(n,) means of the elements of an axis; not a number where unknown."""
+        """(n,) means of the elements of an axis; NaN if unknown."""
         length = (self._context.dims(axis.tensor) or ())[axis.axis]
         signal = self._signal(axis)
         result = np.full(length, np.nan) if signal is None else signal.values.mean(axis=0)
@@ -79,7 +78,7 @@ class BatchNormMeans:
         return result
 
     def _signal(self, axis: Axis) -> _Signal | None:
-        # Nodes are followed back without recursion: residual networks are deeper than Python's stack.
+        # Nodes are traced back without recursion: residual networks can be deeper than Python's stack.
         waiting = [axis]
         while waiting:
             top = waiting[-1]
@@ -111,7 +110,7 @@ class BatchNormMeans:
         return [entry for entry in links if entry.two == axis and entry.one.tensor in node.inputs]
 
     def _operands(self, node: Node, axis: Axis) -> list[tuple[Axis | None, str]]:
-        """For each input of a pointwise node: its axis under the output's, None for a constant; and its name."""
+        """For each input of a pointwise node, its axis aligned with the output (None: constant), and its name."""
         rank = self._context.rank(axis.tensor)
         result: list[tuple[Axis | None, str]] = []
         for name in node.inputs:
@@ -148,7 +147,7 @@ class BatchNormMeans:
             if signal is None:
                 continue
             sources.add(signal.source)
-            # An average is nearly constant: what is known of it is its mean.
+            # An average is nearly constant, so only its mean is known.
             shown = signal.values.mean(axis=0, keepdims=True) if node.op in _AVERAGES else signal.values
             if entry.at_one is None or entry.at_two is None:
                 values[:] = shown
@@ -156,7 +155,7 @@ class BatchNormMeans:
                 values[:, entry.at_two] = shown[:, entry.at_one]
         if not sources:
             return None
-        # Functions of several sources stay functions of one only as long as nothing combines their elements.
+        # Functions of different sources remain separate only as long as no node combines their elements.
         return _Signal(sources.pop() if len(sources) == 1 else node.index, values)
 
     def _pointwise(self, node: Node, axis: Axis) -> _Signal | None:
@@ -183,7 +182,7 @@ class BatchNormMeans:
     def _function(
         self, node: Node, axis: Axis, operands: list[tuple[Axis | None, str]], signals: dict[str, _Signal]
     ) -> _Signal | None:
-        """Run the operator on the values, laid out along an axis that is not the channels'."""
+        """Run the operator on the values, placed along an axis other than the channel axis."""
         rank = self._context.rank(axis.tensor)
         if rank < 2:
             return None

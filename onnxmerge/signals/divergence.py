@@ -1,12 +1,12 @@
-"""How far the outputs of a changed network are from those of the dense one, as one number to plan by.
+"""The divergence of the outputs of a changed network from those of the dense one, as one number for planning.
 
-1. Class scores: squared error of the logits, each row's mean taken out, since softmax does not see it, in units of
-   their variance. The Kullback-Leibler divergence of the probabilities is decided by the few samples between two
-   classes; ranking groups by it lost 1.4 points on ResNet-56 at 30 % of the MACs, and 0.1 at half.
+1. Class scores: squared error of the logits, without the mean of each row, which softmax ignores, in units of their
+   variance. The Kullback-Leibler divergence of the probabilities is dominated by the few samples between two classes;
+   ranking groups by it lost 1.4 points on ResNet-56 at 30 % of the MACs, and 0.1 at half.
 2. Any other number: squared error in units of the output's variance.
 3. Anything else (classes, masks): the fraction of entries that changed.
 
-A batch whose output has another shape (boxes that passed a threshold) counts as changed altogether. Outputs add.
+A batch whose output has another shape (boxes above a threshold) counts as entirely changed. Outputs are summed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 Outputs = Mapping[str, NDArray[Any]]
 
 _LEAST_PROBABILITY = 1e-4
-"""What is less likely counts as this: the logarithm of nearly nothing says nothing."""
+"""Lower bound for probabilities: the logarithm of smaller ones carries no information."""
 _LEAST_VARIANCE = 1e-12
 
 
@@ -44,12 +44,12 @@ class _Sums:
 
 @dataclass
 class DivergenceMeter:
-    """Takes outputs of both networks batch by batch; `value` may be asked for at any time."""
+    """Accumulates the outputs of both networks batch by batch; `value` can be called at any time."""
 
     _sums: dict[str, _Sums] = field(default_factory=dict)
 
     def add(self, dense: Outputs, other: Outputs) -> None:
-        """Add the outputs of both networks for one feed; outputs that the other lacks are passed over."""
+        """Add the outputs of both networks for one feed; outputs that the other network lacks are ignored."""
         for name, first in dense.items():
             if name not in other:
                 continue
@@ -66,7 +66,7 @@ class DivergenceMeter:
 
     @property
     def value(self) -> float:
-        """The divergence, at least 0; the largest float where it is not finite, 0 where nothing was added."""
+        """The divergence, at least 0; the largest float if it is not finite, 0 if nothing was added."""
         total = sum(_divergence(sums) for sums in self._sums.values())
         return total if np.isfinite(total) else float(np.finfo(np.float64).max)
 
@@ -90,7 +90,7 @@ def _add_numbers(sums: _Sums, one: Floats, two: Floats) -> None:
 
 
 def _logits(one: Floats, two: Floats) -> tuple[Floats, Floats]:
-    """(n, classes) logits of class scores, up to what softmax does not see; of probabilities, their logarithms."""
+    """(n, classes) logits of class scores, up to a constant per row; for probabilities, their logarithms."""
     if one.min() >= 0 and np.allclose(one.sum(axis=1), 1.0, atol=1e-3):
         one, two = np.log(np.maximum(one, _LEAST_PROBABILITY)), np.log(np.maximum(two, _LEAST_PROBABILITY))
     return one - one.mean(axis=1, keepdims=True), two - two.mean(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Rows of samples for a weighted node: how many are drawn, and which."""
+"""Rows of samples for a weighted node: how many to draw, and which."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _PRODUCTS = 2e12
 
 
 def rows_wanted(unknowns: int, problems: int = 1) -> int:
-    """Rows of samples to draw for a weight matrix with so many rows.
+    """Number of rows of samples to draw for a weight matrix with the given number of rows.
 
-    96 for each unknown: on ResNet-56 with 512 images, 24 lost 0.2 points at r = 0.3. The products cost unknowns² each,
-    so wide layers get fewer: 12 for each unknown, then as many as 2e12 products allow (4 for each at 8192 unknowns),
-    but never below 3. A depthwise convolution has a few unknowns in each of hundreds of problems, and every position
-    gives a row to each of them: there 2048 are enough.
+    96 per unknown: on ResNet-56 with 512 images, 24 lost 0.2 points at r = 0.3. The products cost unknowns² each, so
+    wide layers get fewer: 12 per unknown, then as many as 2e12 products allow (4 per unknown at 8192 unknowns), but
+    never below 3. A depthwise convolution has a few unknowns in each of hundreds of problems, and every position gives
+    a row to each of them: 2048 rows are enough.
     """
     affordable = int(_PRODUCTS / max(unknowns, 1) ** 2)
     wide = max(_FEWEST_PER_UNKNOWN * unknowns, affordable)
@@ -65,26 +65,26 @@ class Drawn:
 
 
 class Draw:
-    """Draws rows of one node, batch by batch."""
+    """Draws the rows of one node, batch by batch."""
 
     def __init__(self, node: WeightedNode, wanted: int, samples: int, batches: int, rng: np.random.Generator) -> None:
-        """Draw so many rows in all.
+        """Prepare to draw a total number of rows.
 
         Args:
             node: The node.
-            wanted: Rows from all batches together; every sample gives at least one.
-            samples: In all batches.
-            batches: How many there are.
-            rng: Of the positions.
+            wanted: Total number of rows from all batches; every sample gives at least one.
+            samples: Number of samples in all batches.
+            batches: Number of batches.
+            rng: Generator for the positions.
         """
         self._patches = node.patches
         self._positions = -(-wanted // max(samples, 1))
-        # Matrix products give all rows of a batch unless those are more.
+        # Matrix products use all rows of a batch unless there are more than wanted.
         self._rows = max(1, -(-wanted // max(batches, 1)))
         self._rng = rng
 
     def __call__(self, x: NDArray[Any]) -> Drawn:
-        """Where the rows of a batch lie, given the node's input."""
+        """Choose the positions of the rows of a batch, given the node's input."""
         patches = self._patches
         if patches.kernel:
             spatial = patches.spatial(x.shape[2:])

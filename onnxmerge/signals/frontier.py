@@ -1,8 +1,8 @@
-"""Activations of a network on all samples, advanced node by node from the last frontier.
+"""Activations of a network on all samples, computed node by node from the last frontier.
 
-A frontier stands between two nodes of a schedule and holds, for every batch of samples, the tensors that cross it:
-made before, read later. Advancing runs the nodes in between and nothing else, so a walk over the whole network costs
-one forward pass, however often it stops. What does not fit into memory waits in temporary files.
+A frontier is a position between two nodes of a schedule. It holds, for every batch of samples, the tensors that cross
+it: produced before, read later. Advancing it runs only the nodes in between, so a pass over the whole network costs one
+forward pass, however often it stops. Tensors that do not fit into memory are kept in temporary files.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["Frontier", "Rest"]
 
 
 class Frontier:
-    """Where a network stands on its samples.
+    """The state of a network that is being run on its samples.
 
     Attributes:
-        position: Nodes of the order that have run.
-        weights: Values that replace initializers in everything that runs from here on.
-        shifts: Vectors added behind nodes, with the number of axes that follow the channel axis.
+        position: Number of nodes of the order that have run.
+        weights: Values that replace initializers in all nodes that run from now on.
+        shifts: Vectors added after nodes, with the number of axes that follow the channel axis.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class Frontier:
         provider: Provider = "auto",
         counter: PassCounter | None = None,
     ) -> None:
-        """Stand in front of the first node.
+        """Start before the first node.
 
         Args:
             context: The model.
-            order: In which its nodes run.
+            order: The order in which its nodes run.
             batches: The samples.
-            provider: What runs them.
-            counter: Told of every node that runs.
+            provider: The execution provider.
+            counter: Counts every node that runs.
         """
         self._context = context
         self._counter = counter
@@ -68,15 +68,15 @@ class Frontier:
         self.shifts: dict[int, tuple[int, NDArray[Any]]] = {}
 
     def place(self, node: int) -> int:
-        """Where a node stands in the order."""
+        """Position of a node in the order."""
         return self._place[node]
 
     def advance(self, position: int, keep: Collection[str] = ()) -> None:
-        """Run up to (not including) a place in the order.
+        """Run up to (not including) a position in the order.
 
         Args:
-            position: The place; nothing happens if the frontier is there or beyond.
-            keep: Tensors to hold although nothing later reads them; those named in earlier calls stay.
+            position: The position; nothing happens if the frontier has reached it.
+            keep: Tensors to keep although no later node reads them; those named in earlier calls are kept too.
         """
         if position <= self.position:
             return
@@ -109,12 +109,12 @@ class Frontier:
         return tensor in self._live
 
     def snapshot(self, batches: Sequence[int]) -> dict[int, dict[str, NDArray[Any]]]:
-        """What crosses the frontier, for some batches."""
+        """The tensors that cross the frontier, for some batches."""
         names = self._live.names()
         return {batch: self._live.batch(batch, names) for batch in batches}
 
     def rest(self, position: int, free: Sequence[str], free_shifts: Sequence[int]) -> Rest:
-        """Everything from a place to the graph outputs as a session, with some weights and shifts as inputs."""
+        """Create a session from a position to the graph outputs, with some weights and shifts as inputs."""
         nodes = self._order[position:]
         outputs = [spec.name for spec in self._context.model.outputs if spec.name in self._context.model.writer]
         made = {name for index in nodes for name in self._context.model.nodes[index].outputs}
@@ -125,14 +125,14 @@ class Frontier:
         return Rest(Session.open(data, self._provider, spin=False), entering, nodes, self._counter)
 
     def outputs(self, chosen: Sequence[int]) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
-        """Graph outputs of the network with the weights and shifts as they are, for some batches."""
+        """Graph outputs of the network with the current weights and shifts, for some batches."""
         with self.rest(0, (), ()) as rest:
             for batch in chosen:
                 yield batch, rest.run(self._batches.feeds[batch], {}, self._batches.sizes[batch])
 
 
 class Rest:
-    """The end of a network as a session; close it, or use it as a context manager."""
+    """The last part of a network as a session; close it, or use it as a context manager."""
 
     def __init__(
         self, session: Session, entering: Sequence[str], nodes: Sequence[int], counter: PassCounter | None
@@ -142,12 +142,12 @@ class Rest:
     def run(
         self, entering: Mapping[str, NDArray[Any]], free: Mapping[str, NDArray[Any]], samples: int
     ) -> dict[str, NDArray[Any]]:
-        """Graph outputs for what enters, and values of the free weights and shifts.
+        """Graph outputs for the given tensors and values of the free weights and shifts.
 
         Args:
-            entering: Tensors that enter, among others.
-            free: Values of what was left free.
-            samples: How many samples that is.
+            entering: The tensors that cross the frontier; others are ignored.
+            free: Values of the free weights and shifts.
+            samples: Number of samples.
         """
         got = self._session.run({**{name: entering[name] for name in self._entering}, **free})
         if self._counter is not None:
@@ -155,7 +155,7 @@ class Rest:
         return got
 
     def close(self) -> None:
-        """Give the memory back; a second call does nothing."""
+        """Release the memory; a second call does nothing."""
         self._session.close()
 
     def __enter__(self) -> Rest:

@@ -1,9 +1,9 @@
-"""The inputs that a weighted node really multiplies: rows u with `output = Σ u·w + b`, at sampled positions.
+"""The inputs that a weighted node multiplies: rows u with `output = Σ u·w + b`, at sampled positions.
 
-For a convolution a row is the patch under one output position, padded zeros included, (channels, taps); for a
-transposed one, tap t of an output position is the input element it came from, or zero where there is none. For a
-matrix product a row is a row. Positions are drawn at random for every batch: neighbours say nearly the same, so a few
-of them from every picture tell more than all of them from a few.
+For a convolution a row is the patch under one output position, including padded zeros, (channels, taps); for a
+transposed one, tap t of an output position is the input element it came from, or zero if there is none. For a matrix
+product a row is a row of the input. Positions are drawn at random for every batch: neighbours are nearly redundant, so
+a few from every image are more informative than all from a few images.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Patches:
 
         Args:
             x: The node's input.
-            positions: Flat output positions; None for a matrix product, whose rows are all taken.
+            positions: Flat output positions; None for a matrix product, all of whose rows are used.
             y_spatial: Spatial shape of the output.
         """
         if positions is None:
@@ -64,7 +64,7 @@ class Patches:
         return np.ascontiguousarray(taken.transpose(0, 2, 1, 3)).reshape(-1, x.shape[1], index.shape[1])
 
     def spatial(self, inside: tuple[int, ...]) -> tuple[int, ...]:
-        """Spatial shape of the output for that of the input; () for a matrix product."""
+        """Spatial shape of the output, given that of the input; () for a matrix product."""
         rank = len(self.kernel)
         strides, dilations = self._numbers("strides", (1,) * rank), self._numbers("dilations", (1,) * rank)
         reach = [(taps - 1) * step + 1 for taps, step in zip(self.kernel, dilations, strict=True)]
@@ -84,19 +84,19 @@ class Patches:
         return tuple(strides[a] * (inside[a] - 1) + more[a] + reach[a] - padding[a] for a in range(rank))
 
     def count(self, shape: tuple[int, ...]) -> int:
-        """How many rows an input of this shape has."""
+        """Number of rows of an input of this shape."""
         spatial = self.spatial(shape[2:])
         return int(np.prod((shape[0], *spatial) if self.kernel else shape[:-1], dtype=np.int64))
 
     def outputs(self, y: NDArray[np.generic], positions: Indices | None) -> Values:
-        """(m, channels) outputs that belong to the rows."""
+        """(m, channels) outputs that correspond to the rows."""
         if positions is None:
             return np.asarray(y, dtype=np.float32).reshape(-1, y.shape[-1])
         flat = np.asarray(y, dtype=np.float32).reshape(*y.shape[:2], -1)[:, :, positions]
         return np.ascontiguousarray(flat.transpose(0, 2, 1)).reshape(-1, y.shape[1])
 
     def draw(self, spatial: tuple[int, ...], count: int, rng: np.random.Generator) -> Indices | None:
-        """Random output positions, all of them where there are fewer; None for a matrix product."""
+        """Random output positions, or all of them if there are fewer; None for a matrix product."""
         if not self.kernel:
             return None
         total = int(np.prod(spatial, dtype=np.int64))
@@ -105,7 +105,7 @@ class Patches:
     def _sources(
         self, spatial: tuple[int, ...], out: tuple[int, ...], positions: Indices
     ) -> tuple[Indices, NDArray[np.bool_]]:
-        """(p, taps) flat input index of every tap of every position, and whether it lies inside."""
+        """(p, taps) flat input index of every tap of every position, and whether it is inside the input."""
         rank = len(self.kernel)
         strides = self._numbers("strides", (1,) * rank)
         dilations = self._numbers("dilations", (1,) * rank)
@@ -128,7 +128,7 @@ class Patches:
     def _begins(
         self, spatial: tuple[int, ...], out: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]
     ) -> tuple[int, ...]:
-        """Padding in front of each spatial axis."""
+        """Padding at the beginning of each spatial axis."""
         rank = len(self.kernel)
         mode = str(self.node.attributes.get("auto_pad", "NOTSET"))
         if mode in ("NOTSET", ""):
@@ -154,7 +154,7 @@ class Patches:
 
 
 def patches_of(context: Context, node: Node) -> Patches | None:
-    """How a node reads its first input; None where its output is no plain product with its second input."""
+    """How a node reads its first input; None if its output is not a plain product with its second input."""
     weight = node.input(1)
     if node.domain or not context.is_weight(weight) or context.is_constant(node.input(0)):
         return None

@@ -1,6 +1,6 @@
 """Producer rows and their affine tails, read from the graph.
 
-The tail of a producer is the chain of nodes behind it, each with a single reader, that scale and shift every
+The tail of a producer is the chain of nodes that follow it, each with a single reader, that scale and shift every
 channel by constants: BatchNormalization, Add or Sub of a per-channel constant, Mul or Div by one.
 """
 
@@ -24,20 +24,20 @@ __all__ = ["Tail", "constant_on_axis", "group_passes", "producer_rows", "tail_of
 Floats = NDArray[np.float64]
 
 _FILTERS = frozenset({"Conv", "ConvTranspose", "FusedConv"})
-"""Operators whose weights hold a kernel for each pair of channels, behind their first two axes."""
+"""Operators whose weights have a kernel for each pair of channels, after their first two axes."""
 
 
 @dataclass(frozen=True)
 class Tail:
-    """The affine nodes behind a producer.
+    """The affine nodes that follow a producer.
 
     Attributes:
         end: The channel axis after the last of them.
         nodes: Their indices, in order.
         scale: One factor for each element of the axis.
         offset: One summand for each element.
-        gamma: The BatchNormalization's scale, None where the tail has none.
-        norm: Index of the BatchNormalization, -1 where the tail has none.
+        gamma: The scale of the BatchNormalization; None if the tail has none.
+        norm: Index of the BatchNormalization; -1 if the tail has none.
     """
 
     end: Axis
@@ -49,7 +49,7 @@ class Tail:
 
 
 def constant_on_axis(context: Context, name: str, rank: int, axis: int, length: int) -> Floats | None:
-    """A constant's values along one axis of a tensor it is broadcast to; None where it varies along another axis."""
+    """Values of a constant along one axis of a tensor it is broadcast to; None if it varies along another axis."""
     if not context.is_weight(name):
         return None
     shape = context.model.weights.shape(name)
@@ -61,7 +61,7 @@ def constant_on_axis(context: Context, name: str, rank: int, axis: int, length: 
 
 
 def tail_of(context: Context, axis: Axis) -> Tail:
-    """Follow the affine nodes behind a channel axis."""
+    """Find the affine nodes that follow a channel axis."""
     length = (context.dims(axis.tensor) or ())[axis.axis]
     scale, offset = np.ones(length), np.zeros(length)
     gamma: Floats | None = None
@@ -111,7 +111,7 @@ def _affine(context: Context, node: Node, position: int, axis: Axis, length: int
 def _by_channel(values: NDArray[Any], labels: Indices, size: int) -> NDArray[Any]:
     """(n, slices·d) the slices of each channel side by side; channels with fewer slices are filled with zeros.
 
-    What lies so already is not copied.
+    An array that already has this layout is not copied.
     """
     flat = values.reshape(len(labels), -1)
     if np.array_equal(labels, np.arange(size)):
@@ -129,10 +129,10 @@ def _by_channel(values: NDArray[Any], labels: Indices, size: int) -> NDArray[Any
 
 
 def producer_rows(context: Context, group: ChannelGroup, *, importance: bool = True) -> GroupWeights | None:
-    """The rows that make the channels of a group; None where a producer's weight is not a constant that can be read.
+    """The rows that produce the channels of a group; None if a producer's weight is not a readable constant.
 
-    A producer that makes only some channels of the group contributes zeros to the others. `importance` off saves a pass
-    over the weights where nobody asks for it.
+    A producer of only some channels of the group contributes zeros to the others. Without `importance`, a pass over the
+    weights is saved.
     """
     parts, importances = [], []
     for producer in group.producers:
@@ -153,7 +153,7 @@ def producer_rows(context: Context, group: ChannelGroup, *, importance: bool = T
         biased = bool(producer.bias) or bool(np.any(tail.offset))
         slices = rows.shape[1] // max(weight.size // len(labels), 1)
         if any(side.shape[1] != slices for side in sides):
-            # Slices of a shared filter: one row of weights makes several outputs.
+            # Slices of a shared filter: one row of weights produces several outputs.
             sides = [np.repeat(side.mean(axis=1, keepdims=True), slices, axis=1) for side in sides]
         taps = prod(array.shape[2:]) if node.op in _FILTERS else 1
         part = ProducerRows(rows, sides[0], sides[1], sides[2], tail.gamma is not None, biased, alpha, taps)
@@ -164,7 +164,7 @@ def producer_rows(context: Context, group: ChannelGroup, *, importance: bool = T
 
 
 def _importance(rows: ProducerRows, tail: Tail, labels: Indices, size: int) -> Floats:
-    """|γ| of each channel; where it was folded away, the deviation that white inputs would give the output."""
+    """|γ| of each channel; if it was folded away, the standard deviation of the output for white inputs."""
     if tail.gamma is not None:
         return np.asarray(np.abs(_by_channel(tail.gamma, labels, size)).mean(axis=1))
     scale = np.abs(_by_channel(tail.scale, labels, size)).mean(axis=1)

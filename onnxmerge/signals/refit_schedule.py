@@ -1,7 +1,7 @@
-"""The refit schedule: which nodes can be solved again, which of them repair a residual sum, and in what order.
+"""The refit schedule: which nodes can be solved again, which of them correct a residual sum, and in what order.
 
-A node that feeds a residual Add wants the other summand to be there already, so that it can repair the error of that
-branch too. The order is topological, and such nodes wait until nothing else can run.
+A node that feeds a residual Add should run after the other summand, so that it can correct the error of that branch
+too. The order is topological, and such nodes run only when no other node can.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Repair:
-    """Where a weighted node meets a residual Add: `sum = scale·output + offset + other`.
+    """The connection of a weighted node to a residual Add: `sum = scale·output + offset + other`.
 
     Attributes:
         add: The Add.
@@ -48,7 +48,7 @@ class Repair:
         other: Its other operand.
         scale: (o,) factor of the affine nodes between the node and the Add.
         offset: (o,) their summand.
-        summand: The channel axis of what enters the Add from the node.
+        summand: The channel axis of the Add's operand that comes from the node.
     """
 
     add: int
@@ -65,7 +65,7 @@ class RefitSchedule:
 
     Attributes:
         order: Nodes in the order in which they run.
-        weighted: Nodes whose weight can be solved anew, by index.
+        weighted: Nodes whose weight can be solved again, by index.
         repairs: Those that feed a residual Add.
     """
 
@@ -97,9 +97,9 @@ def _repair(context: Context, weighted: WeightedNode) -> Repair | None:
 
 
 def node_order(model: Model, late: Collection[int]) -> tuple[int, ...]:
-    """Indices of all nodes in a topological order in which `late` ones come as late as they can.
+    """Indices of all nodes in a topological order in which `late` ones come as late as possible.
 
-    Among equals the file's order decides.
+    Ties are broken by the order of the file.
     """
     waiting: dict[int, int] = {}
     followers: dict[int, list[int]] = {}
@@ -124,7 +124,7 @@ def node_order(model: Model, late: Collection[int]) -> tuple[int, ...]:
 
 
 def refusal(context: Context, schedule: RefitSchedule, group: ChannelGroup) -> Reason | None:
-    """Why a group cannot be refitted; None if it can: all its consumers are scheduled and read it evenly."""
+    """Why a group cannot be refitted; None if all its consumers are scheduled and read it evenly."""
     for consumer in group.consumers:
         name = context.model.nodes[consumer.node].name
         node = schedule.weighted.get(consumer.node)
@@ -138,13 +138,13 @@ def refusal(context: Context, schedule: RefitSchedule, group: ChannelGroup) -> R
 
 
 def vanishing(context: Context, schedule: RefitSchedule, groups: Sequence[ChannelGroup]) -> frozenset[int]:
-    """Positions of groups that may lose every channel: what is left of their branch is a constant in a residual sum.
+    """Positions of groups that may lose every channel: their branch becomes a constant in a residual sum.
 
     The one node that reads such a group reads nothing else and feeds a residual Add. No other group shares an axis with
-    it, and of two branches that meet in the same Add only one may go.
+    it, and of two branches that meet in the same Add only one may be removed.
     """
     if context.model.opsets[""] < 7:
-        return frozenset()  # operands of equal rank were not stretched
+        return frozenset()  # operands of equal rank were not broadcast
     shared = Counter(axis for group in groups for axis in group.members)
     found: dict[int, int] = {}
     for position, group in enumerate(groups):
@@ -165,10 +165,11 @@ def batch_statistics(
     provider: Provider = "auto",
     counter: PassCounter | None = None,
 ) -> dict[str, NDArray[np.generic]]:
-    """Means and variances that make every BatchNormalization normalise by the given batches' own statistics.
+    """Running means and variances of every BatchNormalization, recomputed from the given batches.
 
-    Each layer then sees exactly the mean and variance of each channel that it saw in training, whatever the inputs
-    are; those supply the correlations alone. The network is walked once, each node behind statistics already replaced.
+    Each layer then receives exactly the mean and variance of each channel that it received in training, whatever the
+    inputs are; these only supply the correlations. The network is run once; each node uses the statistics already
+    replaced before it.
 
     Returns:
         New values of the running means and variances, by initializer.

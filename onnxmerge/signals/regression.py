@@ -1,10 +1,10 @@
-"""Solving the weights of one node anew from rows of inputs and targets, whatever its size.
+"""Solve for the weights of one node from rows of inputs and targets, whatever its size.
 
 1. `GramRegression`: the Gram matrix of all (channel, tap) inputs, in two halves; the rows are not kept.
-2. `RowRegression`: where unknowns outnumber the rows there are, or the Gram matrix would not fit. A sample of rows is
-   kept, and solved in their own space. A node that is too wide for its Gram matrix is pulled towards the linear
-   expression of its removed channels, which needs an n×n matrix for each group of n channels; any other towards its
-   original weights, like the first.
+2. `RowRegression`: if there are more unknowns than rows, or the Gram matrix would not fit into memory. A sample of rows
+   is kept, and the problem is solved in their row space. A node that is too wide for its Gram matrix is regularised
+   towards the linear expression of its removed channels, which needs an n×n matrix for each group of n channels; any
+   other towards its original weights, as in 1.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ Values = NDArray[np.float32]
 Cuts = Sequence[tuple[ChannelGroup, Indices]]
 
 _MOST_ROWS = 4096
-"""Rows that a `RowRegression` keeps: their own Gram matrix takes a second to make and to decompose."""
+"""Number of rows that a `RowRegression` keeps: their Gram matrix takes a second to compute and decompose."""
 _CHUNK = 2048
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Solved weights, and what they are judged by.
+    """Solved weights, and the statistics to judge them by.
 
     Attributes:
         weights: (g, d, o).
         mean_input: (g, d) means of the inputs.
         mean_target: (g, o) means of the targets.
         variance: (g, o) variances of the targets.
-        explained: (g, o) variances of the outputs on rows that weights were not fitted to; those of the targets where
-            nobody asked for them.
+        explained: (g, o) variances of the outputs on rows that weights were not fitted to; those of the targets if not
+            requested.
     """
 
     weights: NDArray[np.floating]
@@ -56,11 +56,11 @@ class Fit:
 
 
 class Regression(Protocol):
-    """Takes rows in two halves, and solves for weights.
+    """Accumulates rows in two halves and solves for weights.
 
     Attributes:
-        wanted: Rows to give it in all.
-        approximate: Whether it looks at fewer rows than weights of this size deserve.
+        wanted: Total number of rows wanted.
+        approximate: Whether it uses fewer rows than weights of this size need.
     """
 
     wanted: int
@@ -71,11 +71,11 @@ class Regression(Protocol):
         ...
 
     def solved(self, cuts: Cuts, ridge: float, *, explain: bool = False) -> Fit:
-        """Best weights over the rows of the weight that stay; `explain` asks for the variances that they explain."""
+        """Best weights over the kept rows of the weight; `explain` also computes the variances they explain."""
         ...
 
     def expressed(self, cuts: Cuts, ridge: float) -> Fit:
-        """Weights in which removed channels have become combinations of those that stay."""
+        """Weights in which removed channels are replaced by combinations of kept ones."""
         ...
 
 
@@ -84,10 +84,10 @@ def regression_for(node: WeightedNode, cuts: Cuts, rows: int, memory: int, *, li
 
     Args:
         node: The node.
-        cuts: Groups that it reads, with the channels that they keep.
-        rows: How many rows all samples have.
-        memory: Bytes that its matrices may take.
-        linear: Whether only the linear expression will be asked for.
+        cuts: Groups that it reads, with their kept channels.
+        rows: Number of rows of all samples.
+        memory: Maximum size of its matrices in bytes.
+        linear: Whether only the linear expression is needed.
     """
     gram = fits_taps(node, 2, memory)
     if gram and (linear or node.groups > 1 or rows >= node.unknowns):
@@ -183,7 +183,7 @@ class RowRegression:
                 pool[half].add(np.ascontiguousarray(channels))
 
     def _start(self, ridge: float) -> NDArray[np.float32]:
-        """(d, o) weights with removed rows zero and, where the node is wide, expressed by the others."""
+        """(d, o) weights with removed rows set to zero and, if the node is wide, expressed by the others."""
         old = np.asarray(self._node.weight_rows(), dtype=np.float32)
         new = np.where(self._node.alive(self._cuts)[0][:, None], old, np.float32(0))
         for (group, kept), pool in zip(self._cuts, self._pools, strict=True):
@@ -193,7 +193,7 @@ class RowRegression:
         return new
 
     def solved(self, cuts: Cuts, ridge: float, *, explain: bool = False) -> Fit:
-        """See `Regression`; what is explained comes with the choice of the ridge."""
+        """See `Regression`; the explained variances result from the choice of the ridge."""
         del explain
         start, alive = self._start(ridge), np.flatnonzero(self._node.alive(cuts)[0])
         rows, targets = np.concatenate(self._rows), np.concatenate(self._targets)
@@ -204,7 +204,7 @@ class RowRegression:
 
     def expressed(self, cuts: Cuts, ridge: float) -> Fit:
         """See `Regression`."""
-        del cuts  # those it was made for
+        del cuts  # those it was created for
         rows, targets = np.concatenate(self._rows), np.concatenate(self._targets)
         weights = self._start(ridge)
         return self._fit(weights, rows, targets, (rows @ weights).var(axis=0, dtype=np.float64))
@@ -227,15 +227,15 @@ def express(
     halves: Sequence[Moments],
     ridge: float,
 ) -> None:
-    """Add to the rows of kept channels what removed ones were, as combinations of them; `new` is changed.
+    """Add the removed channels to the rows of kept ones, as combinations of them; `new` is modified.
 
     Args:
         new: (d, o) weights in which removed rows are zero.
         old: (d, o) original weights.
         places: (n, r) rows of each channel.
-        stays: (n,) channels that are kept.
+        stays: (n,) whether each channel is kept.
         halves: Moments of the channels, without targets, of two halves of the samples.
-        ridge: Least strength of the pull towards removal alone.
+        ridge: Minimum strength of the regularisation towards plain removal.
     """
     nothing = np.zeros((1, len(stays), int((~stays).sum())))
     covariances = []
@@ -249,7 +249,7 @@ def express(
 
 
 def _pooled(moments: Moments, q: int, places: Indices) -> Moments:
-    """Moments of channels from those of their (n, r) rows in one problem, each a sample of its channel."""
+    """Moments of channels from those of their (n, r) rows in one problem, each row being a sample of its channel."""
     uu = np.sum([moments.uu[q][np.ix_(rows, rows)] for rows in places.T], axis=0)
     u = moments.u[q][places].sum(axis=1)
     n = len(places)
@@ -259,7 +259,7 @@ def _pooled(moments: Moments, q: int, places: Indices) -> Moments:
 
 
 def _few(half: Covariances) -> Covariances:
-    """The same for mixtures of the targets; without their variances, which no choice depends on."""
+    """The same moments for mixtures of the targets, without their variances, which no choice depends on."""
     uu, ut, tt = half
     return uu, mixed(ut), np.zeros_like(tt)
 

@@ -1,15 +1,15 @@
-"""What it does to the network's outputs when one group alone is cut: a sensitivity curve for each group.
+"""The effect of cutting a single group on the network's outputs: a sensitivity curve for each group.
 
 For a group, backward elimination (or a ranking by energy) on the dense network's moments gives an order of channels and
-a local error for every count. The local error says little about what the network makes of it, so at a few counts the
-group is really cut: its consumers get their best weights, the rest of the network runs, and the outputs are compared.
+a local error for every count. The local error says little about the effect on the network, so at a few counts the group
+is actually cut: its consumers get their best weights, the rest of the network runs, and the outputs are compared.
 
-Nothing is compared on samples that it was fitted to. The samples are in folds; for each fold the weights come from the
-other folds, and outputs are compared on the fold itself. So a layer with fewer rows than unknowns, which could explain
-any rows that it has seen, shows what it loses on others.
+Outputs are never compared on samples that weights were fitted to. The samples are in folds; for each fold the
+weights come from the other folds, and outputs are compared on the fold itself. So a layer with fewer rows than
+unknowns, which could fit any rows exactly, shows its loss on others.
 
 Between the measured counts, sensitivity follows the local error on a logarithmic scale; above the largest of them it is
-proportional to it.
+proportional to the local error.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ Ranking = Callable[[Sequence[Reader], int, float], Elimination]
 RANKINGS: Mapping[str, Ranking] = MappingProxyType(
     {"obs": eliminate, "energy": lambda readers, size, _ridge: rank_by_energy(readers, size)}
 )
-"""Selections that look at samples."""
+"""Selections that need samples."""
 
 _TWO_FOLDS = 1152
-"""Unknowns beyond which there are two folds instead of more: every fold takes a factorisation for every count."""
+"""Number of unknowns beyond which only two folds are used: every fold takes a factorisation for every count."""
 _SCARCE = 10
-"""How many times the least ridge the best one has to be before the order is found with it."""
+"""The best ridge is used to find the order if it is at least this many times the minimum ridge."""
 _CHUNK = 2048
-"""Rows that are multiplied at once, so that adding the product costs little beside making it."""
+"""Number of rows multiplied at once, so that adding the product is cheap compared with computing it."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Curve:
 
     Attributes:
         order: (n,) channels in the order in which they are removed.
-        harm: (n + 1,) divergence of the outputs when k channels are kept, by k; rises as k falls; harm[0] means
-            something only for a group that may vanish.
+        harm: (n + 1,) divergence of the outputs when k channels are kept, by k; it increases as k decreases; harm[0] is
+            meaningful only for a group that may be removed entirely.
         measured: Counts at which it was measured.
-        rows: Rows of samples that the scarcest consumer was fitted to.
-        unknowns: Unknowns of that consumer.
+        rows: Number of rows of the consumer with the fewest rows per unknown.
+        unknowns: Number of unknowns of that consumer.
     """
 
     order: Indices
@@ -77,11 +77,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Probing:
-    """Where sensitivity is measured.
+    """The counts and batches at which sensitivity is measured.
 
     Attributes:
-        levels: Fractions of channels, falling, at which a group is really cut.
-        batches: Batches on which outputs are compared; none: the consumers' own errors are all that is measured.
+        levels: Fractions of channels, descending, at which a group is actually cut.
+        batches: Batches on which outputs are compared; if empty, only the errors of the consumers are measured.
     """
 
     levels: tuple[float, ...]
@@ -102,7 +102,7 @@ class _Open:
 
 
 def solving_work(analysis: Analysis, schedule: RefitSchedule) -> int:
-    """Elements that the eliminations of all groups update: what a fit costs beside running the network."""
+    """Number of elements that the eliminations of all groups update: the cost of a fit besides running the network."""
     work = 0
     for group in analysis.groups:
         for index in {consumer.node for consumer in group.consumers} & schedule.weighted.keys():
@@ -129,23 +129,23 @@ def measure_curves(
     counter: PassCounter | None = None,
     progress: Callable[[float], None] = lambda _done: None,
 ) -> dict[int, Curve]:
-    """Sensitivity curves of groups, in one walk over the dense network.
+    """Measure the sensitivity curves of groups, in one pass over the dense network.
 
     Args:
         analysis: The groups of a model.
-        schedule: How it is walked.
+        schedule: The refit schedule.
         context: The model.
-        positions: Groups to measure; all their consumers have to be weighted nodes of the walk.
-        batches: Samples in folds; a single fold is compared on what it was fitted to, there is no other.
-        probing: Where groups are cut, and on which samples outputs are compared.
-        rank: Gives the order in which a group's channels are removed.
+        positions: Groups to measure; all their consumers must be weighted nodes of the schedule.
+        batches: Samples in folds; with a single fold, outputs are compared on the samples of the fit.
+        probing: The counts at which groups are cut, and the samples on which outputs are compared.
+        rank: Returns the order in which a group's channels are removed.
         vanishing: Groups that are also measured without any channel.
-        ridge: Least strength of the pull towards the original weights.
-        memory: Bytes that the Gram matrices of one node may take.
-        provider: What runs the network.
-        seed: For sampled positions.
-        counter: Told of every node that runs.
-        progress: Called with the fraction done.
+        ridge: Minimum strength of the regularisation towards the original weights.
+        memory: Maximum size of the Gram matrices of one node in bytes.
+        provider: The execution provider that runs the network.
+        seed: Seed for sampled positions.
+        counter: Counts every node that runs.
+        progress: Called with the fraction completed.
     """
     frontier = Frontier(context, schedule.order, batches, provider, counter)
     dense: dict[int, Outputs] = dict(frontier.outputs(probing.batches)) if probing.batches else {}
@@ -184,7 +184,7 @@ def _statistics(
     memory: int,
     rng: np.random.Generator,
 ) -> list[Statistics]:
-    """Statistics of what a node reads, for each of some groups."""
+    """Statistics of a node's inputs, for each of the given groups."""
     folds = min(batches.folds, 2) if node.unknowns > _TWO_FOLDS else batches.folds
     by_taps = fits_taps(node, folds, memory)
     wanted = rows_wanted(node.unknowns, node.groups) if by_taps else rows_wanted(max(group.size for group in groups))
@@ -259,10 +259,10 @@ def _measure(
 
 
 def _eliminated(entry: _Open, rank: Ranking, least: float) -> tuple[Elimination, dict[int, float]]:
-    """The order of a group's channels, and the ridge that tests best for each consumer.
+    """The order of a group's channels, and the ridge with the lowest test error for each consumer.
 
-    The ridge is chosen for the half of the channels that has most energy. Where rows are scarce it is a strong one, and
-    the order is found with it: with too weak a ridge it tells noise apart.
+    The ridge is chosen for the half of the channels with the most energy. If there are few rows, it is strong and is
+    used to find the order: with too weak a ridge the order would depend on noise.
     """
     size = entry.group.size
     readers = [reader for statistics in entry.statistics.values() for reader in statistics.readers()]
@@ -273,7 +273,7 @@ def _eliminated(entry: _Open, rank: Ranking, least: float) -> tuple[Elimination,
 
 
 def _trial(schedule: RefitSchedule, fitted: Mapping[int, Fold], kept: Indices) -> dict[str, NDArray[Any]]:
-    """Best weights of all consumers when only `kept` is left, and what has to be added behind them."""
+    """Best weights of all consumers if only `kept` channels are left, and the shifts to add after them."""
     feed: dict[str, NDArray[Any]] = {}
     for index, fold in fitted.items():
         node = schedule.weighted[index]
@@ -284,18 +284,18 @@ def _trial(schedule: RefitSchedule, fitted: Mapping[int, Fold], kept: Indices) -
 
 
 def interpolate(elimination: Elimination, counts: Sequence[int], harms: Sequence[float]) -> Floats:
-    """Sensitivity for every count, from that at some.
+    """Interpolate the sensitivity at every count from the measured ones.
 
     Args:
-        elimination: Its error is what sensitivity follows between counts.
-        counts: Where it was measured, falling.
-        harms: What was measured there.
+        elimination: Its error determines the shape between counts.
+        counts: The measured counts, descending.
+        harms: The sensitivity at these counts.
 
     Returns:
-        (n + 1,) by count, 0 where all are kept; never less for fewer channels.
+        (n + 1,) by count, 0 if all channels are kept; never lower for fewer channels.
     """
     size, error = len(elimination.order), np.asarray(elimination.error)
-    # More channels never hurt; noise in the measurement must not say so.
+    # More channels cannot be more harmful; noise in the measurement must not suggest it.
     rising = np.maximum.accumulate(np.maximum(harms, 0.0))
     known = np.maximum.accumulate(error[list(counts)])
     harm = np.zeros(size + 1)

@@ -1,12 +1,13 @@
-"""What a node reads, summed up fold by fold: enough to cut its input, solve its weights anew, and test them.
+"""Statistics of a node's inputs, fold by fold: enough to cut its input, solve for its weights, and test them.
 
-Two levels of detail, since a Gram matrix of all (channel, tap) inputs has their number squared of entries:
+Two levels of detail, since the size of a Gram matrix of all (channel, tap) inputs is the square of their number:
 
 1. `TapStatistics`: every input has a row of its own, so weights are solved tap by tap.
-2. `ChannelStatistics`, where that would not fit: every tap is a sample of its channel, so a group of n channels takes
-   an n×n matrix however many taps read it. A removed channel becomes one combination of kept ones for all taps.
+2. `ChannelStatistics`, if that would not fit into memory: every tap is a sample of its channel, so a group of n
+   channels takes an n×n matrix however many taps read it. A removed channel becomes one combination of kept ones for
+   all taps.
 
-Both answer for one fold at a time: weights come from the other folds, the error from the fold itself.
+Both work on one fold at a time: weights come from the other folds, the error from the fold itself.
 """
 
 from __future__ import annotations
@@ -31,23 +32,24 @@ __all__ = ["WIDEST", "ChannelStatistics", "Fold", "Statistics", "TapStatistics",
 Floats = NDArray[np.float64]
 
 WIDEST = 6144
-"""Unknowns beyond which weights are not solved tap by tap even where memory would allow it: one factorisation of so
-many takes four seconds on two cores, their Gram matrix from three rows for each half a minute."""
+"""Number of unknowns beyond which weights are not solved tap by tap even if memory allows it: one factorisation of this
+size takes four seconds on two cores, and its Gram matrix from three rows per unknown half a minute.
+"""
 _MATRICES = 4
-"""Gram matrices that stand beside those of the folds while one fold is looked at."""
+"""Number of Gram matrices in memory besides those of the folds while one fold is processed."""
 
 
 def fits_taps(node: WeightedNode, folds: int, memory: int) -> bool:
-    """Whether the Gram matrices of all inputs of a node fit into so many bytes, fold by fold."""
+    """Whether the Gram matrices of all inputs of a node, one per fold, fit into the given number of bytes."""
     size = 8 * node.groups * node.unknowns**2
     return node.unknowns <= WIDEST and size * (folds + _MATRICES) <= memory
 
 
 class Fold(Protocol):
-    """One fold of a node's statistics: the weights that the others give, and their error here."""
+    """One fold of a node's statistics: the weights fitted on the other folds, and their error on this one."""
 
     def weights(self, kept: Indices) -> tuple[NDArray[np.floating], Floats]:
-        """(g, d, o) best weights when a group keeps some channels, and the (outputs,) shift that keeps the mean."""
+        """(g, d, o) best weights if a group keeps some channels, and the (outputs,) shift that preserves the mean."""
         ...
 
     def error(self, kept: Indices) -> float:
@@ -56,39 +58,39 @@ class Fold(Protocol):
 
 
 class Statistics(Protocol):
-    """What a node reads."""
+    """Statistics of a node's inputs."""
 
     @property
     def rows_seen(self) -> int:
-        """Rows of samples behind the statistics."""
+        """Number of rows of samples in the statistics."""
         ...
 
     @property
     def determined(self) -> float:
-        """Rows for each unknown."""
+        """Rows per unknown."""
         ...
 
     def readers(self) -> list[Reader]:
-        """The node as backward elimination sees it."""
+        """The node in the form required by backward elimination."""
         ...
 
     def ridge(self, kept: Indices, least: float) -> float:
-        """The strength of the pull towards the original weights that tests best across folds."""
+        """The strength of the regularisation towards the original weights with the lowest test error across folds."""
         ...
 
     def fold(self, fold: int, ridge: float) -> Fold:
-        """What one fold says of the others; counted modulo the folds that there are."""
+        """One fold as a test set for the others; the index is taken modulo the number of folds."""
         ...
 
 
 def _complement(folds: Sequence[Moments], fold: int) -> Moments:
-    """Moments of all folds but one; of a single fold its own."""
+    """Moments of all folds but one; with a single fold, those of that fold."""
     others = [each for place, each in enumerate(folds) if place != fold % len(folds) or len(folds) == 1]
     return reduce(Moments.plus, others)
 
 
 def _halves(folds: Sequence[Moments]) -> tuple[Moments, Moments] | None:
-    """Moments of even folds and of odd ones; None where there is one fold only."""
+    """Moments of even folds and of odd ones; None if there is only one fold."""
     if len(folds) < 2:
         return None
     return reduce(Moments.plus, folds[::2]), reduce(Moments.plus, folds[1::2])
@@ -169,12 +171,12 @@ class _TapFold:
 
     @cached_property
     def _own(self) -> tuple[Floats, float]:
-        """The fold's own products, and the energy of its outputs; only `error` needs them."""
+        """The products of the fold itself, and the energy of its outputs; only `error` needs them."""
         own = self._moments.about(self._mean)
         return own, max(residual_energy(own, self._old), 1e-30)
 
     def _solved(self, kept: Indices) -> Floats:
-        # The error is asked for what was just solved.
+        # The error is requested for the weights that were just solved.
         if self._last is None or self._last[0] is not kept:
             alive = self._node.alive([(self._group, kept)])
             self._last = kept, solve(self._uu, self._ut, self._old, self._ridge, alive)
@@ -190,7 +192,7 @@ class ChannelStatistics:
         group: The channel group.
         folds: Moments of the channels, by fold, without targets.
         sums: (folds, d) sums of all inputs of the node.
-        rows: (folds,) rows that they are sums of.
+        rows: (folds,) number of rows in these sums.
     """
 
     node: WeightedNode
@@ -201,7 +203,7 @@ class ChannelStatistics:
 
     @classmethod
     def empty(cls, node: WeightedNode, group: ChannelGroup, folds: int) -> ChannelStatistics:
-        """No rows yet."""
+        """Start without rows."""
         moments = [Moments.empty(group.size, 0) for _ in range(folds)]
         return cls(node, group, moments, np.zeros((folds, node.unknowns)), np.zeros(folds))
 
@@ -232,7 +234,7 @@ class ChannelStatistics:
 
     @property
     def rows_seen(self) -> int:
-        """See `Statistics`; taps are no rows of their own here."""
+        """See `Statistics`; taps do not count as separate rows here."""
         return int(self.rows.sum())
 
     @property
@@ -241,7 +243,7 @@ class ChannelStatistics:
         return self.rows_seen / self.group.size
 
     def readers(self) -> list[Reader]:
-        """See `Statistics`. Any factor of the weights' products has the costs of the weights themselves."""
+        """See `Statistics`. Any factor of the products of the weights gives the same costs as the weights."""
         total = reduce(Moments.plus, self.folds)
         uu, products = total.centred()[0][0], self.products()
         values, vectors = linalg.eigh(products)
@@ -251,7 +253,7 @@ class ChannelStatistics:
         return [Reader(uu, factor, places, 1.0 / max(energy, 1e-30), total.means()[0][0])]
 
     def ridge(self, kept: Indices, least: float) -> float:
-        """See `Statistics`; the pull is towards removal alone."""
+        """See `Statistics`; the regularisation is towards plain removal."""
         halves = _halves(self.folds)
         if halves is None:
             return least
@@ -285,7 +287,7 @@ class _ChannelFold:
         self._energy = max(float(np.sum(self._own * self._products)), 1e-30)
 
     def _expression(self, kept: Indices) -> tuple[NDArray[np.bool_], Floats]:
-        """Which channels stay, and the (k, removed) combinations of them that the others become."""
+        """The kept channels, and the (k, removed) combinations of them that replace the others."""
         n = self._statistics.group.size
         stays = self._statistics.group.stays(kept)[:n]
         nothing = np.zeros((1, n, n - int(stays.sum())))

@@ -1,4 +1,4 @@
-"""Tensors of many batches, in memory as long as they are few, beyond that in files that go when nobody needs them."""
+"""Tensors of many batches, in memory up to a limit, then in temporary files that are deleted when no longer needed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["MOST_HELD", "Store"]
 Array = NDArray[Any]
 
 MOST_HELD = 1 << 29
-"""Bytes that a store holds in memory. Two frontiers stand side by side in a refit, so a fit takes about twice that."""
+"""Maximum bytes that a store holds in memory. A refit has two frontiers, so it takes about twice that."""
 
 
 class Store:
     """Named tensors of every batch.
 
-    What it is given first, the samples, belongs to others and is not counted.
+    The initial tensors, the samples, are owned by the caller and not counted.
     """
 
     def __init__(self, batches: Sequence[Mapping[str, Array]], most: int = MOST_HELD) -> None:
-        """Start with tensors that are held elsewhere."""
+        """Start with tensors owned by the caller."""
         self._batches: list[dict[str, Array | Path]] = [dict(batch) for batch in batches]
         self._most = most
         self._held = 0
@@ -44,7 +44,7 @@ class Store:
         return bool(self._batches) and name in self._batches[0]
 
     def names(self) -> frozenset[str]:
-        """The tensors that every batch has."""
+        """Names of the tensors that every batch has."""
         return frozenset(self._batches[0]) if self._batches else frozenset()
 
     def batch(self, place: int, names: Collection[str]) -> dict[str, Array]:
@@ -66,7 +66,7 @@ class Store:
                 self._batches[place][name] = self._write(array)
 
     def drop(self, names: Collection[str]) -> None:
-        """Forget tensors of every batch."""
+        """Delete tensors of every batch."""
         for place, batch in enumerate(self._batches):
             for name in names:
                 value = batch.pop(name)

@@ -1,4 +1,4 @@
-"""A node whose weight can be solved anew: its weight as matrices, one for each convolution group.
+"""A node whose weight can be solved again: its weight as matrices, one for each convolution group.
 
 `matrices()[q]` has a row for every (channel, tap) of the input channels that group q reads, and a column for each of
 its outputs; `assemble` is its inverse.
@@ -33,10 +33,10 @@ class WeightedNode:
         patches: How it reads its input.
         input: Its channel axis on the input side.
         output: Its channel axis on the output side.
-        trailing: Axes that follow the output's channel axis.
+        trailing: Number of axes that follow the output's channel axis.
         weight: Name of the weight.
-        array: Its values as they are in the model.
-        bias: (o,) what the node itself adds to its outputs, zero where it has no bias.
+        array: Its values in the model.
+        bias: (o,) the bias of the node, zero if it has none.
     """
 
     node: Node
@@ -50,31 +50,31 @@ class WeightedNode:
 
     @property
     def groups(self) -> int:
-        """Convolution groups, each a problem of its own."""
+        """Convolution groups, each a separate problem."""
         return self.patches.groups
 
     def channels(self, group: int) -> slice:
-        """Input channels that a group reads."""
+        """Number of input channels that a group reads."""
         width = self._inputs() // self.groups
         return slice(group * width, (group + 1) * width)
 
     def results(self, group: int) -> slice:
-        """Output channels that a group makes."""
+        """Number of output channels that a group produces."""
         width = self._outputs() // self.groups
         return slice(group * width, (group + 1) * width)
 
     @property
     def unknowns(self) -> int:
-        """Rows of the matrix of each group: channels that it reads, times taps."""
+        """Number of rows of the matrix of each group: channels that it reads, times taps."""
         return self._inputs() // self.groups * self.patches.taps
 
     @property
     def columns(self) -> int:
-        """Columns of the matrix of each group."""
+        """Number of columns of the matrix of each group."""
         return self._outputs() // self.groups
 
     def matrices(self) -> Floats:
-        """(g, channels·taps, outputs) weights of all groups in float64, made anew by every call."""
+        """(g, channels·taps, outputs) weights of all groups in float64, computed by every call."""
         taps, g = self.patches.taps, self.groups
         array = np.asarray(self.array, dtype=np.float64)
         if self.patches.transposed:
@@ -109,7 +109,7 @@ class WeightedNode:
     def places(self, labels: Indices, size: int, group: int) -> Indices | None:
         """(n, r) rows of `matrices()[group]` that belong to each channel of a channel group.
 
-        The channels are given by their labels on the input. None where they do not have equally many rows.
+        The channels are given by their labels on the input. None if channels differ in their number of rows.
         """
         inside = labels[self.channels(group)]
         held = np.flatnonzero(inside >= 0)
@@ -121,7 +121,7 @@ class WeightedNode:
         return np.asarray(places[:, :, None] * taps + np.arange(taps)).reshape(size, -1)
 
     def alive(self, cuts: Sequence[tuple[ChannelGroup, Indices]]) -> NDArray[np.bool_]:
-        """(g, channels·taps) rows of `matrices()` whose channel stays, given the channels that some groups keep."""
+        """(g, channels·taps) whether each row of `matrices()` is kept, given the channels that some groups keep."""
         rows = np.ones(self._inputs(), dtype=bool)
         for group, kept in cuts:
             rows &= group.stays(kept)[group.members[self.input]]
@@ -132,7 +132,7 @@ class WeightedNode:
         return rows.reshape(len(rows), self.groups, -1)
 
     def outputs(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(m, outputs) what the node makes of (m, channels, taps) patches."""
+        """(m, outputs) outputs of the node for (m, channels, taps) patches."""
         bias = self.bias.astype(np.float32)
         if self.groups == 1:
             return np.asarray(rows.reshape(len(rows), -1) @ self.weight_rows().astype(np.float32) + bias)
@@ -158,7 +158,7 @@ class WeightedNode:
 
 
 def weighted_node(context: Context, index: int) -> WeightedNode | None:
-    """A node whose weight can be solved anew; None where it is shared, captured, quantized or read transposed."""
+    """A node whose weight can be solved again; None if it is shared, captured, quantized or read transposed."""
     node = context.model.nodes[index]
     patches = patches_of(context, node) if context.known(node) else None
     if patches is None:

@@ -1,9 +1,9 @@
-"""Look at what was made before anybody else does: contract, fidelity, accuracy, latency, gates.
+"""Verify a result before it is written: contract, fidelity, accuracy, latency, gates.
 
-1. *Contract* (`contract`). The cut model must compute what its dense twin computes.
-2. *Fidelity and accuracy* (`measuring`) of the result against the original, on held-out samples or stand-ins for them.
-3. *Latency* of both, interleaved, on the provider that the sessions really have.
-4. *Gates* (`gates`): below them nothing is written.
+1. *Contract* (`contract`). The cut model must compute the same as its dense reference.
+2. *Fidelity and accuracy* (`measuring`) of the result against the original, on held-out samples or substitutes.
+3. *Latency* of both, measured alternately, on the provider that the sessions actually use.
+4. *Gates* (`gates`): if one fails, nothing is written.
 """
 
 from onnxmerge.verify.contract import NotFiniteError, check_contract

@@ -1,7 +1,7 @@
-"""The contract: a cut model computes what its dense twin computes.
+"""The contract: a cut model computes the same as its dense reference.
 
-The twin is the same network with all channels still in it, whose consumers no longer read the removed ones. The two
-differ by rounding alone; a wrong index anywhere shows as an error of the order of the signal itself.
+The dense reference is the same network with all channels, whose consumers no longer read the removed ones. The two
+differ only by rounding; a wrong index anywhere causes an error of the order of the signal itself.
 """
 
 from __future__ import annotations
@@ -21,38 +21,41 @@ Floats = NDArray[np.float64]
 
 _CONTRACT_FEEDS = 2
 _CONTRACT_FRACTION = 0.02
-"""Entries of integer outputs that may differ; a guess: ties are rare, and one wrong channel moves most decisions."""
+"""Fraction of entries of integer outputs that may differ; a guess: ties are rare, and one wrong channel moves most
+decisions.
+"""
 _NEARLY_ZERO = 1e-6
-"""What rounding may make of an exact zero; signals are of order 1."""
+"""Upper bound for a zero with rounding errors; signals are of order 1."""
 _QUANTUM, _LEFT_OVER = 2.0**-26, 2.0**-22
-"""Spacing of float32 below 1/4. Small numbers that are multiples of it are what larger ones left over (a sigmoid that
-ends with `+ 0.5`), and as far off as those were rounded: up to 12 times the spacing at the end of a text detector."""
+"""Spacing of float32 below 1/4. Small numbers that are multiples of it are differences of larger ones (a sigmoid that
+ends with `+ 0.5`) and have their rounding errors: up to 12 times the spacing at the end of a text detector.
+"""
 _CONTRACT_TOLERANCE = 2e-2
 """Relative L2. Rounding gives 1e-7 to 1e-3 (the worst of three dozen real networks, cut at random so hard that its
-outputs exploded); one channel read in the wrong place gives more than 1e-1 on all of them."""
+outputs exploded); reading one channel at a wrong index gives more than 1e-1 on all of them.
+"""
 
 
 class NotFiniteError(OnnxMergeError):
-    """A cut model and its dense twin are not finite in the same places."""
+    """A cut model and its dense reference are not finite in the same entries."""
 
 
 def check_contract(twin: bytes, cut: bytes | Path, samples: Samples, provider: Provider) -> float | None:
-    """Compare a cut model with its dense twin on up to two feeds.
+    """Compare a cut model with its dense reference on up to two feeds.
 
-    Floating-point outputs: relative L2 of what is finite in both, and finite in both at the same places; where the
-    twin gives only zeros, the zeros are compared with the size of what the cut model gives. Where both give zeros, or
-    what rounding leaves of them, that output says nothing. Only where no output is
-    floating-point are the others asked: the fraction of their entries that differ, of which a few may, since rounding
-    decides ties (ArgMax) and thresholds.
+    Floating-point outputs: relative L2 of the entries that are finite in both, which must be the same entries. If the
+    reference is all zeros, the difference is relative to the cut model. If both are zeros up to rounding, the output is
+    not compared. Only if no output is floating-point are the others compared: the fraction of their entries that
+    differ. A few may, since rounding affects ties (ArgMax) and thresholds.
 
     Returns:
-        The largest difference of an output: relative L2, or the fraction that differs; None where no output has an
-        entry that could be compared.
+        The largest difference of an output: relative L2, or the fraction that differs; None if no output could be
+            compared.
 
     Raises:
-        NotFiniteError: They are not finite in the same places. A twin whose consumers multiply removed channels by
-            zeros is not finite where those are not; one whose consumers do not read them at all is.
-        OnnxMergeError: They differ by more than rounding; nothing of the cut model may be used.
+        NotFiniteError: They are not finite in the same entries. A reference whose consumers multiply removed channels
+            by zeros is non-finite where those are; one whose consumers do not read them is not.
+        OnnxMergeError: They differ by more than rounding; the cut model must not be used.
     """
     errors: list[float | None] = []
     fractions: list[float] = []
@@ -84,7 +87,7 @@ def check_contract(twin: bytes, cut: bytes | Path, samples: Samples, provider: P
 
 
 def _check_lengths(name: str, expected: tuple[int, ...], got: tuple[int, ...]) -> None:
-    """Shapes may differ where they follow from values (NonZero, detections above a threshold), and then by little."""
+    """Shapes may differ slightly if they depend on values (NonZero, detections above a threshold)."""
     moved = [(one, two) for one, two in zip(expected, got, strict=False) if one != two]
     near = all(abs(one - two) <= _CONTRACT_FRACTION * max(one, two) for one, two in moved)
     if len(expected) != len(got) or len(moved) > 1 or not near:
@@ -92,9 +95,9 @@ def _check_lengths(name: str, expected: tuple[int, ...], got: tuple[int, ...]) -
 
 
 def _relative_error(name: str, one: Floats, two: Floats) -> float | None:
-    """L2 of the difference, relative to the twin's output, or to the other's where that is zero.
+    """L2 of the difference, relative to the output of the reference, or to that of the cut model if the former is zero.
 
-    None where both are zero up to rounding, or nothing is finite.
+    None if both are zero up to rounding, or nothing is finite.
     """
     finite = np.isfinite(one)
     if not np.array_equal(finite, np.isfinite(two)) or not np.array_equal(one[~finite], two[~finite], equal_nan=True):
@@ -108,7 +111,7 @@ def _relative_error(name: str, one: Floats, two: Floats) -> float | None:
 
 
 def _left_over(one: Floats, two: Floats) -> bool:
-    """Whether outputs are left over from larger numbers, too small to tell rounding from more, and equal up to it."""
+    """Whether outputs are small differences of larger numbers and equal up to the rounding of those."""
     telling = _CONTRACT_TOLERANCE * np.sqrt(np.mean(np.square(one))) > _LEFT_OVER
     if telling or np.abs(one - two).max() > _LEFT_OVER:
         return False

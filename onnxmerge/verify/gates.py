@@ -1,4 +1,4 @@
-"""How a result is verified, what was measured of it, and the gates that it has to pass."""
+"""How to verify a result, its measurements, and the gates that it has to pass."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def quiet(_stage: str, _done: float | None) -> None:
 
 @dataclass(frozen=True)
 class Verification:
-    """How a result is verified.
+    """How to verify a result.
 
     Attributes:
-        enabled: Off: only write. Gates are then a usage error.
+        enabled: Whether to verify; if off, gates are a usage error.
         provider: auto, cpu or cuda.
-        min_cosine: Least cosine of any output.
-        max_drop: Most accuracy lost, in percentage points; without labels, most top-1 decisions changed.
-        threads: Inside one operator, for whatever is timed; None for the runtime's own choice.
+        min_cosine: Minimum cosine similarity of any output.
+        max_drop: Maximum loss of accuracy in percentage points; without labels, maximum of changed top-1 decisions.
+        threads: Threads within one operator for timing; None for the default of the runtime.
     """
 
     enabled: bool = True
@@ -39,10 +39,10 @@ class Verification:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        """Check that gates can be held.
+        """Check that the gates are valid.
 
         Raises:
-            UsageError: A gate without verification, or out of range.
+            UsageError: A gate is given without verification, or is out of range.
         """
         if not self.enabled and self.gated:
             raise UsageError("--min-cosine and --max-drop need verification; leave --no-verify out")
@@ -64,9 +64,9 @@ class BatchTiming:
     """Two models timed at one batch size.
 
     Attributes:
-        batch: Samples a run.
-        host: Arrays in host memory, the copies to a device included.
-        device: Arrays on the device; None on the CPU, where there are no copies.
+        batch: Samples per run.
+        host: Latency with arrays in host memory, including the copies to a device.
+        device: Latency with arrays on the device; None on the CPU, where there are no copies.
     """
 
     batch: int
@@ -88,11 +88,11 @@ class Measured:
 
 
 def check_gates(measured: Measured, verification: Verification) -> None:
-    """Hold the result against what was asked.
+    """Check the gates.
 
     Raises:
-        GateError: It falls short.
-        UsageError: A gate that these outputs and samples cannot answer.
+        GateError: The result fails a gate.
+        UsageError: A gate does not apply to these outputs or samples.
     """
     if verification.min_cosine is not None and measured.fidelity is not None:
         cosine = measured.fidelity.cosine

@@ -29,10 +29,10 @@ _BATCH_SECONDS = 2.0
 
 
 class Reference:
-    """A model's outputs on some samples, computed once, to hold many others against.
+    """A model's outputs on some samples, computed once and compared with many other models.
 
     Attributes:
-        accuracy: Its top-1 accuracy in percent, None without labels.
+        accuracy: Top-1 accuracy in percent; None without labels.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Reference:
 
     @classmethod
     def of(cls, model: bytes | Path, samples: Samples, provider: Provider, threads: int | None = None) -> Reference:
-        """Run a model on all samples; what is timed later has so many threads."""
+        """Run a model on all samples; `threads` applies to later timing."""
         with Session.open(model, provider) as session:
             return cls(model, samples, provider, threads, [session.run(feed) for feed in samples.batches(_BATCH)])
 
@@ -105,14 +105,14 @@ def measure_models(
     """Fidelity, accuracy and latency of two models on the same samples.
 
     Args:
-        dense: The model that came in.
-        compressed: The model that goes out.
-        samples: What both are run on.
-        provider: What runs them.
-        seed: Of the interval of the speed-up.
+        dense: The original model.
+        compressed: The compressed model.
+        samples: The samples to run both on.
+        provider: The execution provider.
+        seed: Seed for the interval of the speed-up.
         progress: Called with the name of each stage.
-        threads: Inside one operator; None for the runtime's own choice.
-        differences: Also note on the way where the outputs differ.
+        threads: Threads within one operator; None for the default of the runtime.
+        differences: Whether to collect where the outputs differ.
     """
     meter = DifferenceMeter(samples.labels) if differences else None
     notes: list[str] = []
@@ -146,9 +146,9 @@ def time_batches(
     progress: Progress = quiet,
     threads: int | None = None,
 ) -> tuple[BatchTiming, ...]:
-    """Two models timed in turns at several batch sizes, and where they run on a device also without the copies to it.
+    """Time two models alternately at several batch sizes and, on a device, also without copies to it.
 
-    Samples are repeated where there are fewer than a batch takes.
+    Samples are repeated if there are fewer than the batch size.
 
     Raises:
         UsageError: The models' first axis is fixed, so that there are no other batch sizes.

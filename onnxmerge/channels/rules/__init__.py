@@ -1,4 +1,4 @@
-"""The table of all rules: one entry for each operator that is understood. What is not in it is pinned."""
+"""The table of all rules, one entry per operator. Operators that are not in it are pinned."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ TABLE = MappingProxyType(
 )
 
 _SILENT = frozenset({"Shape", "Size", "ConstantOfShape", "Constant"})
-"""They read no element, so they say nothing about channels; what Shape and Size return is kept by `rewrite`."""
+"""They read no elements, so they have no relations; the cut preserves the results of Shape and Size."""
 
 
 def rule_of(node: Node) -> Rule | None:
-    """The rule of a node, None where its operator or opset has none."""
+    """The rule of a node; None if its operator or opset has none."""
     rule = TABLE.get((node.domain, node.op))
     return rule if rule is not None and node.version >= rule.since else None
 
 
 def relate(node: Node, context: Context) -> Relation:
-    """What a node says about its axes; everything is pinned where it is not understood."""
+    """The relations of a node; everything is pinned if it has no rule."""
     if node.domain == "" and node.op in _SILENT:
         made = [Axis(name, axis) for name in node.outputs if name for axis in range(context.rank(name))]
         return Relation(pins=tuple(Pin(axis, Reason("made_by", node.op)) for axis in made))
@@ -80,9 +80,9 @@ def relate(node: Node, context: Context) -> Relation:
 def _limited(node: Node, context: Context, relation: Relation) -> Relation:
     """The relation with no scaling along the axes of constants that become part of a signal.
 
-    A constant keeps its values when a signal is scaled, so wherever it lends elements to the channels (a class token
-    in a Concat, a slice of a position embedding) the result is not scaled. Where all outputs are constant the node
-    prepares a weight.
+    A constant keeps its values when a signal is scaled, so if it contributes elements to the channels (a class token in
+    a Concat, a slice of a position embedding), the result is not scaled. If all outputs are constant, the node prepares
+    a weight.
     """
     if all(context.is_constant(name) for name in node.outputs if name):
         return relation
@@ -99,10 +99,10 @@ def _limited(node: Node, context: Context, relation: Relation) -> Relation:
 
 
 def _complete(node: Node, context: Context, relation: Relation) -> Relation:
-    """The relation with a pin on every axis of the node that its rule says nothing of.
+    """The relation with a pin on every axis of the node that its rule does not mention.
 
-    Such an axis is no channel axis of the operator, but it may be one of another: a weight can be shared, a mask
-    computed. Axes of length 1 are left alone; they are stretched, and a group that touches one has a single channel.
+    Such an axis is not a channel axis of this operator but may be one of another: a weight can be shared, a mask
+    computed. Axes of length 1 are not pinned; they are broadcast, and a group that touches one has a single channel.
     """
     ways = tuple(way for fork in relation.forks for way in fork.ways)
     links = (*relation.links, *(entry for way in ways for entry in way.links))
@@ -128,7 +128,7 @@ def _refusal(node: Node) -> Reason:
 
 
 def _consistent(relation: Relation, context: Context) -> bool:
-    """Whether every link joins elements that exist; ONNX's checks leave a bias or scale of any length alone."""
+    """Whether every link joins existing elements; the ONNX checker accepts a bias or scale of any length."""
     ways = (way for fork in relation.forks for way in fork.ways)
     for entry in chain(relation.links, *(way.links for way in ways)):
         ends = []

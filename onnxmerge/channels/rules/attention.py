@@ -1,9 +1,9 @@
 """Attention of ONNX's own domain, with queries, keys and values of rank 4: (batch, heads, tokens, width).
 
-1. Heads are carried: head h of the queries with head h // s of keys and values, where each of those serves s; a single
-   head of keys and values serves any. 2. Widths of queries and keys are contracted, so they shrink together; the scale,
-   1/√width where none is given, stays what it was. 3. Widths of values are those of the result. 4. The mask's heads go
-   with the queries'.
+1. Heads are carried: head h of the queries with head h // s of keys and values, if each of those is shared by s; a
+   single head of keys and values is shared by all. 2. Widths of queries and keys are contracted, so they shrink
+   together; the scale, 1/√width by default, keeps its original value. 3. Widths of values are those of the result.
+   4. The heads of the mask are linked to those of the queries.
 
 Packed heads (rank 3), caches and the optional second outputs are pinned.
 """

@@ -1,4 +1,4 @@
-"""What a rule is: an operator, what it says about axes, and which of its sizes follow a cut."""
+"""The form of a rule: an operator, the relations of its axes, and the sizes that a cut changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MICROSOFT = "com.microsoft"
 
 
 def no_edits(_node: Node, _context: Context, _kept: Kept) -> tuple[Edit, ...]:
-    """For operators that carry no sizes."""
+    """For operators without sizes."""
     return ()
 
 
@@ -25,10 +25,10 @@ class Rule:
 
     Attributes:
         op: Operator type.
-        relate: What a node says about its axes; called only where all its shapes are known.
-        resize: Attributes and size inputs that follow a cut.
+        relate: Returns the relations of a node; called only if all its shapes are known.
+        resize: Returns the attributes and size inputs that a cut changes.
         domain: Operator domain.
-        since: The first opset version the rule holds for.
+        since: The first opset version that the rule applies to.
     """
 
     op: str
@@ -44,7 +44,7 @@ def same_axes(one: str, two: str, axes: range | tuple[int, ...]) -> tuple[Link, 
 
 
 def broadcast_links(source: str, target: str, context: Context) -> tuple[Link, ...]:
-    """Links from an operand to the result it is broadcast to; a length of 1 that is stretched links nothing."""
+    """Links from an operand to the result it is broadcast to; a broadcast axis of length 1 has no link."""
     source_dims, target_dims = context.dims(source) or (), context.dims(target) or ()
     offset = len(target_dims) - len(source_dims)
     return tuple(

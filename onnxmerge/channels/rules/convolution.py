@@ -3,10 +3,10 @@
 With C input and O output channels in g convolution groups, m = C/g and r = O/g:
 
 1. g = 1: inputs are the weight's contracted axis, outputs its other one.
-2. m = 1 (depthwise): input c carries its r outputs with it.
-3. otherwise a fork on either side. Inputs: position p of every convolution group, or whole convolution groups.
-   Outputs: position s of every group, or whole groups. Whole groups join both sides and change `group`; positions
-   of one side say nothing of the other, which each way states by leaving every element there a class of its own.
+2. m = 1 (depthwise): input c is linked to its r outputs.
+3. otherwise a fork on both sides. Inputs: position p of every convolution group, or whole convolution groups.
+   Outputs: position s of every group, or whole groups. Whole groups join both sides and change `group`; positions on
+       one side do not affect the other, which each way expresses by giving every element there its own class.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _groups(node: Node) -> int:
 
 
 def _fits(context: Context, x: str, w: str, g: int, transposed: bool) -> bool:
-    """Whether the weight is made for the input; ONNX's own checks do not look at that."""
+    """Whether the weight fits the input; the ONNX checker does not verify this."""
     dims_x, dims_w = context.dims(x) or (), context.dims(w) or ()
     if len(dims_x) != len(dims_w) or len(dims_x) < 3 or g < 1:
         return False
@@ -126,7 +126,7 @@ def _conv_transpose(node: Node, context: Context) -> Relation:
         free_x, free_y = Tie(Axis(x, 1), np.arange(g * m)), Tie(Axis(y, 1), outputs)
         forks.append(Fork((Way(ties=(Tie(Axis(x, 1), np.arange(g * m) % m), free_y)), Way((whole,))), reason))
         forks.append(Fork((Way((by_position,), (free_x,)), Way((whole,))), reason))
-        # No weight to absorb into: a row of it belongs to one convolution group, and whole groups take theirs along.
+        # There is no weight to absorb into: a row belongs to one convolution group and is removed with it.
         consumers = (Consumer(node.index, 0, Axis(x, 1), None),)
     return Relation(tuple(links), (), tuple(forks), _spatial_pins((x, w, y), context, node.op), producers, consumers)
 
@@ -148,7 +148,7 @@ def _resize_conv_transpose(node: Node, context: Context, kept: Kept) -> tuple[Ed
 
 
 def _resize_group(node: Node, context: Context, kept: Kept, inside: int) -> tuple[Edit, ...]:
-    """`group` is what is left of the inputs divided by the weight's contracted axis."""
+    """`group` is the number of remaining inputs divided by the weight's contracted axis."""
     g = _groups(node)
     if g == 1:
         return ()

@@ -1,15 +1,15 @@
-"""Operators that act on every element alike, with NumPy's broadcasting between operands.
+"""Element-wise operators, with NumPy's broadcasting between operands.
 
-What they let through (f(Z a) = Z f(a)):
+The scaling matrices that they commute with (f(Z a) = Z f(a)):
 
 * LINEAR: Identity, Neg, Cast between floating-point types, Dropout; sums of signals; multiplication by one positive
   number.
 * POSITIVE: Relu, LeakyRelu, Abs, one shared slope of PRelu, Max or Min with zeros.
 * SELECTION: every other function of one signal, Max or Min or a sum with one shared constant, and every operator that
-  reads or makes integers or truth values.
+  reads or returns integers or booleans.
 * NOTHING: products of signals (gates), constants that differ from channel to channel, and Dropout in training mode.
 
-A sum lets only copies through along an axis that one of its summands is stretched along: s + r·x is not r·(s + x).
+A sum commutes only with copies along an axis that one of its summands is broadcast along: s + r·x is not r·(s + x).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SELECTION = (
     "Tanh", "ThresholdedRelu",
 )  # fmt: skip
 _FIRST_ONLY = ("CastLike",)
-"""Operators whose other inputs lend no elements: CastLike takes a type from its second."""
+"""Operators whose other inputs contribute no elements: CastLike only reads the type of its second input."""
 _SUMS = ("Add", "Sub", "Sum", "Mean")
 _OTHERS = (
     "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less",
@@ -57,7 +57,7 @@ def _pointwise(node: Node, context: Context) -> Relation:
 
 
 def _stretched(node: Node, context: Context) -> tuple[Limit, ...]:
-    """Limits along the axes of a sum that some summand has no channels on, where it adds the same to all of them."""
+    """Limits along axes of a sum on which some summand has no channels and adds the same value to all."""
     y = node.outputs[0]
     after = context.dims(y) or ()
     carried = [{entry.two.axis for entry in broadcast_links(name, y, context)} for name in node.inputs if name]
@@ -69,7 +69,7 @@ def _stretched(node: Node, context: Context) -> tuple[Limit, ...]:
 
 
 def _dropout(node: Node, context: Context) -> CommutesWith:
-    """The identity, unless it trains; its second output is true for every element, however they are scaled."""
+    """The identity, except in training mode; its second output is true for every element, regardless of scaling."""
     if node.input(2):
         training = context.value(node.input(2))
         if training is None or np.any(training):
@@ -98,7 +98,7 @@ def _passes(node: Node, context: Context) -> CommutesWith:
 
 
 def _passes_of_many(node: Node, context: Context) -> CommutesWith:
-    """Sums and products: what matters is whether constants are the same for all channels."""
+    """Sums and products; the result depends on whether constants are the same for all channels."""
     constants = [name for name in node.inputs if context.is_constant(name)]
     if not constants:
         return CommutesWith.LINEAR if node.op in _SUMS else CommutesWith.NOTHING

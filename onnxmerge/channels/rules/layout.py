@@ -1,16 +1,17 @@
 """Operators that move elements without changing them: one shared rule on index maps.
 
 Each of these operators acts on every axis separately, so its effect on an axis is found by running the operator's
-one-axis form on the numbers 0..n-1: `map[j]` is the input element that output element j shows, -1 for a filled
-one. The contract test runs the real operator on channel numbers and compares. (Running the full operator in the
-analysis itself gave the same maps at a cost that grows with the picture size; the one-axis form costs nothing.)
+one-axis form on the numbers 0..n-1: `map[j]` is the input element that output element j is copied from, -1 for a
+filled one. The contract test runs the real operator on channel numbers and compares. (Running the full operator in
+the analysis itself gave the same maps at a cost that grows with the image size; the one-axis form costs almost
+nothing.)
 
-Reshapes alone mix axes. Input and output lengths are split into the smallest blocks with equal products; a
-block of one axis each way is the identity, any other block is a fork with one way for each pair of its axes,
-found by numbering the block's elements.
+Only reshapes mix axes. Input and output lengths are split into the smallest blocks with equal products; a block of
+one axis each way is the identity, any other block is a fork with one way for each pair of its axes, found by
+numbering the block's elements.
 
-Moving elements commutes with any scaling. Elements that are filled in do not take part in it, so Pad lets any scaling
-through only where it fills in zeros; other numbers are the same for all channels, and leave copies of a channel copies.
+Moving elements commutes with any scaling. Filled elements are not scaled, so Pad commutes with any scaling only if it
+fills in zeros; other values are the same for all channels, so Pad commutes with copies.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def reshape_blocks(
                 right *= after[j]
                 j += 1
         yield tuple(ins), tuple(outs)
-    # What is left over on one side has length 1 throughout.
+    # The remaining axes on one side all have length 1.
     if i < len(before) or j < len(after):
         yield tuple(range(i, len(before))), tuple(range(j, len(after)))
 
@@ -97,7 +98,7 @@ def _reshape(node: Node, context: Context) -> Relation:
     forks: list[Fork] = []
     pins: list[Pin] = []
     for ins, outs in reshape_blocks(before, after):
-        # Axes of length 1 carry nothing and would only multiply the ways.
+        # Axes of length 1 have no channels and would only multiply the ways.
         wide_in = [axis for axis in ins if before[axis] > 1]
         wide_out = [axis for axis in outs if after[axis] > 1]
         if len(wide_in) == len(wide_out) == 1 and before[wide_in[0]] == after[wide_out[0]]:
@@ -132,7 +133,7 @@ def _block_link(
 
 
 def _resize_lengths(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...]:
-    """A target shape: entries that name a cut axis get its new length; 0 and -1 follow by themselves."""
+    """A target shape: entries for a cut axis get its new length; 0 and -1 adapt automatically."""
     y = node.outputs[0]
     lengths = {axis: k for axis in range(context.rank(y)) if (k := kept(Axis(y, axis))) is not None}
     if not lengths:
@@ -150,7 +151,7 @@ def _resize_lengths(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...
     if value is None:
         return (SetLengths(1, at, new),)
     target = value.astype(np.int64).copy()
-    offset = context.rank(y) - len(target)  # Expand may leave leading axes out
+    offset = context.rank(y) - len(target)  # Expand may omit leading axes
     for axis, length in zip(at, new, strict=True):
         if axis >= offset and target[axis - offset] > 0 and not (node.op == "Expand" and target[axis - offset] == 1):
             target[axis - offset] = length
@@ -175,7 +176,7 @@ def _separate(maps: _Maps) -> Callable[[Node, Context], Relation]:
 
 
 def _unexplained(node: Node, context: Context, links: list[Link]) -> tuple[Pin, ...]:
-    """Axes of the outputs that no link reaches: filled or repeated in a way that the maps do not tell."""
+    """Axes of the outputs that no link reaches: filled or repeated in a way that the maps do not describe."""
     reached = {entry.one for entry in links} | {entry.two for entry in links}
     return tuple(
         Pin(Axis(name, axis), Reason("works_along", node.op))
@@ -221,7 +222,7 @@ def _split(node: Node, context: Context) -> list[Link] | Reason:
 
 
 def _slice_parameters(node: Node, context: Context) -> dict[int, slice] | Reason:
-    """Python slices by axis, or why they are not known."""
+    """Python slices by axis, or why they are unknown."""
     rank = context.rank(node.input(0))
     if "starts" in node.attributes:
         starts, ends = node.attributes["starts"], node.attributes["ends"]
@@ -269,7 +270,7 @@ def _slice(node: Node, context: Context) -> list[Link] | Reason:
 
 
 def _resize_slice(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...]:
-    """Bounds along a cut axis, in the numbering of what is left; steps other than 1 are pinned by the rule."""
+    """Bounds along a cut axis, numbered by its remaining elements; steps other than 1 are pinned by the rule."""
     bounds = _slice_parameters(node, context)
     rank = context.rank(node.input(0))
     if isinstance(bounds, Reason):
@@ -355,7 +356,7 @@ def _resize_gather(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...]
 
 
 def _pad_amounts(node: Node, context: Context) -> tuple[tuple[int, int], ...] | None:
-    """(before, after) by axis, None where they are not known."""
+    """(before, after) by axis, None if they are unknown."""
     rank = context.rank(node.input(0))
     if "pads" in node.attributes:
         pads = [int(p) for p in node.attributes["pads"]]
@@ -410,7 +411,7 @@ def _fills_no_number(node: Node, context: Context) -> bool:
 
 
 def _resize_pad(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...]:
-    """Along a cut axis, as many elements are filled in as are left of those that were."""
+    """The padding along a cut axis: the number of filled elements that remain."""
     x, y = node.input(0), node.outputs[0]
     amounts = _pad_amounts(node, context)
     if amounts is None:

@@ -1,7 +1,7 @@
 """Gemm, MatMul and Einsum: contractions of two operands, either of which may be a constant.
 
 The constant operand is the weight: its contracted axis is where removed channels are absorbed, its free axis
-makes channels. Where neither is constant (query times key), the contracted axis couples the two signals and is
+produces channels. If neither is constant (query times key), the contracted axis couples the two signals and is
 consumed without a weight.
 """
 
@@ -33,7 +33,7 @@ def _is_row(dims: tuple[int, ...], length: int) -> bool:
 
 
 def _matmul(node: Node, context: Context) -> Relation:
-    """MatMul, and ONNX Runtime's form of it, which takes the axes of its operands in another order if asked to."""
+    """MatMul, and ONNX Runtime's variant, which can permute the axes of its operands."""
     a, b, y = node.input(0), node.input(1), node.outputs[0]
     if min(context.rank(a), context.rank(b)) < 2:
         return pin_all(node, context, Reason("with_a_vector", node.op))
@@ -53,7 +53,7 @@ def _matmul(node: Node, context: Context) -> Relation:
 
 
 def _order(node: Node, side: str, rank: int) -> list[int]:
-    """An operand's axes as they are multiplied: `transBatch` moves the first behind the batch, `trans` swaps two."""
+    """An operand's axes in product order: `transBatch` moves the first after the batch, `trans` swaps two."""
     axes = list(range(rank))
     if node.attributes.get(f"transBatch{side}"):
         axes = [*axes[1:-1], axes[0], axes[-1]]

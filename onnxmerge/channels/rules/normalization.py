@@ -1,9 +1,9 @@
 """Normalisers: per channel (carried), per set of channels (whole sets), or over the channels (pinned).
 
-* BatchNormalization, InstanceNormalization: each channel by itself, with its parameters.
-* GroupNormalization: statistics of a set of channels stay what they are only while the set stays whole.
-* LayerNormalization and its kin, Softmax, LpNormalization, LRN: every channel enters the statistics of all others,
-  so removing one changes the rest; the normalised axes are pinned.
+* BatchNormalization, InstanceNormalization: each channel separately, with its parameters.
+* GroupNormalization: statistics of a set of channels are unchanged only if the set is kept whole.
+* LayerNormalization and its kin, Softmax, LpNormalization, LRN: every channel contributes to the statistics of all
+  others, so removing one changes the rest; the normalised axes are pinned.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _group(node: Node, context: Context) -> Relation:
     classes = channels // (dims[1] // groups)
     links = [link(x, 0, y, 0), link(x, 1, y, 1)]
     for name in node.inputs[1:]:
-        # Opset 18 has one scale a group, 21 and later one a channel.
+        # Opset 18 has one scale per group, 21 and later one per channel.
         per_group = (context.dims(name) or ())[0] == groups
         links.append(link(y, 1, name, 0, (channels, classes)) if per_group else link(y, 1, name, 0))
     pins = [Pin(Axis(x, axis), Reason("normalises_over_it", node.op)) for axis in range(2, len(dims))]

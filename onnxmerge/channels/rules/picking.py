@@ -1,9 +1,10 @@
-"""Operators that read or write elements where computed numbers say: GatherElements, ScatterElements, GridSample.
+"""Operators that read or write elements at computed positions: GatherElements, ScatterElements, GridSample.
 
 1. GatherElements and ScatterElements work along one axis, which is pinned. On every other axis, element j of the
-   indices stands for element j of the data; the indices may be shorter, and say nothing of what lies beyond them.
-2. GridSample reads places of a picture; the channels are carried. Its sums are linear whatever the weights between
-   places and whatever stands for what lies outside.
+   indices corresponds to element j of the data; the indices may be shorter and have no relation to the elements beyond
+   them.
+2. GridSample reads positions of an image; the channels are carried. Its sums are linear, whatever the interpolation
+   weights and the padding.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def _grid_sample(node: Node, context: Context) -> Relation:
     links = (link(x, 0, y, 0), link(grid, 0, y, 0), link(x, 1, y, 1))
     pins = [Pin(Axis(name, axis), Reason("place", node.op)) for name in (x, y) for axis in range(2, context.rank(name))]
     pins += [Pin(Axis(grid, axis), Reason("grid", node.op)) for axis in range(1, context.rank(grid))]
-    # Linear in the picture, not in the places: where both carry the channels, along the batch, only copies pass.
+    # Linear in the image, not in the positions: if both carry the channels, along the batch, it commutes only with
+    # copies.
     return Relation(
         links, pins=tuple(pins), passes=CommutesWith.LINEAR, limits=(Limit(Axis(grid, 0), CommutesWith.SELECTION),)
     )

@@ -1,4 +1,4 @@
-"""Pools and reductions: channels are carried where the operator works on other axes, pinned where it works on them."""
+"""Pools and reductions: channels are carried if the operator works on other axes, and pinned if it works on them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _pool(node: Node, context: Context) -> Relation:
 
 
 def _reduced_axes(node: Node, context: Context) -> tuple[int, ...] | None:
-    """Axes that a reduction works on, None where they are not known."""
+    """Axes that a reduction works on, None if they are unknown."""
     rank = context.rank(node.input(0))
     if node.input(1):
         value = context.value(node.input(1))

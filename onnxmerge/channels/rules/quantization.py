@@ -1,6 +1,6 @@
 """QuantizeLinear and DequantizeLinear: values are carried with their scales and zero points.
 
-A scale with one entry a channel is cut with the channels. Blocked quantization, whose scales cover runs of
+A scale with one entry per channel is cut with the channels. Blocked quantization, whose scales cover runs of
 elements, is pinned.
 """
 

@@ -1,6 +1,6 @@
 """Operators that are known and not cut, each with the reason.
 
-What is neither here nor in the rule table is pinned as well, as an operator that has no rule.
+Operators that are neither here nor in the rule table are pinned too, for having no rule.
 """
 
 from __future__ import annotations

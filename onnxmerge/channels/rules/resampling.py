@@ -18,7 +18,7 @@ def _resize(node: Node, context: Context) -> Relation:
     before, after = context.dims(x) or (), context.dims(y) or ()
     same = [axis for axis, (one, two) in enumerate(zip(before, after, strict=True)) if one == two]
     if node.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
-        # One scale for all axes that are resized: the length of one decides about the others.
+        # All resized axes share one scale, so the length of one determines the others.
         resized = [int(axis) % len(before) for axis in node.attributes.get("axes", range(len(before)))]
         same = [axis for axis in same if axis not in resized]
     pins = [
@@ -27,7 +27,7 @@ def _resize(node: Node, context: Context) -> Relation:
         for axis in range(len(before))
         if axis not in same
     ]
-    # Interpolation is linear; clipping at the borders by extrapolation adds a constant.
+    # Interpolation is linear; extrapolation at the borders adds a constant.
     passes = (
         CommutesWith.SELECTION
         if node.attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize"
@@ -41,7 +41,7 @@ def _resize(node: Node, context: Context) -> Relation:
 
 
 def _resize_sizes(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...]:
-    """The `sizes` input names every axis, the cut one too."""
+    """The `sizes` input contains every axis, including the cut one."""
     if not node.input(3):
         return ()
     y = node.outputs[0]

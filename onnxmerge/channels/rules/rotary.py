@@ -1,9 +1,9 @@
-"""RotaryEmbedding, of ONNX's own domain and of ONNX Runtime's: pairs of elements inside each head are turned.
+"""RotaryEmbedding, of ONNX's own domain and of ONNX Runtime's: pairs of elements inside each head are rotated.
 
 1. Rank 4, (batch, heads, tokens, width): heads are carried, widths and tokens pinned.
-2. Rank 3, (batch, tokens, heads·width): whole heads go; `num_heads` follows where it is given.
+2. Rank 3, (batch, tokens, heads·width): whole heads are removed; `num_heads` is adapted if given.
 
-The two differ in the order of their inputs; the tables of angles are pinned in either.
+The two differ in the order of their inputs; the tables of angles are pinned in both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["RULES"]
 
 
 def _width(node: Node, context: Context) -> int:
-    """Elements of a head of packed heads; 0 where that is not known."""
+    """Number of elements of one of the packed heads; 0 if unknown."""
     hidden, heads = (context.dims(node.input(0)) or ())[2], int(node.attributes.get("num_heads", 0))
     if heads > 0:
         return hidden // heads if hidden % heads == 0 else 0

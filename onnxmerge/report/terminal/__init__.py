@@ -1,6 +1,6 @@
-"""Results as a person reads them in a terminal, or in a file that a terminal's output went to.
+"""Results for display in a terminal, or in a file with redirected output.
 
-1. First one sentence with the verdict; whoever reads no further has not been misled.
+1. First one sentence with the verdict, which is not misleading on its own.
 2. Then groups, then what is pinned and why, then what was measured, before and after; then notes.
 3. Of long lists only the groups that cost most are shown, in graph order, and how many are not; ``verbose`` shows all.
    Names that have no room are shortened, see ``names``; ``verbose`` folds them, so that they are all there.

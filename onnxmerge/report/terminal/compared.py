@@ -1,4 +1,4 @@
-"""Results that set models against each other, as a person reads them: an account, two models, a trade-off curve."""
+"""Comparisons of models in the terminal: a report, two models, a trade-off curve."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["show_account", "show_side_by_side", "show_tradeoff"]
 
 
 def show_account(console: Console, account: Account, *, verbose: bool = False) -> None:
-    """Prints the account of a compression.
+    """Print the report of a compression.
 
     Args:
         console: Where to.

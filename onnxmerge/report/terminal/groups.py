@@ -1,4 +1,4 @@
-"""Groups and what became of them; what is pinned, by reason, and what can be done about it.
+"""Groups and how they were cut; pinned channels by reason, with advice.
 
 Notes that many groups share are numbered and written once.
 """
@@ -29,7 +29,7 @@ LONGEST = 32
 
 
 def groups_of(console: Console, groups: Sequence[GroupEntry], *, verbose: bool) -> None:
-    """Prints what became of each group as a table."""
+    """Print how each group was cut, as a table."""
     if not groups:
         return
     shown = most(groups, [group.macs_share for group in groups], verbose=verbose)

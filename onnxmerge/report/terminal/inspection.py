@@ -1,4 +1,4 @@
-"""A model that was only looked at, as a person reads it in a terminal: what could go as a tree, and what cannot.
+"""An inspection in the terminal: what can be removed, as a tree, and what cannot.
 
 Of long networks, groups that are alike share a line; see ``outline``.
 """
@@ -32,13 +32,13 @@ __all__ = ["show_inspection"]
 READER = 24
 """Cells of a reader's name; the group's own takes what is left."""
 WIDE = 72
-"""Columns from which on there is room for readers as well."""
+"""Minimum number of columns for also showing readers."""
 PARTNERS = 2
 """Further producers of a group that are named; all of them with ``verbose``."""
 
 
 def show_inspection(console: Console, inspection: Inspection, *, verbose: bool = False) -> None:
-    """Prints what could go from a model, and why the rest cannot.
+    """Print what can be removed from a model, and why the rest cannot.
 
     Args:
         console: Where to.

@@ -1,4 +1,4 @@
-"""What every view is made of: lines, tables, and as much of a long list as a person reads.
+"""The elements of every view: lines, tables, and shortened lists.
 
 1. Text of the model is shown as it is, never read as markup, and its control characters never reach the terminal.
 2. Of long lists only the items that weigh most are shown, in their own order, and how many are not.

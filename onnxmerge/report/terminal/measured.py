@@ -1,4 +1,4 @@
-"""What was measured: sizes before and after, outputs against outputs, latency, the time of stages."""
+"""Measurements: sizes before and after, fidelity of outputs, latency, the time of stages."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def measures(
         dense, compressed = latency.dense, latency.compressed
         medians, tails = (dense.median_ms, compressed.median_ms), (dense.p95_ms, compressed.p95_ms)
         table.add_row("Latency, median", *map(units.milliseconds, medians), units.change(*medians))
-        # No change for these: interruptions of the machine make it, not the model.
+        # No change is shown for these: it is caused by interruptions of the machine, not by the model.
         table.add_row("Latency, p95", *map(units.milliseconds, tails), "")
     print_table(console, table)
     if latency is not None:
@@ -64,7 +64,7 @@ def _latency_words(latency: Comparison) -> str:
 
 
 def fidelity_of(console: Console, fidelity: Fidelity | None, samples: str, *, verbose: bool) -> None:
-    """Prints how near outputs came."""
+    """Print the fidelity of outputs."""
     if fidelity is None:
         return
     shown = most(fidelity.outputs, [-_nearness(output) for output in fidelity.outputs], verbose=verbose)
@@ -88,7 +88,7 @@ def fidelity_of(console: Console, fidelity: Fidelity | None, samples: str, *, ve
 
 
 def divergence_of(console: Console, predicted: float | None, measured: float | None) -> None:
-    """Prints the divergence that was planned with beside the one that was measured."""
+    """Print the predicted divergence beside the measured one."""
     if predicted is not None:
         found = "" if measured is None else f", {units.small(measured)} measured"
         line(console, f"Squared output error in units of the variance: {units.small(predicted)} predicted{found}.")

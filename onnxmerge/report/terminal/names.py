@@ -1,7 +1,8 @@
-"""Names of nodes in tables: as long as there is room, else with "…" for what says least.
+"""Names of nodes in tables: in full if there is room, else with "…" for the least informative parts.
 
-1. Exporters name nodes by the modules that they stand in: ``/features/features.1/conv/conv.3/Conv``. First go the parts
-   that the next one repeats, then those that hold no number, the longest first: numbers are what tells nodes apart.
+1. Exporters name nodes by the modules that contain them: ``/features/features.1/conv/conv.3/Conv``. First go the
+   parts that the next one repeats, then those that hold no number, the longest first: numbers are what tells nodes
+   apart.
 2. Then letters from the middle of the longest words. If that is not enough, the middle of what is left.
 
 So "…" may be read as ``*`` of ``--only`` and ``--skip``.
@@ -60,7 +61,7 @@ _ASCII = str.maketrans({"├": "|", "└": "`", "│": "|"})
 
 
 def shortened(words: str, room: int, mark: str = "…") -> str:
-    """A name with as much left out as has no room.
+    """A name shortened to the available room.
 
     Example:
         >>> shortened("/features/features.1/conv/conv.3/Conv", 24)
