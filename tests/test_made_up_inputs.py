@@ -72,7 +72,7 @@ def test_made_up_values_that_do_not_fit_are_answered_with_samples(tmp_path: Path
     h = net.matmul(net.add("Relu", net.matmul(rows, 16, 32)), 32, 4)
     # A table of one row: the other value that is made up, 1, is out of range.
     net.output(net.add("Add", h, net.add("Gather", net.random(1, 4), "ids")), rank=3)
-    with pytest.raises(FeedError, match="the values were made up: pass samples with --calib or --data"):
+    with pytest.raises(FeedError, match="the values were synthetic: pass samples with --calib or --data"):
         compress(saved(tmp_path, net.model()), QUICK)
 
 
@@ -86,12 +86,12 @@ def test_an_input_that_is_no_tensor_cannot_be_made_up(tmp_path: Path) -> None:
     net = beside_a_tensor()
     net.inputs.append(helper.make_tensor_sequence_value_info("parts", 1, None))
     net.output(net.add("SequenceLength", "parts"), rank=0, dtype=np.int64)
-    with pytest.raises(UsageError, match="input 'parts' takes a value of unknown rank, which cannot be made up"):
+    with pytest.raises(UsageError, match="input 'parts' takes a value of unknown rank, which cannot be generated"):
         compress(saved(tmp_path, net.model()), QUICK)
 
 
 def test_an_input_too_long_to_be_made_up(tmp_path: Path) -> None:
     net = beside_a_tensor()
     net.output(net.add("ReduceMean", net.input(1 << 26, name="long"), keepdims=0), rank=0)
-    with pytest.raises(UsageError, match="input 'long' takes more values than fit, which cannot be made up"):
+    with pytest.raises(UsageError, match="input 'long' takes more values than fit, which cannot be generated"):
         compress(saved(tmp_path, net.model()), QUICK)

@@ -59,7 +59,7 @@ def test_file_to_file(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["prune", "neuron-merging", "reprune", "receding", "fold"])
 def test_every_method_is_verified(source: Path, tmp_path: Path, method: str) -> None:
-    """Verification holds the cut against its dense twin, so a run that ends is a contract that held."""
+    """Verification holds the cut against its dense reference, so a run that ends is a contract that held."""
     compress_file(source, tmp_path / "out.onnx", Options(ratio=0.5, of="channels", method=method))
     assert (tmp_path / "out.onnx").stat().st_size > 0
 
@@ -105,7 +105,7 @@ def test_a_cut_that_computes_something_else_is_never_written(
         return model
 
     monkeypatch.setattr("onnxmerge.pipeline.cutting.cut", broken)
-    with pytest.raises(OnnxMergeError, match="differs from its dense twin") as caught:
+    with pytest.raises(OnnxMergeError, match="differs from its dense reference") as caught:
         compress_file(source, tmp_path / "out.onnx", QUICK)
     assert caught.value.exit_status == 70
     assert [file.name for file in tmp_path.iterdir()] == ["in.onnx"]

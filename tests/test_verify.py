@@ -1,4 +1,4 @@
-"""The contract between a cut model and its dense twin: what passes, what is refused, and what was not checked."""
+"""The contract between a cut model and its dense reference: what passes, what is refused, and what was not checked."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_what_enters_a_saturated_operator_is_compared(last: str, monkeypatch: py
     assert not any("could be compared" in note for note in notes)
     # Sabotage: the cut model alone computes something else, and its outputs are still zero.
     monkeypatch.setattr("onnxmerge.pipeline.gate_search.to_proto", lambda made: _shifted(to_proto(made)))
-    with pytest.raises(OnnxMergeError, match="differs from its dense twin"):
+    with pytest.raises(OnnxMergeError, match="differs from its dense reference"):
         compress(saturated(last), HALF)
 
 

@@ -49,9 +49,9 @@ def _remember(context: click.Context, _: click.Parameter, value: bool) -> bool:
     return value
 
 
-of_budget = in_section("How much goes")
-of_method = in_section("What goes, and what stands in for it")
-of_groups = in_section("Where")
+of_budget = in_section("Budget")
+of_method = in_section("Method")
+of_groups = in_section("Scope")
 of_samples = in_section("Samples")
 of_verification = in_section("Verification")
 of_output = in_section("Output")

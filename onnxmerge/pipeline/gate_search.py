@@ -47,11 +47,11 @@ def verify(
         if result.model.bytes_of_weights() < MEMORY_LIMIT and run.model.bytes_of_weights() < MEMORY_LIMIT:
             if _compared(result, written, samples, verification.provider) is None:
                 run.caution(
-                    "no output could be compared with that of the dense twin: "
+                    "no output could be compared with that of the dense reference: "
                     "they were empty, zero up to rounding, or not finite"
                 )
         else:
-            run.notes.append("above 2 GB the cut is not compared with its dense twin")
+            run.notes.append("above 2 GB the cut is not compared with its dense reference")
     with run.stage("measuring"):
         measured = measure_models(
             ort_source(run.source), written, samples, verification.provider, run.options.seed, run.progress,

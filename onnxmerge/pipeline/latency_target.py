@@ -79,7 +79,7 @@ def plan_for_latency(
         raise NothingToCutError(f"{run.model.source}: {_why(clock, planner)}")
     best = min(faster, key=lambda each: abs(each.went - asked))
     run.notes.append(
-        f"of the time, {best.plan.reached:.3f} was predicted to go and {best.went:.3f} went when the plan was timed"
+        f"predicted latency reduction {best.plan.reached:.1%}, measured {best.went:.1%} when the plan was timed"
         + (f"; {timed} plans were timed" if timed > 1 else "")
         + ("; that is far apart: was the machine busy?" if abs(best.plan.reached - best.went) > _APART else "")
     )

@@ -186,8 +186,8 @@ def with_input_hint(run: Run, samples: Samples | None) -> Iterator[None]:
             for spec in run.model.inputs
             if spec.name not in run.shapes and not all(isinstance(dim, int) for dim in spec.dims or (None,))
         ]
-        advice = "the values were made up: pass samples with --calib or --data"
+        advice = "the values were synthetic: pass samples with --calib or --data"
         if free:
             shown = ", ".join([*free[:_SHOWN], *(["..."] if len(free) > _SHOWN else [])])
-            advice = f"the shapes were made up: set the free lengths with --shape ({shown}), or pass samples"
+            advice = f"the shapes were guessed: set the free lengths with --shape ({shown}), or pass samples"
         raise FeedError(f"{error}; {advice}") from error

@@ -193,7 +193,7 @@ _GROUPS: Mapping[Code, Text] = {
     "not_finite": Text("the weights that make it are not all finite"),
     "no_scale": Text("no BatchNormalization, so no importance that could be set beside the others'"),
     "two_signals": Text("{0} multiplies two signals"),
-    "weight_not_solved": Text("the weight of {0} cannot be solved anew"),
+    "weight_not_solved": Text("the weight of {0} cannot be solved again"),
     "read_unevenly": Text("{0} reads channels unevenly"),
     "no_reader": Text("no weighted node reads it"),
     "no_channels": Text("no operator in it makes channels"),

@@ -180,7 +180,7 @@ def _check_answerable(spec: TensorSpec, dims: Mapping[str, tuple[int, ...]]) -> 
         what = "more values than fit"
     else:
         return
-    raise UsageError(f"input '{spec.name}' takes {what}, which cannot be made up; pass real samples with --calib")
+    raise UsageError(f"input '{spec.name}' takes {what}, which cannot be generated; pass real samples with --calib")
 
 
 def _values(spec: TensorSpec, shape: tuple[int, ...], feeds: int, rng: np.random.Generator) -> tuple[NDArray[Any], str]:

@@ -75,12 +75,12 @@ def check_contract(twin: bytes, cut: bytes | Path, samples: Samples, provider: P
     known = [error for error in errors if error is not None]
     if known and max(known) > _CONTRACT_TOLERANCE:
         raise OnnxMergeError(
-            f"the cut model differs from its dense twin by {max(known):.2g} (relative L2), "
+            f"the cut model differs from its dense reference by {max(known):.2g} (relative L2), "
             "which rounding cannot explain"
         )
     if not errors and fractions and max(fractions) > _CONTRACT_FRACTION:
         raise OnnxMergeError(
-            f"the cut model differs from its dense twin in {max(fractions):.1%} of the entries of an output, "
+            f"the cut model differs from its dense reference in {max(fractions):.1%} of the entries of an output, "
             "which ties cannot explain"
         )
     return max(known if errors else fractions, default=None)
@@ -101,7 +101,9 @@ def _relative_error(name: str, one: Floats, two: Floats) -> float | None:
     """
     finite = np.isfinite(one)
     if not np.array_equal(finite, np.isfinite(two)) or not np.array_equal(one[~finite], two[~finite], equal_nan=True):
-        raise NotFiniteError(f"output {name!r} of the cut model and its dense twin are not finite in the same places")
+        raise NotFiniteError(
+            f"output {name!r} of the cut model and its dense reference are not finite in the same places"
+        )
     one, two = one[finite], two[finite]
     if not one.size:
         return None

@@ -176,7 +176,7 @@ def test_pins_say_why(name: str, exporter: str) -> None:
     [*((name, exporter, "prune") for name, exporter in CASES), *((name, "script", "auto") for name in EXPECTED)],
 )
 def test_a_cut_holds_the_contract_and_the_budget(name: str, exporter: str, method: str) -> None:
-    # `compress` compares the cut model with its dense twin and raises where they differ.
+    # `compress` compares the cut model with its dense reference and raises where they differ.
     file = FOLDER / f"{name}_{exporter}.onnx"
     result = compress(
         file,

@@ -211,6 +211,6 @@ METHODS = ("prune", "neuron-merging", "reprune", "receding", "fold")
 @settings(max_examples=LONG // 10 or 15, **FEW)
 @given(st.data(), st.sampled_from(METHODS), st.sampled_from(["macs", "params", "channels"]))
 def test_every_method_is_verified(data: st.DataObject, method: str, of: str) -> None:
-    """The pipeline's own verification raises where the cut is not its dense twin."""
+    """The pipeline's own verification raises where the cut is not its dense reference."""
     with contextlib.suppress(NothingToCutError):
         compress(drawn(data), Options(ratio=0.4, method=method, of=of, threshold=-1.0))

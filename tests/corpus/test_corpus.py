@@ -1,4 +1,4 @@
-"""Real trained networks: every one is inspected, cut and held against its dense twin; published numbers come out.
+"""Real trained networks: every one is inspected, cut and held against its dense reference; published numbers come out.
 
 The networks lie in `shared/corpus` beside the checkout and are not part of it; without them these tests are skipped.
 """

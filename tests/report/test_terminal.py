@@ -66,9 +66,9 @@ def test_pins_are_grouped_by_reason(account: Account) -> None:
 def test_words_are_explained_where_they_are_used(account: Account) -> None:
     fitted = replace(account, groups=(replace(account.groups[0], select="obs", compensate="refit"),))
     text = " ".join(shown(show_account, fitted).split())
-    assert "obs: those channels stay" in text
-    assert "refit: the weights that read what was cut are solved anew" in text
-    assert "Pinned: channels that have to stay" in text
+    assert "obs: channels selected by backward elimination" in text
+    assert "refit: the weights that read removed channels are solved again" in text
+    assert "Pinned: channels that must be kept" in text
     assert "obs:" not in shown(show_account, account)
     assert "Pinned:" not in shown(show_account, replace(account, pinned=()))
 

@@ -79,7 +79,7 @@ def test_the_seed_decides() -> None:
 
 @pytest.mark.parametrize("spec", [TensorSpec("x", "string", (None, 2)), TensorSpec("x", "float32", None)])
 def test_what_cannot_be_made_up(spec: TensorSpec) -> None:
-    with pytest.raises(UsageError, match="cannot be made up; pass real samples"):
+    with pytest.raises(UsageError, match="cannot be generated; pass real samples"):
         synthetic_samples([spec], {"x": (1, 2)}, 1, seed=0)
 
 

@@ -20,10 +20,12 @@ __all__ = ["groups_of", "pinned_of"]
 REASONS = 10
 NAMES = 3
 WORDS = {
-    "obs": "those channels stay that the others can stand in for least",
-    "refit": "the weights that read what was cut are solved anew on samples",
+    "obs": "channels selected by backward elimination on the samples",
+    "refit": "the weights that read removed channels are solved again on samples",
 }
-PINNED = "Pinned: channels that have to stay, because what reads them needs every one or is not understood."
+PINNED = (
+    "Pinned: channels that must be kept, because what reads them needs all of them or is not understood."
+)
 LONGEST = 32
 """Cells of a name in a list of several; shortened beyond that."""
 
