@@ -23,9 +23,7 @@ WORDS = {
     "obs": "channels selected by backward elimination on the samples",
     "refit": "the weights that read removed channels are solved again on samples",
 }
-PINNED = (
-    "Pinned: channels that must be kept, because what reads them needs all of them or is not understood."
-)
+PINNED = "Pinned: channels that must be kept, because what reads them needs all of them or is not understood."
 LONGEST = 32
 """Cells of a name in a list of several; shortened beyond that."""
 
