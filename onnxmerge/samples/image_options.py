@@ -50,7 +50,7 @@ class ImageOptions:
         Example:
             >>> ImageOptions(resize=64).over(ImageOptions(mean=(0.5,), resize=256, crop=(224, 224)))
             ImageOptions(mean=(0.5,), std=None, scale=None, resize=64, crop=None, resample=None, order=None, \
-        preprocessor=None)
+preprocessor=None)
         """
         sized = other if self.resize is None and self.crop is None else self
         return ImageOptions(
