@@ -3,8 +3,9 @@
 | exit status | meaning |
 |---|---|
 | 0 | done; for ``compress``: written and verified |
-| 1 to 4, 70 | that of the error, see ``errors`` | | 70 | also any other exception: our own bug, with a line that
-asks to report it | | 130 | interrupted |
+| 1 to 4, 70 | that of the error, see ``errors`` |
+| 70 | also any other exception: our own bug, with a line that asks to report it |
+| 130 | interrupted |
 
 Results go to standard output, errors and progress to standard error, an error as one line. A reader that stops
 reading (``| head``) is no error.

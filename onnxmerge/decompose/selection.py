@@ -2,11 +2,11 @@
 
 | name | keeps the channels with | source |
 |---|---|---|
-| `l1`, `l2` | the largest norm of the weight row (`Rows.weights`) | Li et al. 1608.08710 |
-| `gm` | the largest total distance to the other rows: those near the geometric median are removed | FPGM 1811.00250
-| | `bn` | the largest BatchNormalization scale | Network Slimming 1708.06519, 2204.06404 | | `cluster` | one medoid
-for each of k Ward clusters of the rows | REPrune 2007.06932 | | `coverage` | the greedy maximum coverage of kernel
-clusters, see `coverage` | REPrune 2402.17862 |
+| `l1`, `l2` | the largest norm of the weight row (`GroupWeights.weights`) | Li et al. 1608.08710 |
+| `gm` | the largest total distance to the others; those near the geometric median are removed | FPGM 1811.00250 |
+| `bn` | the largest BatchNormalization scale | Network Slimming 1708.06519, 2204.06404 |
+| `cluster` | one medoid for each of k Ward clusters of the rows | REPrune 2007.06932 |
+| `coverage` | the greedy maximum coverage of kernel clusters, see `coverage` | REPrune 2402.17862 |
 
 The first four are scores: a channel's score does not depend on how many are kept, so that channels of different
 groups can be ranked in one list. The last two depend on k; `RANKED_BY` gives the score that determines how many are
