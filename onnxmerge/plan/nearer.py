@@ -22,6 +22,8 @@ _ROUNDS, _TRIED = 4, 12
 
 Counts = dict[int, int]
 Step = tuple[int, int]
+Option = tuple[Counts, float]
+"""Counts and their cost, which is computed once for each."""
 
 
 def nearer(
@@ -45,19 +47,20 @@ def nearer(
         least: Minimum counts of groups; None: any allowed count.
         harm: Returns the sensitivity of counts; the lowest decides between candidates that are close enough.
     """
-    best, near = dict(counts), _NEAR * cost(sizes)
+    best, near = (dict(counts), cost(counts)), _NEAR * cost(sizes)
 
-    def rank(each: Mapping[int, int]) -> tuple[float, float]:
-        return max(abs(cost(each) - target), near), harm(each)
+    def rank(option: Option) -> tuple[float, float]:
+        return max(abs(option[1] - target), near), harm(option[0])
 
     for _ in range(_ROUNDS):
-        if abs(cost(best) - target) <= near:
+        if abs(best[1] - target) <= near:
             break
-        chosen = min((best, *_options(best, _steps(best, sizes, allowed, least or {}), cost, target)), key=rank)
+        steps = _steps(best[0], sizes, allowed, least or {})
+        chosen = min((best, *_options(best, steps, cost, target)), key=rank)
         if chosen is best:
             break
         best = chosen
-    return best
+    return best[0]
 
 
 def _steps(counts: Counts, sizes: Mapping[int, int], allowed: Allowed, least: Mapping[int, int]) -> list[Step]:
@@ -73,15 +76,16 @@ def _steps(counts: Counts, sizes: Mapping[int, int], allowed: Allowed, least: Ma
 
 
 def _options(
-    counts: Counts, steps: list[Step], cost: Callable[[Mapping[int, int]], float], target: float
-) -> list[Counts]:
-    """Counts after each single step, and after the pairs of steps of two groups that may come closest."""
+    best: Option, steps: list[Step], cost: Callable[[Mapping[int, int]], float], target: float
+) -> list[Option]:
+    """Options after each single step, and after the pairs of steps of two groups that may come closest."""
+    counts, now = best
     alone = [{**counts, group: count} for group, count in steps]
-    now = cost(counts)
-    changes = np.array([cost(each) - now for each in alone], dtype=np.float64)
+    costs = [cost(each) for each in alone]
+    changes = np.array([each - now for each in costs], dtype=np.float64)
     groups = np.array([group for group, _ in steps])
     misses = np.abs(changes[:, None] + changes[None, :] + now - target)
     misses[groups[:, None] <= groups[None, :]] = np.inf
     pairs = [divmod(int(place), len(steps)) for place in np.argsort(misses, axis=None, kind="stable")[:_TRIED]]
     both = [{**alone[one], steps[two][0]: steps[two][1]} for one, two in pairs if np.isfinite(misses[one, two])]
-    return [*alone, *both]
+    return [*zip(alone, costs, strict=True), *((each, cost(each)) for each in both)]
