@@ -20,8 +20,8 @@ __all__ = ["RIDGES", "Covariances", "Moments", "choose_ridge", "mixed", "residua
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-Covariances = tuple[Floats, Floats, Floats]
-"""(g, d, d) of inputs, (g, d, o) of inputs with targets, and (g, o) variances of targets."""
+Covariances = tuple[Floats, Floats]
+"""(g, d, d) of inputs, and (g, d, o) of inputs with targets."""
 
 RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 """Candidate strengths. Convolutions have tens of thousands of rows and use the weakest; a fully connected layer has one
@@ -139,21 +139,18 @@ def choose_ridge(one: Covariances, two: Covariances, alive: Mask, pull: Floats, 
     unknowns.)
 
     Args:
-        one: `Moments.centred` of half of the rows, from other samples than the rest.
-        two: That of the other half.
+        one: Covariances of half of the rows, from other samples than the rest.
+        two: Those of the other half.
         alive: (g, d) rows of the weight that may be non-zero.
         pull: (g, d, o) the weights to regularise towards.
         least: Minimum strength.
-
-    Notes:
-        Variances of the targets do not depend on the strength; they may be zero.
     """
     halves = (one, two)
     known = RIDGES if alive.shape[1] <= _WIDE else _RIDGES_WIDE
     tried = [ridge for ridge in known if ridge >= least] or [least]
     lowest, chosen, rises = np.inf, tried[0], 0
     for ridge in tried:
-        first, second = (solve(uu, ut, pull, ridge, alive) for uu, ut, _ in halves)
+        first, second = (solve(uu, ut, pull, ridge, alive) for uu, ut in halves)
         error = _unexplained(first, *two) + _unexplained(second, *one)
         if error < lowest:
             lowest, chosen, rises = error, ridge, 0
@@ -164,9 +161,9 @@ def choose_ridge(one: Covariances, two: Covariances, alive: Mask, pull: Floats, 
     return chosen
 
 
-def _unexplained(weight: Floats, uu: Floats, ut: Floats, tt: Floats) -> float:
-    """Mean squared error of weights (g, d, o), given covariances."""
-    return float(tt.sum() - 2 * np.sum(weight * ut) + np.sum(weight * (uu @ weight)))
+def _unexplained(weight: Floats, uu: Floats, ut: Floats) -> float:
+    """Mean squared error of weights (g, d, o), less the variance of the targets, which does not depend on them."""
+    return float(np.sum(weight * (uu @ weight)) - 2 * np.sum(weight * ut))
 
 
 def residual_energy(uu: Floats, difference: Floats) -> float:

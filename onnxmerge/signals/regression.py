@@ -131,8 +131,7 @@ class GramRegression:
         one, two, total = self._sums()
         alive, old = self._node.alive(cuts), self._node.matrices()
         first, second = one.centred(), two.centred()
-        few = mixed(old)
-        strength = choose_ridge(_few(first), _few(second), alive, few, ridge)
+        strength = choose_ridge(_few(*first[:2]), _few(*second[:2]), alive, mixed(old), ridge)
         uu, ut, tt = total.centred()
         explained = tt
         if explain:
@@ -241,9 +240,9 @@ def express(
     covariances = []
     for half in (*halves, halves[0].plus(halves[1])):
         uu = half.centred()[0]
-        covariances.append((uu, uu[:, :, ~stays], np.diagonal(uu[0])[None, ~stays]))
+        covariances.append((uu, uu[:, :, ~stays]))
     strength = choose_ridge(covariances[0], covariances[1], stays[None], nothing, ridge)
-    uu, ut, _ = covariances[2]
+    uu, ut = covariances[2]
     mixing = solve(uu, ut, nothing, strength, stays[None])[0][stays]  # (k, n - k)
     new[places[stays]] += np.tensordot(mixing.astype(new.dtype), old[places[~stays]], axes=(1, 0))
 
@@ -258,10 +257,9 @@ def _pooled(moments: Moments, q: int, places: Indices) -> Moments:
     )
 
 
-def _few(half: Covariances) -> Covariances:
-    """The same moments for mixtures of the targets, without their variances, which no choice depends on."""
-    uu, ut, tt = half
-    return uu, mixed(ut), np.zeros_like(tt)
+def _few(uu: Floats, ut: Floats) -> Covariances:
+    """Covariances with mixtures of the targets."""
+    return uu, mixed(ut)
 
 
 def _variance(weights: Floats, uu: Floats) -> Floats:

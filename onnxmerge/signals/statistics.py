@@ -142,8 +142,7 @@ class TapStatistics:
         covariances = []
         for half in halves:
             uu = half.centred()[0]
-            ut = uu @ old
-            covariances.append((uu, ut, np.sum(old * ut, axis=1)))
+            covariances.append((uu, uu @ old))
         return choose_ridge(covariances[0], covariances[1], alive, old, least)
 
     def fold(self, fold: int, ridge: float) -> _TapFold:
@@ -159,7 +158,6 @@ class _TapFold:
         self._ut = self._uu @ self._old
         self._mean = others.means()[0]
         self._moments = own
-        self._last: tuple[Indices, Floats] | None = None
 
     def weights(self, kept: Indices) -> tuple[Floats, Floats]:
         new = self._solved(kept)
@@ -176,11 +174,7 @@ class _TapFold:
         return own, max(residual_energy(own, self._old), 1e-30)
 
     def _solved(self, kept: Indices) -> Floats:
-        # The error is requested for the weights that were just solved.
-        if self._last is None or self._last[0] is not kept:
-            alive = self._node.alive([(self._group, kept)])
-            self._last = kept, solve(self._uu, self._ut, self._old, self._ridge, alive)
-        return self._last[1]
+        return solve(self._uu, self._ut, self._old, self._ridge, self._node.alive([(self._group, kept)]))
 
 
 @dataclass
@@ -263,7 +257,7 @@ class ChannelStatistics:
         covariances = []
         for half in halves:
             uu = half.centred()[0]
-            covariances.append((uu, uu[:, :, gone], np.diagonal(uu[0])[None, gone]))
+            covariances.append((uu, uu[:, :, gone]))
         nothing = np.zeros((1, n, len(gone)))
         return choose_ridge(covariances[0], covariances[1], stays[None], nothing, least)
 
