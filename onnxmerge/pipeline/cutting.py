@@ -281,9 +281,7 @@ def _check_reached(run: Run, prepared: Prepared, plan: Plan) -> None:
             f"{source}: at a ratio of {asked:g} of the {plan.of} no channel goes; up to {plan.most:.3f} can{wider}"
         )
     if can < _USELESS * asked and not run.options.best_effort:
-        cost, groups = prepared.cost, prepared.analysis.groups
-        savings = {position: cost.saving(groups[position]) for position in plan.left_alone}
-        why = listed(why_little(prepared.context, prepared.analysis, plan.left_alone, savings))
+        why = listed(why_little(prepared.context, prepared.analysis, prepared.cost, plan.left_alone))
         raise NothingToCutError(
             f"{source}: asked for {asked:.3f} of the {plan.of}, at most {can:.3f} can go: {why}; "
             "ask for less, or take what can go with --best-effort (best_effort=True)"

@@ -27,6 +27,7 @@ from onnxmerge.pipeline.run import (
 from onnxmerge.pipeline.sample_loading import check_images, load
 from onnxmerge.plan.eligibility import most_of_macs
 from onnxmerge.plan.options import Options
+from onnxmerge.plan.scope import by_saving
 from onnxmerge.report.model import Inspection, SideBySide
 from onnxmerge.report.text import advice, listed, sentence
 from onnxmerge.samples.images import ImageOptions
@@ -77,13 +78,12 @@ def _unfitted(
 ) -> list[str]:
     """The additional fraction that methods without a fit can remove, compared with the default."""
     without, still = most_of_macs(context, analysis, cost, run.options, None)
-    more = [position for position in left_alone if position not in still]
+    more = {position: why for position, why in left_alone.items() if position not in still}
     if not more or without < most + _MORE:
         return []
-    savings = {position: cost.saving(analysis.groups[position]) for position in more}
-    reasons = list(dict.fromkeys(left_alone[p] for p in sorted(more, key=lambda p: -savings[p])))
+    reasons = listed(by_saving(analysis, cost, more))
     return [
-        f"{len(more)} of the groups can only be cut without a fit to samples ({listed(reasons)}): "
+        f"{len(more)} of the groups can only be cut without a fit to samples ({reasons}): "
         f"--method neuron-merging could take up to {without:.3f} of the MACs"
     ]
 

@@ -37,7 +37,7 @@ from onnxmerge.plan.group_plan import plan_group
 from onnxmerge.plan.options import Method, Options
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.rounding import worthwhile
-from onnxmerge.plan.scope import NoGroupError, nothing_to_cut
+from onnxmerge.plan.scope import NoGroupError, why_nothing
 from onnxmerge.runtime.session import Provider
 from onnxmerge.signals.batches import Batches, PassCounter
 from onnxmerge.signals.refit_schedule import RefitSchedule
@@ -114,7 +114,7 @@ class Planner:
         found = eligible(context, analysis, options, method, schedule)
         self._scores, self._scaled, self._left_alone = found.scores, found.scaled, found.left_alone
         if not self._scores:
-            raise NoGroupError(nothing_to_cut(context, analysis, self._left_alone))
+            raise NoGroupError(why_nothing(context, analysis, self._left_alone))
         if options.ratio != 0 and options.of in ("macs", "params") and not _counted(cost, options.of, {}):
             raise NothingToCutError(
                 f"{context.model.source}: its {options.of} count as 0, so there is no fraction of them to remove; "

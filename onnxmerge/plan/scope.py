@@ -11,12 +11,13 @@ from fnmatch import fnmatchcase
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis
 from onnxmerge.channels.reasons import Reason
+from onnxmerge.cost.network import CostModel
 from onnxmerge.errors import NothingToCutError, UsageError
 from onnxmerge.graph import Model
 from onnxmerge.plan.options import Options
 from onnxmerge.suggestions import nearest
 
-__all__ = ["NoGroupError", "check_globs", "left_alone", "nothing_to_cut", "why_little"]
+__all__ = ["NoGroupError", "by_saving", "check_globs", "left_alone", "why_little", "why_nothing"]
 
 _SHOWN = 3
 
@@ -49,7 +50,7 @@ def left_alone(context: Context, analysis: Analysis, options: Options) -> dict[i
     return found
 
 
-def nothing_to_cut(context: Context, analysis: Analysis, reasons_of: Mapping[int, Reason]) -> tuple[Reason, ...]:
+def why_nothing(context: Context, analysis: Analysis, reasons_of: Mapping[int, Reason]) -> tuple[Reason, ...]:
     """Why no group may be cut, without duplicates.
 
     Args:
@@ -61,18 +62,23 @@ def nothing_to_cut(context: Context, analysis: Analysis, reasons_of: Mapping[int
 
 
 def why_little(
-    context: Context, analysis: Analysis, reasons_of: Mapping[int, Reason], savings: Mapping[int, float]
+    context: Context, analysis: Analysis, cost: CostModel, reasons_of: Mapping[int, Reason]
 ) -> tuple[Reason, ...]:
     """What limits how much can be removed from a model, without duplicates.
 
     Args:
         context: The analysed model.
         analysis: Its groups.
+        cost: Its cost.
         reasons_of: Why groups are left alone, by position.
-        savings: What each of those could save; the reasons of those that could save most come first.
     """
-    ranked = sorted(reasons_of, key=lambda position: -savings[position])
-    return _all(context, analysis, [reasons_of[position] for position in ranked])
+    return _all(context, analysis, by_saving(analysis, cost, reasons_of))
+
+
+def by_saving(analysis: Analysis, cost: CostModel, reasons_of: Mapping[int, Reason]) -> tuple[Reason, ...]:
+    """Reasons of groups by position, without duplicates; those of the groups that could save most come first."""
+    ranked = sorted(reasons_of, key=lambda position: -cost.saving(analysis.groups[position]))
+    return tuple(dict.fromkeys(reasons_of[position] for position in ranked))
 
 
 def _all(context: Context, analysis: Analysis, first: Iterable[Reason]) -> tuple[Reason, ...]:
