@@ -15,7 +15,7 @@ import click
 
 from onnxmerge.cli import cli
 from onnxmerge.plan.options import METHODS
-from onnxmerge.report.data import write_text
+from onnxmerge.writing import write_text
 
 TARGET = Path(__file__).resolve().parent / "commands.md"
 STATUS = (

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from onnxmerge import pipeline
 from onnxmerge.plan.options import Options
-from onnxmerge.report.data import write_text
 from onnxmerge.report.terminal import show_account
 from onnxmerge.verify import Verification
+from onnxmerge.writing import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "images" / "terminal.svg"

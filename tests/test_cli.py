@@ -21,9 +21,9 @@ from onnxmerge.cli import cli, main
 from onnxmerge.cli.values import ratios
 from onnxmerge.errors import GateError, ModelError, NothingToCutError, OnnxMergeError, RuntimeMissingError, UsageError
 from onnxmerge.plan.options import Options
-from onnxmerge.report.data import check_writable
 from onnxmerge.samples import ImageOptions
 from onnxmerge.verify import Verification
+from onnxmerge.writing import check_writable
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>

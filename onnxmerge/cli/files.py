@@ -17,9 +17,9 @@ from typing import Any
 
 from onnxmerge.errors import UsageError
 from onnxmerge.graph import external_files, is_data_of
-from onnxmerge.report.data import check_writable
 from onnxmerge.samples.pictures import SUFFIXES
 from onnxmerge.samples.preprocessor import FILE_NAME
+from onnxmerge.writing import check_writable
 
 __all__ = ["STDOUT", "check_files"]
 

@@ -20,9 +20,10 @@ from onnxmerge.cli.files import STDOUT
 from onnxmerge.cli.options import PROGRAM
 from onnxmerge.cli.output import forget_output, terminal, unprintable
 from onnxmerge.errors import GateError, UsageError
-from onnxmerge.report.data import to_json, write_text
+from onnxmerge.report.data import to_json
 from onnxmerge.report.model import Account, Inspection, SideBySide, Tradeoff
 from onnxmerge.report.terminal import show_account
+from onnxmerge.writing import write_text
 
 __all__ = ["ARGUMENTS", "reporting", "show", "with_command"]
 

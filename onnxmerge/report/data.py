@@ -21,9 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from onnxmerge.report.model import Account, Inspection, PinnedEntry, SideBySide, Tradeoff
-from onnxmerge.writing import check_writable, write_text
 
-__all__ = ["INSTALL", "SCHEMA", "check_writable", "to_json", "write_text"]
+__all__ = ["INSTALL", "SCHEMA", "to_json"]
 
 SCHEMA = 1
 INSTALL = "pip install 'onnxmerge[report]', or in a checkout: pip install '.[report]'"

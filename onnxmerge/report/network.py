@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxmerge.report import units
-from onnxmerge.report.data import write_text
 from onnxmerge.report.graph_layout import Row, rows_of
 from onnxmerge.report.model import Inspection, NodeEntry
 from onnxmerge.report.page import check_page, render
 from onnxmerge.report.verdict import inspection_verdict
 from onnxmerge.report.wording import reasons_of
+from onnxmerge.writing import write_text
 
 __all__ = ["write_network"]
 

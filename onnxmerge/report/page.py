@@ -17,12 +17,13 @@ from typing import Any
 from onnxmerge.errors import RuntimeMissingError, UsageError
 from onnxmerge.report import units
 from onnxmerge.report.charts import depth_chart, harm_chart, latency_chart
-from onnxmerge.report.data import INSTALL, check_writable, write_text
+from onnxmerge.report.data import INSTALL
 from onnxmerge.report.model import Account
 from onnxmerge.report.verdict import account_verdict, outcome
 from onnxmerge.report.wording import how, printable, reasons_of
 from onnxmerge.runtime.differences import Confusion, Disagreement
 from onnxmerge.samples.thumbnails import Picture
+from onnxmerge.writing import check_writable, write_text
 
 __all__ = ["check_page", "render", "write_report"]
 

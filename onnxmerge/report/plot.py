@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxmerge.errors import RuntimeMissingError, UsageError
-from onnxmerge.report.data import INSTALL, check_writable
+from onnxmerge.report.data import INSTALL
 from onnxmerge.report.model import Point, Tradeoff
+from onnxmerge.writing import check_writable
 
 __all__ = ["check_plot", "draw_tradeoff"]
 

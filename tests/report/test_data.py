@@ -13,9 +13,10 @@ import pytest
 
 from onnxmerge.channels.reasons import Reason
 from onnxmerge.errors import UsageError
-from onnxmerge.report.data import check_writable, to_json, write_text
+from onnxmerge.report.data import to_json
 from onnxmerge.report.model import Account, Inspection, PinnedEntry, SideBySide
 from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity
+from onnxmerge.writing import check_writable, write_text
 
 
 def strict(text: str) -> Any:
