@@ -91,7 +91,7 @@ def regression_for(node: WeightedNode, cuts: Cuts, rows: int, memory: int, *, li
     """
     gram = fits_taps(node, 2, memory)
     if gram and (linear or node.groups > 1 or rows >= node.unknowns):
-        return GramRegression(node)
+        return GramRegression(node, () if linear else cuts)
     return RowRegression(node, cuts, memory, wide=not gram)
 
 
@@ -100,9 +100,18 @@ class GramRegression:
 
     approximate = False
 
-    def __init__(self, node: WeightedNode) -> None:
+    def __init__(self, node: WeightedNode, cuts: Cuts = ()) -> None:
+        """Start without rows.
+
+        Args:
+            node: The node.
+            cuts: The groups that the node reads, with their kept channels; none if `expressed` is called.
+        """
         self._node = node
-        self._halves = tuple(Moments.empty(node.unknowns, node.columns, node.groups) for _ in range(2))
+        # Weights of removed inputs are zero, so their products are not needed: at half of the channels, that saves
+        # three quarters of the work. Convolution groups keep all, because each would keep others.
+        self._read = np.flatnonzero(node.alive(cuts)[0]) if node.groups == 1 else np.arange(node.unknowns)
+        self._halves = tuple(Moments.empty(len(self._read), node.columns, node.groups) for _ in range(2))
         self._pending: tuple[list[tuple[Values, Values]], ...] = ([], [])
         self.wanted = rows_wanted(node.unknowns, node.groups)
 
@@ -118,7 +127,10 @@ class GramRegression:
         rows = np.concatenate([each for each, _ in self._pending[half]])
         targets = np.concatenate([each for _, each in self._pending[half]])
         self._pending[half].clear()
-        self._halves[half].add(self._node.blocks(rows), targets.reshape(len(targets), self._node.groups, -1))
+        inputs = self._node.blocks(rows)
+        if len(self._read) < self._node.unknowns:
+            inputs = np.take(inputs, self._read, axis=2)
+        self._halves[half].add(inputs, targets.reshape(len(targets), self._node.groups, -1))
 
     def _sums(self) -> tuple[Moments, Moments, Moments]:
         for half in (0, 1):
@@ -129,15 +141,19 @@ class GramRegression:
     def solved(self, cuts: Cuts, ridge: float, *, explain: bool = False) -> Fit:
         """See `Regression`."""
         one, two, total = self._sums()
-        alive, old = self._node.alive(cuts), self._node.matrices()
+        alive, old = self._node.alive(cuts)[:, self._read], self._node.matrices()
+        pull = old[:, self._read]
         first, second = one.centred(), two.centred()
-        strength = choose_ridge(_few(*first[:2]), _few(*second[:2]), alive, mixed(old), ridge)
+        strength = choose_ridge(_few(*first[:2]), _few(*second[:2]), alive, mixed(pull), ridge)
         uu, ut, tt = total.centred()
         explained = tt
         if explain:
-            by_first, by_second = (solve(half[0], half[1], old, strength, alive) for half in (first, second))
+            by_first, by_second = (solve(half[0], half[1], pull, strength, alive) for half in (first, second))
             explained = (_variance(by_first, second[0]) + _variance(by_second, first[0])) / 2
-        return Fit(solve(uu, ut, old, strength, alive), *total.means(), tt, explained)
+        weights, mean = np.zeros_like(old), np.zeros(old.shape[:2])
+        weights[:, self._read] = solve(uu, ut, pull, strength, alive)
+        mean[:, self._read], mean_target = total.means()
+        return Fit(weights, mean, mean_target, tt, explained)
 
     def expressed(self, cuts: Cuts, ridge: float) -> Fit:
         """See `Regression`."""

@@ -1,0 +1,67 @@
+"""The regression of one node: the weights are those of an ordinary least-squares solver, whatever is left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxmerge.channels.groups import ChannelGroup
+from onnxmerge.signals.refit_schedule import refit_schedule_of
+from onnxmerge.signals.regression import Cuts, GramRegression
+from onnxmerge.signals.weighted_nodes import WeightedNode
+from tests.builders import Net, analyse
+
+CHANNELS, OUTPUTS, ROWS = 6, 5, 4000
+
+
+def _node(group: int = 1) -> tuple[WeightedNode, ChannelGroup]:
+    """A 3x3 convolution that reads the channels of another."""
+    net = Net()
+    h = net.conv(net.input("n", 3, 8, 8), 3, CHANNELS)
+    y = net.conv(h, CHANNELS, OUTPUTS if group == 1 else CHANNELS, 3, group=group)
+    net.output(y if group == 1 else net.conv(y, CHANNELS, OUTPUTS))
+    analysed = analyse(net.model())
+    schedule = refit_schedule_of(analysed.context)
+    found = next(each for each in analysed.groups if each.size == CHANNELS)
+    return next(node for node in schedule.weighted.values() if node.patches.taps == 9), found
+
+
+def _rows(node: WeightedNode) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    mixed = rng.normal(size=(CHANNELS * 9, CHANNELS * 9)) / 7
+    rows = (rng.normal(size=(ROWS, CHANNELS * 9)) @ mixed + 0.3).astype(np.float32).reshape(ROWS, CHANNELS, 9)
+    return rows, node.outputs(rows)
+
+
+def _solved(node: WeightedNode, cuts: Cuts, told: Cuts) -> tuple[np.ndarray, np.ndarray]:
+    regression = GramRegression(node, told)
+    rows, targets = _rows(node)
+    for half in (0, 1):
+        regression.add(half, rows[half::2], targets[half::2])
+    fit = regression.solved(cuts, 1e-6)
+    return fit.weights, fit.mean_target - np.einsum("gd,gdo->go", fit.mean_input, fit.weights)
+
+
+def test_weights_are_those_of_least_squares() -> None:
+    node, group = _node()
+    kept = np.array([0, 2, 3])
+    weights, offset = _solved(node, [(group, kept)], [(group, kept)])
+    rows, targets = _rows(node)
+    left = np.flatnonzero(node.alive([(group, kept)])[0])
+    flat = np.column_stack([rows.reshape(ROWS, -1)[:, left], np.ones(ROWS)])
+    exact = np.linalg.lstsq(flat.astype(np.float64), targets.astype(np.float64), rcond=None)[0]
+    size = np.abs(exact).max()
+    assert np.abs(weights[0, left] - exact[:-1]).max() < 5e-3 * size
+    assert np.abs(offset[0] - exact[-1]).max() < 5e-3 * size
+    assert np.abs(1.01 * weights[0, left] - exact[:-1]).max() > 5e-3 * size
+    removed = np.setdiff1d(np.arange(node.unknowns), left)
+    assert not weights[0, removed].any()
+
+
+@pytest.mark.parametrize("groups", [1, CHANNELS])
+def test_products_of_removed_inputs_change_nothing(groups: int) -> None:
+    node, group = _node(groups)
+    cuts = [(group, np.array([1, 4, 5]))]
+    with_all, without = _solved(node, cuts, ()), _solved(node, cuts, cuts)
+    for one, two in zip(with_all, without, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5 * np.abs(one).max())
