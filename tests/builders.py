@@ -24,10 +24,11 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxmerge.apply.cut import cut
 from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import Analysis, ChannelGroup, find_groups, kept_elements
+from onnxmerge.channels.groups import Analysis, ChannelGroup, kept_elements
 from onnxmerge.channels.relations import Indices
 from onnxmerge.graph import Draft, load, probe_shapes, to_proto
 from onnxmerge.graph.validity import check_model
+from onnxmerge.network import Network
 from onnxmerge.report.text import sentence
 
 Array = NDArray[Any]
@@ -209,8 +210,15 @@ def relative(got: Sequence[Array], expected: Sequence[Array]) -> float:
 class Analysed:
     """A model with what the analysis says of it."""
 
-    context: Context
-    analysis: Analysis
+    network: Network
+
+    @property
+    def context(self) -> Context:
+        return self.network
+
+    @property
+    def analysis(self) -> Analysis:
+        return self.network
 
     @property
     def groups(self) -> tuple[ChannelGroup, ...]:
@@ -230,7 +238,7 @@ def analyse(model: onnx.ModelProto | Path) -> Analysed:
     """Load and analyse a model."""
     loaded = load(model)
     context = Context(loaded, probe_shapes(loaded, {}))
-    return Analysed(context, find_groups(context))
+    return Analysed(Network.of(context, context.shapes.first.dims))
 
 
 def some(groups: Sequence[ChannelGroup], seed: int = 0) -> dict[int, Indices]:

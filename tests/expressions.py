@@ -71,7 +71,7 @@ def written_out(analysed: Analysed, expressions: Mapping[int, Expression]) -> on
 def absorbed(analysed: Analysed, expressions: Mapping[int, Expression]) -> onnx.ModelProto:
     draft = Draft(analysed.context.model)
     left = kept_elements(analysed.groups, {position: e.kept for position, e in expressions.items()})
-    added = absorb(analysed.context, draft, analysed.groups, expressions, None)
+    added = absorb(analysed.network, draft, expressions, None)
     return to_proto(cut(analysed.context, draft, left, added))
 
 

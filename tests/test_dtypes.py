@@ -57,7 +57,7 @@ def test_an_expression_is_absorbed_in_float64_and_rounded_once(dtype: Any) -> No
     kept, removed = np.array([0, 4, 5, 6, 7]), np.array([1, 2, 3])
     expression = Expression(8, kept, removed, np.zeros(3, dtype=np.int64), factor)
     draft = Draft(analysed.context.model)
-    added = absorb(analysed.context, draft, analysed.groups, {0: expression}, None)
+    added = absorb(analysed.network, draft, {0: expression}, None)
     result = to_proto(cut(analysed.context, draft, kept_elements(analysed.groups, {0: kept}), added))
     dense = weight(twins(dtype), "last_weight")
     exact = dense.astype(np.float64)

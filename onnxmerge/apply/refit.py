@@ -23,22 +23,20 @@ tried and lost 0.4 points on ResNet-56 at half of the MACs, 1.7 at 30 %.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import Analysis, ChannelGroup
 from onnxmerge.channels.relations import Axis, Indices
-from onnxmerge.runtime.session import Provider
-from onnxmerge.signals.batches import Batches, PassCounter
+from onnxmerge.signals.batches import Batches
+from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.draws import Draw
 from onnxmerge.signals.frontier import Frontier
 from onnxmerge.signals.refit_schedule import RefitSchedule, Repair
-from onnxmerge.signals.regression import Regression, regression_for
+from onnxmerge.signals.regression import Cuts, Fit, Regression, regression_for
 from onnxmerge.signals.weighted_nodes import WeightedNode
 
 __all__ = ["Refitted", "refit"]
@@ -68,44 +66,28 @@ class Refitted:
 
 
 def refit(
-    context: Context,
-    analysis: Analysis,
-    schedule: RefitSchedule,
+    calibration: Calibration,
     kept: Mapping[int, Indices],
-    batches: Batches,
     *,
     linear: bool = False,
-    restore_variance: bool = False,
-    ridge: float = 1e-3,
-    memory: int = 1 << 30,
-    provider: Provider = "auto",
-    seed: int = 0,
-    counter: PassCounter | None = None,
     progress: Callable[[float], None] = lambda _done: None,
 ) -> Refitted:
     """Cut and refit.
 
+    On synthetic samples, every refitted output channel is scaled up to the variance of its target. Least squares
+    explains only part of it, and the missing part would accumulate over the depth.
+
     Args:
-        context: The analysed model.
-        analysis: Its groups.
-        schedule: See `refit_schedule_of`.
+        calibration: The network and its samples, whose folds determine the ridge.
         kept: Channels to keep, ascending, by group position. Absent groups keep all; only `vanishing` groups may keep
             none.
-        batches: Samples; their folds determine the ridge.
         linear: Express removed channels by kept ones instead of solving for weights.
-        restore_variance: Scale every refitted output channel up to the variance of its target. Least squares explains
-            only part of it; on synthetic samples, the missing part would accumulate over the depth.
-        ridge: Minimum strength of the regularisation towards the original weights; it increases if folds disagree.
-        memory: Maximum size of the matrices of one node in bytes.
-        provider: The execution provider that runs the network.
-        seed: Seed for sampled positions.
-        counter: Counts every node that runs.
         progress: Called with the fraction completed.
     """
+    schedule, groups = calibration.schedule, calibration.network.groups
     result = Refitted()
-    reading = _reading(analysis, schedule, kept)
-    dense = Frontier(context, schedule.order, batches, provider, counter)
-    cut = Frontier(context, schedule.order, batches, provider, counter)
+    reading = _reading(calibration, kept)
+    dense, cut = calibration.frontier(), calibration.frontier()
     first = min((dense.place(index) for index in reading), default=len(schedule.order))
     behind = reading if linear else schedule.weighted
     solved = [index for index in schedule.order if index in behind and dense.place(index) >= first]
@@ -118,13 +100,15 @@ def refit(
         ahead = place if repair is None else max(place, dense.place(repair.add)) + 1
         dense.advance(ahead, keep={name for names in targets.values() for name in names})
         del targets[index]
-        cuts = [(analysis.groups[position], kept[position]) for position in reading.get(index, [])]
+        cuts = [(groups[position], kept[position]) for position in reading.get(index, [])]
         rows = sum(node.patches.count(x.shape) for x in dense.get(node.node.inputs[0]))
-        regression = regression_for(node, cuts, rows, memory, linear=linear)
-        _collect(regression, node, repair, cut, dense, batches, np.random.default_rng((seed, index)))
+        regression = regression_for(node, cuts, rows, calibration.memory, linear=linear)
+        rng = np.random.default_rng((calibration.seed, index))
+        _collect(regression, node, repair, cut, dense, calibration.batches, rng)
         if regression.approximate:
             result.approximated.append(node.node.name)
-        _use(node, regression, cuts, ridge, linear, restore_variance, result, cut)
+        fit = _solved(regression, cuts, calibration, linear)
+        _use(node, fit, result, cut)
         if any(not len(channels) for _, channels in cuts):
             sum_of = schedule.repairs[index]
             level = sum_of.scale * (node.bias + result.shifts[index]) + sum_of.offset
@@ -140,12 +124,12 @@ def _targets(schedule: RefitSchedule, index: int) -> tuple[str, ...]:
     return (read,) if repair is None else (read, repair.total)
 
 
-def _reading(analysis: Analysis, schedule: RefitSchedule, positions: Iterable[int]) -> dict[int, list[int]]:
+def _reading(calibration: Calibration, positions: Iterable[int]) -> dict[int, list[int]]:
     """Groups that lose channels, by the nodes that read them."""
     reading: dict[int, list[int]] = {}
     for position in positions:
-        for consumer in analysis.groups[position].consumers:
-            if consumer.node in schedule.weighted:
+        for consumer in calibration.network.groups[position].consumers:
+            if consumer.node in calibration.schedule.weighted:
                 reading.setdefault(consumer.node, []).append(position)
     return reading
 
@@ -178,25 +162,24 @@ def _collect(
             regression.add(1, rows[1::2], t[1::2])
 
 
-def _use(
-    node: WeightedNode,
-    regression: Regression,
-    cuts: Sequence[tuple[ChannelGroup, Indices]],
-    ridge: float,
-    linear: bool,
-    restore_variance: bool,
-    result: Refitted,
-    cut: Frontier,
-) -> None:
-    """Solve a node, match the mean of its outputs to that of its targets, and use both in the cut network."""
-    fit = regression.expressed(cuts, ridge) if linear else regression.solved(cuts, ridge, explain=restore_variance)
-    new = fit.weights
-    if restore_variance:
-        ratio = np.divide(fit.variance, fit.explained, out=np.ones_like(fit.variance), where=fit.explained > 0)
-        new = new * np.sqrt(np.clip(ratio, 1.0, np.square(MOST_RESTORED)))[:, None, :].astype(new.dtype)
-    weights = node.assemble(new)
+def _solved(regression: Regression, cuts: Cuts, calibration: Calibration, linear: bool) -> Fit:
+    """Solve for the weights of a node; on synthetic samples, scale them to restore the variance of its outputs."""
+    if linear:
+        fit = regression.expressed(cuts, calibration.ridge)
+    else:
+        fit = regression.solved(cuts, calibration.ridge, explain=not calibration.real)
+    if calibration.real:
+        return fit
+    ratio = np.divide(fit.variance, fit.explained, out=np.ones_like(fit.variance), where=fit.explained > 0)
+    factor = np.sqrt(np.clip(ratio, 1.0, np.square(MOST_RESTORED)))[:, None, :].astype(fit.weights.dtype)
+    return replace(fit, weights=fit.weights * factor)
+
+
+def _use(node: WeightedNode, fit: Fit, result: Refitted, cut: Frontier) -> None:
+    """Match the mean of a node's outputs to that of its targets, and use the new weights in the cut network."""
+    weights = node.assemble(fit.weights)
     # The node keeps its own bias; the shift is added to it.
-    vector = (fit.mean_target - np.einsum("gd,gdo->go", fit.mean_input, new)).ravel() - node.bias
+    vector = (fit.mean_target - np.einsum("gd,gdo->go", fit.mean_input, fit.weights)).ravel() - node.bias
     result.weights[node.weight] = weights
     result.shifts[node.node.index] = vector
     cut.weights[node.weight] = weights

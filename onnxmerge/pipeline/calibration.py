@@ -9,22 +9,21 @@ from math import prod
 
 import numpy as np
 
-from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import Analysis
-from onnxmerge.cost.network import CostModel
 from onnxmerge.errors import UsageError
 from onnxmerge.graph import Draft
+from onnxmerge.network import Network
 from onnxmerge.pipeline.estimate import dense_seconds, duration, fit_seconds
 from onnxmerge.pipeline.memory import free_memory
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
 from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.plan.options import Method
-from onnxmerge.plan.planner import Calibration
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import most_confident, synthetic_samples
+from onnxmerge.signals.batch_statistics import batch_statistics
 from onnxmerge.signals.batches import Batches, PassCounter
-from onnxmerge.signals.refit_schedule import batch_statistics, refit_schedule_of, refusal
+from onnxmerge.signals.calibration import Calibration
+from onnxmerge.signals.refit_schedule import refit_schedule_of, refusal
 from onnxmerge.signals.sensitivity import solving_work
 
 __all__ = ["choose_method", "gather_calibration", "why_unfitted"]
@@ -54,14 +53,14 @@ class for the choice to be useful.
 _RIDGE, _RIDGE_SYNTHETIC = 1e-3, 1e-2
 
 
-def choose_method(run: Run, context: Context, analysis: Analysis, cost: CostModel, fitting: Samples | None) -> Method:
+def choose_method(run: Run, network: Network, fitting: Samples | None) -> Method:
     """The method, given the samples that are available to it."""
     method = run.options.resolved(measurable=True)
     if not method.measured:
         return method
-    problem = why_unfitted(run, context, analysis)
+    problem = why_unfitted(network)
     if not problem:
-        seen = fitting is not None or (_image_like(run, cost) and _affordable(run, context, analysis, cost))
+        seen = fitting is not None or (_image_like(network) and _affordable(run, network))
         return run.options.resolved(measurable=seen)
     method = run.options.resolved(measurable=False)
     if method.measured:
@@ -74,38 +73,39 @@ def choose_method(run: Run, context: Context, analysis: Analysis, cost: CostMode
     return method
 
 
-def why_unfitted(run: Run, context: Context, analysis: Analysis) -> str:
+def why_unfitted(network: Network) -> str:
     """Why no weight of the model can be fitted to samples; "" if some can."""
-    unknown = [node.name for node in run.model.nodes for name in node.outputs if name and not context.has_kind(name)]
-    if run.model.bytes_of_weights() > MEMORY_LIMIT:
+    outputs = ((node, name) for node in network.model.nodes for name in node.outputs if name)
+    unknown = [node.name for node, name in outputs if not network.has_kind(name)]
+    if network.model.bytes_of_weights() > MEMORY_LIMIT:
         return "above 2 GB weights are not fitted to samples"
-    if _nothing_to_solve(context, analysis):
+    if _nothing_to_solve(network):
         return "no weight behind a channel group is stored as plain numbers of its own, so none is fitted to samples"
     return f"the type of what {unknown[0]} makes is not known, so weights are not fitted to samples" if unknown else ""
 
 
-def _nothing_to_solve(context: Context, analysis: Analysis) -> bool:
+def _nothing_to_solve(network: Network) -> bool:
     """Whether no channel group at all can be refitted, as in a quantized network."""
-    schedule = refit_schedule_of(context)
-    return bool(analysis.groups) and all(refusal(context, schedule, group) for group in analysis.groups)
+    schedule = refit_schedule_of(network)
+    return bool(network.groups) and all(refusal(network, schedule, group) for group in network.groups)
 
 
-def _image_like(run: Run, cost: CostModel) -> bool:
+def _image_like(network: Network) -> bool:
     """Whether every input is an image, so that synthetic images give representative signals."""
-    shapes = [cost.dims.get(spec.name, ()) for spec in run.model.inputs]
+    shapes = [network.cost.dims.get(spec.name, ()) for spec in network.model.inputs]
     return bool(shapes) and all(
         len(shape) == 4 and min(shape[1], shape[3]) in (1, 3) and spec.dtype in ("float32", "float16", "float64")
-        for spec, shape in zip(run.model.inputs, shapes, strict=True)
+        for spec, shape in zip(network.model.inputs, shapes, strict=True)
     )
 
 
-def _affordable(run: Run, context: Context, analysis: Analysis, cost: CostModel) -> bool:
+def _affordable(run: Run, network: Network) -> bool:
     """Whether a fit on synthetic images takes minutes rather than a quarter of an hour; adds a note if it does not."""
     if run.options.method != "auto":
         return True
-    if cost.macs({}) > _AFFORDABLE_MACS:
+    if network.cost.macs({}) > _AFFORDABLE_MACS:
         what = "a network of this size is"
-    elif solving_work(analysis, refit_schedule_of(context)) > _AFFORDABLE_WORK:
+    elif solving_work(network, refit_schedule_of(network)) > _AFFORDABLE_WORK:
         what = "layers of this width are"
     else:
         return True
@@ -113,9 +113,9 @@ def _affordable(run: Run, context: Context, analysis: Analysis, cost: CostModel)
     return False
 
 
-def _batch_size(context: Context, cost: CostModel, rows: int) -> int:
+def _batch_size(network: Network, rows: int) -> int:
     """Batch size; `rows` is the batch size of the shapes at which costs are counted."""
-    made = (cost.dims.get(name, ()) for node in context.model.nodes for name in node.outputs if name)
+    made = (network.cost.dims.get(name, ()) for node in network.model.nodes for name in node.outputs if name)
     largest = max((prod(shape) for shape in made), default=1) / rows
     return int(min(_BATCH, max(_FEWEST_BATCH, _BATCH_ELEMENTS / max(largest, 1))))
 
@@ -128,22 +128,25 @@ def _in_folds(samples: Samples, largest: int) -> Batches:
     return Batches(feeds, lengths, min(_FOLDS, len(feeds)))
 
 
-def _made_up(
-    run: Run, context: Context, cost: CostModel, shapes: Mapping[str, tuple[int, ...]], count: int, provider: Provider
-) -> Samples:
+def _made_up(run: Run, network: Network, provider: Provider) -> Samples:
     """Synthetic samples; for a classifier, the most confident of a larger pool, evenly from all classes."""
-    clearest = _clearest(run, context, cost, shapes, count, provider)
+    shapes = {spec.name: network.cost.dims[spec.name] for spec in run.model.inputs}
+    largest, macs = max(prod(shape) for shape in shapes.values()), max(network.cost.macs({}), 1)
+    fitting_size = min(_SYNTHETIC_ELEMENTS // largest, int(_SYNTHETIC_MACS / macs))
+    most = max(_MOST_SYNTHETIC, min(_CHEAP_SYNTHETIC, int(_CHEAP_MACS / macs)))
+    count = max(_FEWEST_SYNTHETIC, min(most, fitting_size))
+    clearest = _clearest(run, network, shapes, count, provider)
     return clearest or synthetic_samples(run.model.inputs, shapes, count, run.options.seed)
 
 
 def _clearest(
-    run: Run, context: Context, cost: CostModel, shapes: Mapping[str, tuple[int, ...]], count: int, provider: Provider
+    run: Run, network: Network, shapes: Mapping[str, tuple[int, ...]], count: int, provider: Provider
 ) -> Samples | None:
     """The most confident synthetic samples; None if the network is not a classifier or there are too few candidates."""
     elements = sum(prod(shape) for shape in shapes.values())
-    pool = min(_POOL * count, _POOL_ELEMENTS // max(elements, 1), int(_POOL_MACS / max(cost.macs({}), 1)))
-    outputs = [name for name in (spec.name for spec in run.model.outputs) if len(context.dims(name) or ()) == 2]
-    classes = (context.dims(outputs[0]) or (0, 0))[1] if outputs else 0
+    pool = min(_POOL * count, _POOL_ELEMENTS // max(elements, 1), int(_POOL_MACS / max(network.cost.macs({}), 1)))
+    outputs = [name for name in (spec.name for spec in run.model.outputs) if len(network.dims(name) or ()) == 2]
+    classes = (network.dims(outputs[0]) or (0, 0))[1] if outputs else 0
     if not 1 < classes <= count // _PER_CLASS or pool < 2 * count:
         return None
     samples = synthetic_samples(run.model.inputs, shapes, pool, run.options.seed)
@@ -160,46 +163,36 @@ def _clearest(
     )
 
 
-def gather_calibration(
-    run: Run, context: Context, analysis: Analysis, cost: CostModel, fitting: Samples | None, provider: Provider
-) -> tuple[Calibration, Context]:
-    """The calibration samples of a refit, and the model to run them in.
+def gather_calibration(run: Run, network: Network, fitting: Samples | None, provider: Provider) -> Calibration:
+    """The calibration samples of a refit, and the network to run them in.
 
-    Without samples, these are synthetic images and a model whose BatchNormalizations use the statistics of these
+    Without samples, these are synthetic images and a network whose BatchNormalizations use the statistics of these
     images. The weights found with it are written to the original model.
     """
+    effort = EFFORTS[run.options.effort]
     with run.stage("looking at signals"):
-        schedule = refit_schedule_of(context)
         samples = fitting
         if samples is None:
-            shapes = {spec.name: cost.dims[spec.name] for spec in run.model.inputs}
-            largest = max(prod(shape) for shape in shapes.values())
-            fitting_size = min(_SYNTHETIC_ELEMENTS // largest, int(_SYNTHETIC_MACS / max(cost.macs({}), 1)))
-            most = max(_MOST_SYNTHETIC, min(_CHEAP_SYNTHETIC, int(_CHEAP_MACS / max(cost.macs({}), 1))))
-            count = max(_FEWEST_SYNTHETIC, min(most, fitting_size))
-            samples = _made_up(run, context, cost, shapes, count, provider)
+            samples = _made_up(run, network, provider)
             run.notes.append(f"no samples were given: weights were fitted on {samples.source}")
-        batches = _in_folds(samples, _batch_size(context, cost, samples.rows))
-        counter = PassCounter(cost.work(), samples.count)
+        calibration = Calibration(
+            network=network,
+            schedule=refit_schedule_of(network),
+            batches=_in_folds(samples, _batch_size(network, samples.rows)),
+            counter=PassCounter(network.cost.work(), samples.count),
+            real=fitting is not None,
+            ridge=_RIDGE_SYNTHETIC if fitting is None else _RIDGE,
+            memory=run.options.memory or free_memory() // 4,
+            provider=provider,
+            seed=run.options.seed,
+        )
         if fitting is None:
             draft = Draft(run.model)
-            for name, array in batch_statistics(context, schedule, batches, provider, counter).items():
+            for name, array in batch_statistics(calibration).items():
                 draft.set_weight(name, array)
-            context = Context(draft.finish(), context.shapes)
+            calibration = replace(calibration, network=replace(network, model=draft.finish()))
         if run.model.bytes_of_weights() <= MEMORY_LIMIT:
-            dense = dense_seconds(ort_source(run.source), batches, provider)
-            seconds = fit_seconds(dense, EFFORTS[run.options.effort])
+            seconds = fit_seconds(dense_seconds(ort_source(run.source), calibration.batches, provider), effort)
             if seconds >= _WORTH_SAYING:
                 _LOGGER.info("planning and refitting will take %s", duration(seconds))
-    calibration = Calibration(
-        schedule=schedule,
-        batches=batches,
-        effort=EFFORTS[run.options.effort],
-        ridge=_RIDGE_SYNTHETIC if fitting is None else _RIDGE,
-        memory=run.options.memory or free_memory() // 4,
-        provider=provider,
-        seed=run.options.seed,
-        counter=counter,
-        progress=lambda done: run.progress("planning", done),
-    )
-    return calibration, context
+    return calibration

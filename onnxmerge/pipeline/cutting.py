@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from onnxmerge._version import __version__
-from onnxmerge.apply.absorb import absorb, add_biases, mask_signals
+from onnxmerge.apply.absorb import absorb
+from onnxmerge.apply.bias import add_biases
 from onnxmerge.apply.cut import cut
+from onnxmerge.apply.masking import mask_signals
 from onnxmerge.apply.refit import refit
 from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import Analysis, find_groups, kept_elements
+from onnxmerge.channels.groups import kept_elements
 from onnxmerge.channels.relations import Axis
-from onnxmerge.cost.network import CostModel
 from onnxmerge.errors import NothingToCutError
 from onnxmerge.graph import Draft, Model, infer_shapes, input_dims, probe_shapes, to_proto
+from onnxmerge.network import Network
 from onnxmerge.pipeline.calibration import choose_method, gather_calibration
 from onnxmerge.pipeline.latency_target import plan_for_latency
 from onnxmerge.pipeline.run import Run
@@ -24,11 +26,12 @@ from onnxmerge.pipeline.timing import Clock, start_clock
 from onnxmerge.plan.applying import applied
 from onnxmerge.plan.options import Method
 from onnxmerge.plan.plan import Plan
-from onnxmerge.plan.planner import Calibration, Planner
+from onnxmerge.plan.planner import Planner
 from onnxmerge.plan.scope import NoGroupError, check_globs, why_little
 from onnxmerge.report.text import listed, nothing_to_cut
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.signals.batchnorm_means import BatchNormMeans
+from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.sensitivity import Curve
 from onnxmerge.verify import Verification
 
@@ -45,9 +48,7 @@ class Cut:
     """The result of planning and rewriting, before verification.
 
     Attributes:
-        context: The analysed model.
-        analysis: Its groups.
-        cost: Its cost.
+        network: The analysed model.
         plan: The plan.
         model: The cut model.
         curves: Sensitivity curves by group position, if the method measured them.
@@ -55,9 +56,7 @@ class Cut:
             weights cannot be zeroed.
     """
 
-    context: Context
-    analysis: Analysis
-    cost: CostModel
+    network: Network
     plan: Plan
     model: Model
     curves: Mapping[int, Curve]
@@ -69,26 +68,17 @@ class Prepared:
     """Everything that does not depend on how much is removed.
 
     Attributes:
-        context: The analysed model.
-        analysis: Its groups.
-        cost: Its cost.
+        network: The analysed model.
         method: The resolved method.
         calibration: Calibration samples of a refit; None for methods without a fit.
-        statistics: The model that calibration samples are run in: the original, or a copy with other BatchNormalization
-            statistics if the samples are synthetic.
         planner: Makes plans for any ratio, or the given plan.
-        real: Whether the samples are real.
         clock: Times networks, if the options require timing.
     """
 
-    context: Context
-    analysis: Analysis
-    cost: CostModel
+    network: Network
     method: Method
     calibration: Calibration | None
-    statistics: Context
     planner: Planner | Plan
-    real: bool
     clock: Clock | None
 
     @property
@@ -102,17 +92,16 @@ class Prepared:
         return {} if isinstance(self.planner, Plan) else self.planner.curves
 
 
-def analyse(run: Run, samples: Samples | None) -> tuple[Context, Analysis, CostModel]:
+def analyse(run: Run, samples: Samples | None) -> Network:
     """Groups of the model, and its cost at the shapes of the samples, or at shapes that fit it."""
     with run.stage("analysing"):
         context = Context(run.model, probe_shapes(run.model, run.shapes))
-        analysis = find_groups(context)
-        cost = CostModel(run.model, _measured_dims(run, samples))
-    missing = cost.uncounted()
+        network = Network.of(context, _measured_dims(run, samples))
+    missing = network.cost.uncounted()
     if missing:
         listed = ", ".join(f"{count} × {op} ({reason})" for (op, reason), count in missing.items())
         run.notes.append(f"MACs leave out {listed}")
-    return context, analysis, cost
+    return network
 
 
 _MEASURED = (
@@ -142,30 +131,32 @@ def prepare(run: Run, fitting: Samples | None, held: Samples | None, verificatio
 
     With a given plan, importance is not measured; calibration samples for a refit are still prepared.
     """
-    context, analysis, cost = analyse(run, held if held is not None else fitting)
-    check_globs(run.model, analysis, run.options)
-    method = choose_method(run, context, analysis, cost, fitting)
-    calibration, statistics, provider = None, context, verification.provider
+    network = analyse(run, held if held is not None else fitting)
+    check_globs(network, run.options)
+    method = choose_method(run, network, fitting)
+    calibration, provider = None, verification.provider
     needed = method.measured and run.options.ratio != 0 if run.plan is None else method.fitted and run.plan.groups
     if needed:
-        calibration, statistics = gather_calibration(run, context, analysis, cost, fitting, provider)
+        calibration = gather_calibration(run, network, fitting, provider)
+    measured = network if calibration is None else calibration.network
     if run.plan is not None:
         schedule = None if calibration is None else calibration.schedule
         with run.stage("planning"):
-            plan = applied(run.plan, statistics, analysis, cost, run.options, method, schedule)
-        return Prepared(context, analysis, cost, method, calibration, statistics, plan, fitting is not None, None)
+            plan = applied(run.plan, measured, run.options, method, schedule)
+        return Prepared(network, method, calibration, plan, None)
     clock = None
     if run.options.timed and run.options.ratio != 0:
         samples = held if held is not None else fitting
-        clock = start_clock(run, context, analysis, cost, samples, provider, verification.threads)
+        clock = start_clock(run, network, samples, provider, verification.threads)
     with run.stage("planning"), _counting(run, "planning", calibration):
+        latency = clock.model if clock else None
         try:
             planner = Planner(
-                statistics, analysis, cost, run.options, method, calibration, clock.model if clock else None
+                measured, run.options, method, calibration, latency, lambda done: run.progress("planning", done)
             )
         except NoGroupError as error:
             raise NothingToCutError(nothing_to_cut(run.model.source, error.reasons)) from error
-    return Prepared(context, analysis, cost, method, calibration, statistics, planner, fitting is not None, clock)
+    return Prepared(network, method, calibration, planner, clock)
 
 
 _ENOUGH = 3
@@ -199,18 +190,17 @@ def cut_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Cut:
     Raises:
         NothingToCutError: No channel is removed at this ratio, or less than half of it can be reached.
     """
-    context, analysis, cost, calibration = prepared.context, prepared.analysis, prepared.cost, prepared.calibration
+    network, calibration = prepared.network, prepared.calibration
     plan = _planned(run, prepared, ratio)
     constants: Mapping[Axis, Any] = {}
     if calibration is not None and prepared.method.fitted:
         with run.stage("refitting"), _counting(run, "refitting", calibration):
             refitted = refit(
-                prepared.statistics, analysis, calibration.schedule, plan.kept(), calibration.batches,
-                linear=prepared.method.compensate == "linear", restore_variance=not prepared.real,
-                ridge=calibration.ridge, memory=calibration.memory, provider=calibration.provider,
-                seed=run.options.seed, counter=calibration.counter,
+                calibration,
+                plan.kept(),
+                linear=prepared.method.compensate == "linear",
                 progress=lambda done: run.progress("refitting", done),
-            )  # fmt: skip
+            )
         constants = refitted.constants
         for words in _scarce(plan, prepared.curves):
             run.caution(words)
@@ -223,26 +213,26 @@ def cut_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Cut:
         def change(draft: Draft) -> Mapping[str, Axis]:
             for name, array in refitted.weights.items():
                 draft.set_weight(name, array)
-            return add_biases(context, draft, refitted.shifts)
+            return add_biases(network, draft, refitted.shifts)
     else:
-        means = BatchNormMeans(context, analysis.relations).mean if plan.fold_mean else None
+        means = BatchNormMeans(network).mean if plan.fold_mean else None
 
         def change(draft: Draft) -> Mapping[str, Axis]:
-            return absorb(context, draft, analysis.groups, plan.expressions(), means)
+            return absorb(network, draft, plan.expressions(), means)
 
     with run.stage("rewriting"):
         draft = Draft(run.model)
         added = change(draft)
         draft.set_metadata("onnxmerge", _record(plan))
-        model = cut(context, draft, kept_elements(analysis.groups, plan.kept()), added, constants)
+        model = cut(network, draft, kept_elements(network.groups, plan.kept()), added, constants)
 
     def twin(every: bool) -> bytes:
         dense = Draft(run.model)
         change(dense)
-        mask_signals(context, dense, analysis.groups, plan.kept(), every=every)
+        mask_signals(network, dense, plan.kept(), every=every)
         return bytes(to_proto(dense.finish()).SerializeToString())
 
-    return Cut(context, analysis, cost, plan, model, prepared.curves, twin)
+    return Cut(network, plan, model, prepared.curves, twin)
 
 
 def _planned(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Plan:
@@ -255,8 +245,7 @@ def _planned(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Pl
     if isinstance(planner, Plan):
         return planner
     if prepared.clock is not None and run.options.of == "latency" and ratio != "auto":
-        schedule = prepared.calibration.schedule if prepared.calibration is not None else None
-        plan = plan_for_latency(run, prepared.context, prepared.analysis, schedule, planner, prepared.clock, ratio)
+        plan = plan_for_latency(run, prepared.network, planner, prepared.clock, ratio)
     else:
         with run.stage("planning"):
             plan = planner.plan_by_modes() if ratio == "auto" else planner.plan(ratio)
@@ -281,7 +270,7 @@ def _check_reached(run: Run, prepared: Prepared, plan: Plan) -> None:
             f"{source}: at a ratio of {asked:g} of the {plan.of} no channel goes; up to {plan.most:.3f} can{wider}"
         )
     if can < _USELESS * asked and not run.options.best_effort:
-        why = listed(why_little(prepared.context, prepared.analysis, prepared.cost, plan.left_alone))
+        why = listed(why_little(prepared.network, plan.left_alone))
         raise NothingToCutError(
             f"{source}: asked for {asked:.3f} of the {plan.of}, at most {can:.3f} can go: {why}; "
             "ask for less, or take what can go with --best-effort (best_effort=True)"

@@ -42,7 +42,7 @@ def verify(
     """
     samples = held
     if samples is None:
-        samples = synthetic_samples(run.model.inputs, result.cost.dims, SYNTHETIC, run.options.seed)
+        samples = synthetic_samples(run.model.inputs, result.network.cost.dims, SYNTHETIC, run.options.seed)
     with run.stage("verifying the cut"):
         if result.model.bytes_of_weights() < MEMORY_LIMIT and run.model.bytes_of_weights() < MEMORY_LIMIT:
             if _compared(result, written, samples, verification.provider) is None:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import Analysis
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.cost.network import CostModel
 from onnxmerge.errors import UsageError
+from onnxmerge.network import Network
 from onnxmerge.pipeline.calibration import why_unfitted
 from onnxmerge.pipeline.cutting import analyse
-from onnxmerge.pipeline.network import network
+from onnxmerge.pipeline.network import drawn
 from onnxmerge.pipeline.reporting import group_entry, input_shapes, pinned, reason_fields, sizes
 from onnxmerge.pipeline.run import (
     NO_SHAPES,
     SYNTHETIC,
-    Run,
     SampleSource,
     Shapes,
     Source,
@@ -45,27 +42,27 @@ def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> Inspection:
         ModelError: The model cannot be read.
     """
     run = start(source, Options(ratio=0.0), shapes, quiet)
-    context, analysis, cost = analyse(run, None)
-    schedule = None if why_unfitted(run, context, analysis) else refit_schedule_of(context)
-    most, left_alone = most_of_macs(context, analysis, cost, run.options, schedule)
+    network = analyse(run, None)
+    schedule = None if why_unfitted(network) else refit_schedule_of(network)
+    most, left_alone = most_of_macs(network, run.options, schedule)
     groups = tuple(
-        group_entry(context, analysis, cost, position, group.size, **reason_fields(left_alone.get(position)))
-        for position, group in enumerate(analysis.groups)
+        group_entry(network, position, group.size, **reason_fields(left_alone.get(position)))
+        for position, group in enumerate(network.groups)
     )
-    shrinking = tuple(group for position, group in enumerate(analysis.groups) if position not in left_alone)
+    shrinking = tuple(group for position, group in enumerate(network.groups) if position not in left_alone)
     return Inspection(
         source=run.model.source,
         opset=run.model.opsets[""],
         producer=" ".join(part for part in run.model.producer if part),
         nodes=len(run.model.nodes),
-        sizes=sizes(analysis, cost, {}, run.size),
-        cuttable_macs_share=cost.cuttable_share(shrinking),
-        shapes=input_shapes(run.model, cost),
+        sizes=sizes(network, {}, run.size),
+        cuttable_macs_share=network.cost.cuttable_share(shrinking),
+        shapes=input_shapes(network),
         groups=groups,
-        pinned=pinned(run.model, analysis),
-        notes=(*run.notes, *_refused(analysis), *_unfitted(run, context, analysis, cost, most, left_alone)),
+        pinned=pinned(network),
+        notes=(*run.notes, *_refused(network), *_unfitted(run.options, network, most, left_alone)),
         most_macs_share=most,
-        network=network(context, analysis, cost),
+        network=drawn(network),
     )
 
 
@@ -73,25 +70,23 @@ _MORE = 0.001
 """The additional fraction that another method must be able to remove for an inspection to mention it."""
 
 
-def _unfitted(
-    run: Run, context: Context, analysis: Analysis, cost: CostModel, most: float, left_alone: Mapping[int, Reason]
-) -> list[str]:
+def _unfitted(options: Options, network: Network, most: float, left_alone: Mapping[int, Reason]) -> list[str]:
     """The additional fraction that methods without a fit can remove, compared with the default."""
-    without, still = most_of_macs(context, analysis, cost, run.options, None)
+    without, still = most_of_macs(network, options, None)
     more = {position: why for position, why in left_alone.items() if position not in still}
     if not more or without < most + _MORE:
         return []
-    reasons = listed(by_saving(analysis, cost, more))
+    reasons = listed(by_saving(network, more))
     return [
         f"{len(more)} of the groups can only be cut without a fit to samples ({reasons}): "
         f"--method neuron-merging could take up to {without:.3f} of the MACs"
     ]
 
 
-def _refused(analysis: Analysis) -> list[str]:
+def _refused(network: Network) -> list[str]:
     """Nodes that pin all their channels, with a suggestion, without duplicates."""
     notes, told = [], {""}
-    for reason, count in analysis.refused.items():
+    for reason, count in network.refused.items():
         fix = advice(reason)
         notes.append(f"{count} of the nodes: {sentence(reason)}{'' if fix in told else f'; {fix}'}")
         told.add(fix)
@@ -129,9 +124,9 @@ def compare(
     check_images(images, samples)
     counted = []
     for run in (one, two):
-        _, analysis, cost = analyse(run, samples)
-        counted.append(sizes(analysis, cost, {}, run.size))
-        dims = cost.dims
+        network = analyse(run, samples)
+        counted.append(sizes(network, {}, run.size))
+        dims = network.cost.dims
     real = samples
     if samples is None:
         samples = synthetic_samples(one.model.inputs, dims, SYNTHETIC, seed)

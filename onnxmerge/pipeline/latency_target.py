@@ -14,14 +14,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import Analysis
 from onnxmerge.errors import NothingToCutError
+from onnxmerge.network import Network
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run
 from onnxmerge.pipeline.timing import Clock, Tried, relative_latency
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.planner import Planner
-from onnxmerge.signals.refit_schedule import RefitSchedule
 
 __all__ = ["plan_for_latency"]
 
@@ -39,15 +37,7 @@ _STEP, _GROWTH = 2e-3, 1.6
 """Width of a bracket of targets that counts as one step, and maximum growth of a target while one side is open."""
 
 
-def plan_for_latency(
-    run: Run,
-    context: Context,
-    analysis: Analysis,
-    schedule: RefitSchedule | None,
-    planner: Planner,
-    clock: Clock,
-    asked: float,
-) -> Plan:
+def plan_for_latency(run: Run, network: Network, planner: Planner, clock: Clock, asked: float) -> Plan:
     """Plan, time and adjust until the latency matches the request.
 
     Raises:
@@ -67,10 +57,10 @@ def plan_for_latency(
         if plan.groups:
             timed += 1
             with run.stage("timing plans"):
-                share, spread = relative_latency(run, context, analysis, schedule, plan.kept(), clock)
+                share, spread = relative_latency(run, network, planner.schedule, plan.kept(), clock)
                 if abs(1.0 - share - asked) <= _NEAR:
                     # The best of several plans may be best only because of noise, so it is timed again.
-                    again, apart = relative_latency(run, context, analysis, schedule, plan.kept(), clock)
+                    again, apart = relative_latency(run, network, planner.schedule, plan.kept(), clock)
                     share, spread = (share + again) / 2, max(spread, apart)
             went, unsteady = 1.0 - share, max(unsteady, spread)
         clock.tried.append(Tried(aim, went, plan))

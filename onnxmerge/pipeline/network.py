@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import Analysis
-from onnxmerge.cost.network import CostModel
+from onnxmerge.network import Network
 from onnxmerge.report.model import NodeEntry
 from onnxmerge.report.text import sentence
 
-__all__ = ["network"]
+__all__ = ["drawn"]
 
 
-def network(context: Context, analysis: Analysis, cost: CostModel) -> tuple[NodeEntry, ...]:
+def drawn(network: Network) -> tuple[NodeEntry, ...]:
     """All nodes in the order of the file, which is topological; graph inputs first, graph outputs last."""
-    model = context.model
-    makes = _by_node([{producer.node for producer in group.producers} for group in analysis.groups])
-    carries = _by_node([set(group.carriers) for group in analysis.groups])
-    contracts = _by_node([{consumer.node for consumer in group.consumers} for group in analysis.groups])
-    pins = {entry.name: tuple(map(sentence, entry.reasons)) for entry in analysis.pinned}
+    model, cost = network.model, network.cost
+    makes = _by_node([{producer.node for producer in group.producers} for group in network.groups])
+    carries = _by_node([set(group.carriers) for group in network.groups])
+    contracts = _by_node([{consumer.node for consumer in group.consumers} for group in network.groups])
+    pins = {entry.name: tuple(map(sentence, entry.reasons)) for entry in network.pinned}
     entries = [NodeEntry(spec.name, "Input", (), cost.dims.get(spec.name)) for spec in model.inputs]
     made_by = {spec.name: place for place, spec in enumerate(model.inputs)}
     for node in model.nodes:

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from onnxmerge._version import __version__
-from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import Analysis, kept_elements
+from onnxmerge.channels.groups import kept_elements
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.cost.network import CostModel
-from onnxmerge.graph import Model, written_parameters
+from onnxmerge.graph import written_parameters
+from onnxmerge.network import Network
 from onnxmerge.pipeline.cutting import Cut
 from onnxmerge.pipeline.provenance import Origin, environment
 from onnxmerge.pipeline.run import Run
@@ -32,44 +31,42 @@ _DRAWN = 12
 """Number of points drawn between the measured points of a sensitivity curve."""
 
 
-def sizes(analysis: Analysis, cost: CostModel, left: Mapping[Any, Any], size: int | None, channels: int = 0) -> Sizes:
+def sizes(network: Network, left: Mapping[Any, Any], size: int | None, channels: int = 0) -> Sizes:
     """Counts of a model with the indices `left`, without `channels` of its channels, in a file of `size` bytes."""
-    total = sum(group.size for group in analysis.groups)
-    return Sizes(cost.parameters(left), cost.macs(left), total - channels, size)
+    total = sum(group.size for group in network.groups)
+    return Sizes(network.cost.parameters(left), network.cost.macs(left), total - channels, size)
 
 
-def input_shapes(model: Model, cost: CostModel) -> dict[str, tuple[int, ...]]:
+def input_shapes(network: Network) -> dict[str, tuple[int, ...]]:
     """Shapes at which MACs are counted."""
-    return {spec.name: cost.dims[spec.name] for spec in model.inputs if spec.name in cost.dims}
+    return {spec.name: network.cost.dims[spec.name] for spec in network.model.inputs if spec.name in network.cost.dims}
 
 
 def group_entry(
-    context: Context,
-    analysis: Analysis,
-    cost: CostModel,
+    network: Network,
     position: int,
     kept: int,
     **known: Any,  # noqa: ANN401 - fields of the entry
 ) -> GroupEntry:
     """A group in the form of the report, with `kept` channels."""
-    group = analysis.groups[position]
-    nodes = context.model.nodes
+    group = network.groups[position]
+    nodes = network.model.nodes
     return GroupEntry(
         name=group.name,
         size=group.size,
         kept=kept,
         producers=tuple(dict.fromkeys(nodes[producer.node].name for producer in group.producers)),
         consumers=tuple(dict.fromkeys(nodes[consumer.node].name for consumer in group.consumers)),
-        macs_share=cost.share(group),
-        saving=cost.saving(group),
+        macs_share=network.cost.share(group),
+        saving=network.cost.saving(group),
         place=min((producer.node for producer in group.producers), default=0),
         **known,
     )
 
 
-def pinned(model: Model, analysis: Analysis) -> tuple[PinnedEntry, ...]:
+def pinned(network: Network) -> tuple[PinnedEntry, ...]:
     """The pinned axes, in the form of the report."""
-    places = {node.name: node.index for node in reversed(model.nodes)}
+    places = {node.name: node.index for node in reversed(network.model.nodes)}
     return tuple(
         PinnedEntry(
             entry.name,
@@ -78,7 +75,7 @@ def pinned(model: Model, analysis: Analysis) -> tuple[PinnedEntry, ...]:
             entry.reasons,
             places.get(entry.name, 0),
         )
-        for entry in analysis.pinned
+        for entry in network.pinned
     )
 
 
@@ -113,10 +110,10 @@ def account(
     hashes: Mapping[str, str] = NO_HASHES,
 ) -> Account:
     """The report of a compression."""
-    plan, analysis, cost = result.plan, result.analysis, result.cost
+    plan, network = result.plan, result.network
     planned = {entry.group: entry for entry in plan.groups}
     groups = []
-    for position, group in enumerate(analysis.groups):
+    for position, group in enumerate(network.groups):
         entry = planned.get(position)
         kept = len(entry.kept) if entry is not None else group.size
         words = (
@@ -125,8 +122,8 @@ def account(
             else reason_fields(plan.left_alone.get(position))
         )
         harm = _harm(result.curves.get(position), kept)
-        groups.append(group_entry(result.context, analysis, cost, position, kept, **words, **harm))
-    left = kept_elements(analysis.groups, plan.kept())
+        groups.append(group_entry(network, position, kept, **words, **harm))
+    left = kept_elements(network.groups, plan.kept())
     removed = sum(entry.size - len(entry.kept) for entry in plan.groups)
     notes = [*run.notes, *(measured.notes if measured is not None else ())]
     harms = [each.harm for each in groups if each.harm is not None]
@@ -143,15 +140,15 @@ def account(
         of=plan.of,
         asked=plan.asked,
         reached=plan.reached,
-        before=sizes(analysis, cost, {}, run.size),
+        before=sizes(network, {}, run.size),
         after=replace(
-            sizes(analysis, cost, left, size, removed),
+            sizes(network, left, size, removed),
             # Count what is in the file, including added biases.
             parameters=written_parameters(result.model),
         ),
-        shapes=input_shapes(run.model, cost),
+        shapes=input_shapes(network),
         groups=tuple(groups),
-        pinned=pinned(run.model, analysis),
+        pinned=pinned(network),
         fidelity=None if measured is None else measured.fidelity,
         samples="" if samples is None or measured is None else samples.source,
         accuracy_before=None if measured is None else measured.accuracy_before,

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.apply.cut import cut
-from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import Analysis, kept_elements
+from onnxmerge.channels.groups import kept_elements
 from onnxmerge.channels.relations import Axis, Indices
 from onnxmerge.cost.latency import LatencyModel
-from onnxmerge.cost.network import CostModel
 from onnxmerge.graph import Draft, to_proto
+from onnxmerge.network import Network
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
 from onnxmerge.plan.plan import Plan
 from onnxmerge.runtime.kernels import KernelTimes
@@ -74,18 +73,10 @@ class Clock:
     tried: list[Tried] = field(default_factory=list)
 
 
-def start_clock(
-    run: Run,
-    context: Context,
-    analysis: Analysis,
-    cost: CostModel,
-    samples: Samples | None,
-    provider: Provider,
-    threads: int | None,
-) -> Clock:
+def start_clock(run: Run, network: Network, samples: Samples | None, provider: Provider, threads: int | None) -> Clock:
     """Time the dense network and its operators."""
     if samples is None:
-        samples = synthetic_samples(run.model.inputs, cost.dims, 1, run.options.seed)
+        samples = synthetic_samples(run.model.inputs, network.cost.dims, 1, run.options.seed)
     feed = samples.feeds[0]
     source = ort_source(run.source)
     with run.stage("timing operators"):
@@ -96,7 +87,7 @@ def start_clock(
         table = KernelTimes(provider, dense.provider, alone)
         try:
             model = LatencyModel(
-                context, cost, table, dense.median_ms / 1e3, lambda done: run.progress("timing operators", done)
+                network, network.cost, table, dense.median_ms / 1e3, lambda done: run.progress("timing operators", done)
             )
         finally:
             table.save()
@@ -105,11 +96,11 @@ def start_clock(
         with run.stage("timing groups"), Session.open(source, provider, threads=alone) as session:
 
             def seconds(counts: Mapping[int, int]) -> float:
-                smaller = _cut(run, context, analysis, None, _some(counts))
+                smaller = _cut(network, None, _some(counts))
                 return model.seconds * _share(session, smaller, clock, _GLANCE, alone)
 
             model.learn(
-                dict(enumerate(analysis.groups)),
+                dict(enumerate(network.groups)),
                 seconds,
                 lambda done: run.progress("timing groups", done),
                 int(_ALL_GLANCES / max(_GLANCE, _RUNS_OF_GLANCE * model.seconds)),
@@ -123,31 +114,23 @@ def _some(counts: Mapping[int, int]) -> dict[int, Indices]:
 
 
 def relative_latency(
-    run: Run,
-    context: Context,
-    analysis: Analysis,
-    schedule: RefitSchedule | None,
-    kept: Mapping[int, Indices],
-    clock: Clock,
+    run: Run, network: Network, schedule: RefitSchedule | None, kept: Mapping[int, Indices], clock: Clock
 ) -> tuple[float, float]:
     """Latency of a cut network relative to the dense network, with unchanged weights.
 
     Returns:
         The median over new sessions, and the largest divided by the smallest, as a measure of noise.
     """
-    smaller, shares = _cut(run, context, analysis, schedule, kept), []
+    smaller, shares = _cut(network, schedule, kept), []
     for _ in range(_SESSIONS):
         with Session.open(ort_source(run.source), clock.provider, threads=clock.threads) as dense:
             shares.append(_share(dense, smaller, clock, _SECONDS, clock.threads))
     return float(np.median(shares)), max(shares) / min(shares)
 
 
-def _cut(
-    run: Run, context: Context, analysis: Analysis, schedule: RefitSchedule | None, kept: Mapping[int, Indices]
-) -> bytes:
-    model = cut(
-        context, Draft(run.model), kept_elements(analysis.groups, kept), {}, _stand_ins(analysis, schedule, kept)
-    )
+def _cut(network: Network, schedule: RefitSchedule | None, kept: Mapping[int, Indices]) -> bytes:
+    left = kept_elements(network.groups, kept)
+    model = cut(network, Draft(network.model), left, {}, _stand_ins(network, schedule, kept))
     return bytes(to_proto(model).SerializeToString())
 
 
@@ -157,14 +140,14 @@ def _share(dense: Session, smaller: bytes, clock: Clock, seconds: float, threads
 
 
 def _stand_ins(
-    analysis: Analysis, schedule: RefitSchedule | None, kept: Mapping[int, NDArray[Any]]
+    network: Network, schedule: RefitSchedule | None, kept: Mapping[int, NDArray[Any]]
 ) -> dict[Axis, NDArray[Any]]:
     """Zeros for branches without channels, which become constants."""
     constants = {}
     for position, channels in kept.items():
         if len(channels) or schedule is None:
             continue
-        node = schedule.weighted[analysis.groups[position].consumers[0].node]
+        node = schedule.weighted[network.groups[position].consumers[0].node]
         length = len(node.bias)
         constants[schedule.repairs[node.node.index].summand] = np.zeros(
             (length,) + (1,) * node.trailing, dtype=node.array.dtype

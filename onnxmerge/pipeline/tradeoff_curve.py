@@ -85,7 +85,7 @@ def tradeoff(
     with with_input_hint(run, held):
         prepared = prepare(run, fitting, held, verification)
         samples = held if held is not None else synthetic_samples(
-            run.model.inputs, prepared.cost.dims, SYNTHETIC, options.seed
+            run.model.inputs, prepared.network.cost.dims, SYNTHETIC, options.seed
         )  # fmt: skip
         with run.stage("measuring"):
             reference = Reference.of(ort_source(run.source), samples, verification.provider, verification.threads)
@@ -96,7 +96,7 @@ def tradeoff(
     return Tradeoff(
         source=run.model.source,
         of=options.of,
-        before=sizes(prepared.analysis, prepared.cost, {}, run.size),
+        before=sizes(prepared.network, {}, run.size),
         accuracy_before=reference.accuracy,
         points=tuple(points),
         knee=_knee(points, reference.accuracy),
@@ -136,16 +136,16 @@ def _point(run: Run, prepared: Prepared, ratio: float, reference: Reference, ver
     smaller = to_proto(found.model).SerializeToString()
     with run.stage("measuring"):
         measured = reference.compare(smaller, run.options.seed)
-    analysis, plan = prepared.analysis, found.plan
+    network, plan = prepared.network, found.plan
     removed = sum(entry.size - len(entry.kept) for entry in plan.groups)
-    left = kept_elements(analysis.groups, plan.kept())
+    left = kept_elements(network.groups, plan.kept())
     fidelity, latency = measured.fidelity, measured.latency
     agreements = [o.top1_agreement for o in fidelity.outputs if o.top1_agreement is not None] if fidelity else []
     return Point(
         ratio=ratio,
         reached=plan.reached,
         predicted=plan.predicted,
-        after=sizes(analysis, prepared.cost, left, len(smaller), removed),
+        after=sizes(network, left, len(smaller), removed),
         accuracy=measured.accuracy_after,
         cosine=fidelity.cosine if fidelity is not None else None,
         agreement=100.0 * min(agreements) if agreements else None,

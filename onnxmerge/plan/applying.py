@@ -15,18 +15,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import Analysis, ChannelGroup
+from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Indices
-from onnxmerge.cost.network import CostModel
 from onnxmerge.decompose import COMPENSATIONS, SELECTIONS
 from onnxmerge.errors import UsageError
+from onnxmerge.network import Network
+from onnxmerge.plan.eligibility import removable
 from onnxmerge.plan.group_plan import obstacle, plan_group, producer_names, ranked_by
 from onnxmerge.plan.options import MEASURED_SELECTIONS, Method, Options
 from onnxmerge.plan.plan import GroupPlan, Plan
 from onnxmerge.plan.planner import reached_by
 from onnxmerge.signals.producer_weights import producer_rows
-from onnxmerge.signals.refit_schedule import RefitSchedule, refusal, vanishing
+from onnxmerge.signals.refit_schedule import RefitSchedule, refusal
 from onnxmerge.suggestions import did_you_mean
 
 __all__ = ["applied", "governed"]
@@ -38,8 +38,7 @@ _HOW = ("method", "select", "compensate", "fold_mean")
 class _Target(NamedTuple):
     """The model that a plan is applied to."""
 
-    context: Context
-    analysis: Analysis
+    network: Network
     options: Options
     method: Method
     schedule: RefitSchedule | None
@@ -65,22 +64,12 @@ def governed(options: Options, plan: Plan) -> Options:
     return replace(used, select=plan.select or None, compensate=plan.compensate or None, fold_mean=plan.fold_mean)
 
 
-def applied(
-    plan: Plan,
-    context: Context,
-    analysis: Analysis,
-    cost: CostModel,
-    options: Options,
-    method: Method,
-    schedule: RefitSchedule | None,
-) -> Plan:
+def applied(plan: Plan, network: Network, options: Options, method: Method, schedule: RefitSchedule | None) -> Plan:
     """Match a plan to a model, check it and complete it.
 
     Args:
         plan: The saved plan.
-        context: The analysed model.
-        analysis: Its groups.
-        cost: What it costs.
+        network: The analysed model.
         options: What `governed` returned.
         method: The same, resolved.
         schedule: The refit schedule, if the method fits weights.
@@ -88,10 +77,7 @@ def applied(
     Raises:
         UsageError: The plan belongs to another model or cannot be carried out.
     """
-    removable: frozenset[int] = frozenset()
-    if schedule is not None and method.fitted and method.allocate == "global":
-        removable = vanishing(context, schedule, analysis.groups)
-    target = _Target(context, analysis, options, method, schedule, removable)
+    target = _Target(network, options, method, schedule, removable(network, method, schedule))
     found: dict[int, GroupPlan] = {}
     for entry in plan.groups:
         position = _position(entry, target)
@@ -112,7 +98,7 @@ def applied(
         select=method.select,
         compensate=method.compensate,
     )
-    reached = _reached(result, analysis, cost)
+    reached = _reached(result, network)
     same = reached == plan.reached and options.of == plan.of
     return replace(
         result,
@@ -122,18 +108,18 @@ def applied(
     )
 
 
-def _reached(plan: Plan, analysis: Analysis, cost: CostModel) -> float:
+def _reached(plan: Plan, network: Network) -> float:
     """The fraction that is removed of the cost the plan refers to."""
     if plan.of != "channels":
-        return reached_by(plan, analysis, cost)
-    groups = {at: group for at, group in enumerate(analysis.groups) if at not in plan.left_alone}
-    counted = cost.by_counts(groups, plan.of)
+        return reached_by(plan, network)
+    groups = {at: group for at, group in enumerate(network.groups) if at not in plan.left_alone}
+    counted = network.cost.by_counts(groups, plan.of)
     return 1.0 - counted({entry.group: len(entry.kept) for entry in plan.groups}) / (counted({}) or 1.0)
 
 
 def _position(entry: GroupPlan, target: _Target) -> int:
     """The index of the group that an entry names."""
-    groups, source = target.analysis.groups, target.context.model.source
+    groups, source = target.network.groups, target.network.model.source
     named = [position for position, group in enumerate(groups) if group.name == entry.name]
     if not named:
         near = did_you_mean(entry.name, dict.fromkeys(group.name for group in groups))
@@ -148,7 +134,7 @@ def _position(entry: GroupPlan, target: _Target) -> int:
             f"expected one of {', '.join(map(str, named))}; add the position"
         )
     position = named[0] if len(named) == 1 else entry.group
-    _check_same(entry, groups[position], producer_names(target.context, groups[position]), source)
+    _check_same(entry, groups[position], producer_names(target.network, groups[position]), source)
     return position
 
 
@@ -166,7 +152,7 @@ def _check_same(entry: GroupPlan, group: ChannelGroup, producers: tuple[str, ...
 
 def _entry(entry: GroupPlan, position: int, target: _Target) -> GroupPlan:
     """Check one entry and complete it."""
-    group, method = target.analysis.groups[position], target.method
+    group, method = target.network.groups[position], target.method
     used = method._replace(select=entry.select or method.select, compensate=entry.compensate or method.compensate)
     _check_how(entry, used, method)
     if entry.count is None:
@@ -177,12 +163,12 @@ def _entry(entry: GroupPlan, position: int, target: _Target) -> GroupPlan:
     if not count and position not in target.may_vanish:
         raise _wrong(entry, "kept is empty, and only a branch of a residual sum that is refitted may go whole",
                      "keep at least one channel")  # fmt: skip
-    why = refusal(target.context, target.schedule, group) if target.schedule is not None and count != group.size else ""
+    why = refusal(target.network, target.schedule, group) if target.schedule is not None and count != group.size else ""
     if why:
         raise _wrong(entry, f"its weights cannot be refitted: {why}", "take the group out of the plan")
     if entry.count is None and kept is not None and (entry.removed or used.compensate not in ("merge", "fold")):
         _check_expressed(entry, kept, position, used.compensate, target)
-        names = producer_names(target.context, group)
+        names = producer_names(target.network, group)
         return replace(
             entry, group=position, size=group.size, kept=tuple(kept.tolist()), producers=names,
             select=used.select, compensate=used.compensate,
@@ -192,15 +178,14 @@ def _entry(entry: GroupPlan, position: int, target: _Target) -> GroupPlan:
 
 def _decided(entry: GroupPlan, kept: Indices | None, position: int, used: Method, target: _Target) -> GroupPlan:
     """Complete an entry without channels or expressions, as a planner would."""
-    context, analysis, note = target.context, target.analysis, ""
-    select = used.select
+    network, note, select = target.network, "", used.select
     if kept is None and select not in SELECTIONS:
         used, note = used._replace(select="l2"), f"no order of {select} in the plan: channels of largest norm stay"
-    group = analysis.groups[position]
-    if producer_rows(context, group, importance=ranked_by(used) == "bn") is None:
+    group = network.groups[position]
+    if producer_rows(network, group, importance=ranked_by(used) == "bn") is None:
         raise _wrong(entry, "the weights that make it cannot be read", "list the channels that stay, without merges")
     count = len(kept) if kept is not None else entry.count or 0
-    decided = plan_group(context, analysis, position, count, kept, target.options, used)
+    decided = plan_group(network, position, count, kept, target.options, used)
     notes = "; ".join(filter(None, (note, decided.note)))
     return replace(decided, note=notes, order=entry.order)
 
@@ -256,12 +241,12 @@ def _check_expressed(entry: GroupPlan, kept: Indices, position: int, compensate:
             raise _wrong(entry, f"channel {channel} is expressed by {by}, expected a kept channel", advice)
     if entry.removed and compensate not in ("merge", "fold"):
         raise _wrong(entry, f"expressed has no meaning for compensate {compensate}, expected merge or fold", advice)
-    _listed(entry, "removed", target.analysis.groups[position].size)
+    _listed(entry, "removed", target.network.groups[position].size)
     if list(entry.removed) != sorted(entry.removed):
         raise _wrong(entry, "expressed is not in order of the removed channels", advice)
-    missing = target.analysis.groups[position].size - len(kept) - len(entry.removed)
+    missing = target.network.groups[position].size - len(kept) - len(entry.removed)
     if compensate == "fold" and missing:
         raise _wrong(entry, f"expressed lacks {missing} removed channels, expected all for fold", advice)
-    why = obstacle(target.context, target.analysis, position, compensate) if entry.removed else ""
+    why = obstacle(target.network, target.network.groups[position], compensate) if entry.removed else ""
     if why:
         raise _wrong(entry, why, "set compensate to none and leave expressed out")

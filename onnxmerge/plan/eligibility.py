@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import Analysis
+from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.cost.network import CostModel
 from onnxmerge.decompose import RANKED_BY
+from onnxmerge.network import Network
 from onnxmerge.plan.allocation import least_counts
 from onnxmerge.plan.group_plan import all_finite, has_scales, ranked_by, scores_of
 from onnxmerge.plan.options import Method, Options
-from onnxmerge.plan.rounding import Allowed, multiples, suited
+from onnxmerge.plan.rounding import Allowed, multiples, suited, worthwhile
 from onnxmerge.plan.scope import left_alone
 from onnxmerge.signals.producer_weights import producer_rows
 from onnxmerge.signals.refit_schedule import RefitSchedule, refusal, vanishing
 from onnxmerge.signals.sensitivity import RANKINGS
 
-__all__ = ["Eligible", "counts_of", "eligible", "most_of_macs", "vanishing_of", "with_none"]
+__all__ = ["Eligible", "allowed_counts", "eligible", "most_of_macs", "removable"]
 
 Floats = NDArray[np.float64]
+Times = Callable[[Mapping[int, ChannelGroup]], Mapping[int, Floats]]
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,13 @@ class Eligible:
         scores: Scores of the channels of each eligible group, by position.
         scaled: Eligible groups all of whose channels have a BatchNormalization scale.
         left_alone: Why each other group is not eligible, by position.
+        vanishing: Eligible groups that may lose every channel.
     """
 
     scores: dict[int, Floats]
     scaled: set[int]
     left_alone: dict[int, Reason]
+    vanishing: frozenset[int] = frozenset()
 
     @property
     def sizes(self) -> dict[int, int]:
@@ -47,26 +49,23 @@ class Eligible:
         return {position: len(score) for position, score in self.scores.items()}
 
 
-def eligible(
-    context: Context, analysis: Analysis, options: Options, method: Method, schedule: RefitSchedule | None
-) -> Eligible:
+def eligible(network: Network, options: Options, method: Method, schedule: RefitSchedule | None) -> Eligible:
     """Sort groups into those that can lose channels and those that cannot.
 
     Args:
-        context: The analysed model.
-        analysis: Its groups.
+        network: The analysed model.
         options: The options of the request.
         method: The resolved method.
         schedule: The refit schedule if weights are fitted to samples, else None.
     """
-    found = Eligible({}, set(), left_alone(context, analysis, options))
-    for position, group in enumerate(analysis.groups):
-        why = refusal(context, schedule, group) if schedule is not None else None
+    found = Eligible({}, set(), left_alone(network, options))
+    for position, group in enumerate(network.groups):
+        why = refusal(network, schedule, group) if schedule is not None else None
         if why is not None:
             found.left_alone.setdefault(position, why)
         if position in found.left_alone:
             continue
-        read = producer_rows(context, group, importance=ranked_by(method) == "bn")
+        read = producer_rows(network, group, importance=ranked_by(method) == "bn")
         if read is None:
             found.left_alone[position] = Reason("not_readable")
             continue
@@ -77,48 +76,53 @@ def eligible(
         found.scores[position] = score
         if has_scales(read):
             found.scaled.add(position)
-    return found
+    if method.select not in RANKINGS:
+        return found
+    return replace(found, vanishing=removable(network, method, schedule).intersection(found.scores))
 
 
-def counts_of(analysis: Analysis, positions: Collection[int], options: Options) -> Allowed:
-    """Allowed counts of each group, without 0."""
-    groups = {position: analysis.groups[position] for position in positions}
-    if options.multiple is None:
-        return suited(groups)
-    return multiples({position: group.size for position, group in groups.items()}, options.multiple)
+def allowed_counts(
+    network: Network, sizes: Mapping[int, int], vanishing: Collection[int], options: Options, times: Times | None = None
+) -> Allowed:
+    """Allowed counts of each group; 0 is among them for groups that may lose every channel.
+
+    Args:
+        network: The analysed model.
+        sizes: Channels of each group.
+        vanishing: Groups that may lose every channel.
+        options: The options of the request.
+        times: Time of the operators that depend on a group's count, for groups of positions; None if nothing is timed.
+    """
+    groups = {position: network.groups[position] for position in sizes}
+    allowed = suited(groups) if options.multiple is None else multiples(sizes, options.multiple)
+    if times is not None:
+        allowed = worthwhile(allowed, times(groups))
+    return {
+        position: np.insert(counts, 0, 0) if position in vanishing else counts for position, counts in allowed.items()
+    }
 
 
-def vanishing_of(
-    context: Context, analysis: Analysis, method: Method, schedule: RefitSchedule | None, positions: Collection[int]
-) -> frozenset[int]:
-    """The groups that may lose every channel."""
-    if schedule is None or method.select not in RANKINGS or method.allocate != "global" or not method.fitted:
+def removable(network: Network, method: Method, schedule: RefitSchedule | None) -> frozenset[int]:
+    """The groups that may lose every channel under a method."""
+    if schedule is None or method.allocate != "global" or not method.fitted:
         return frozenset()
-    return vanishing(context, schedule, analysis.groups).intersection(positions)
-
-
-def with_none(allowed: Allowed, empty: Collection[int]) -> Allowed:
-    """Allowed counts, including 0 for groups that may lose every channel."""
-    return {position: np.insert(counts, 0, 0) if position in empty else counts for position, counts in allowed.items()}
+    return vanishing(network, schedule)
 
 
 def most_of_macs(
-    context: Context, analysis: Analysis, cost: CostModel, options: Options, schedule: RefitSchedule | None
+    network: Network, options: Options, schedule: RefitSchedule | None
 ) -> tuple[float, Mapping[int, Reason]]:
     """The largest fraction of the MACs that can be removed, and why other groups cannot lose channels, by position.
 
     Args:
-        context: The analysed model.
-        analysis: Its groups.
-        cost: Its cost.
+        network: The analysed model.
         options: The options of the request.
         schedule: As for `eligible`.
     """
     method = options.resolved(measurable=schedule is not None)
-    found = eligible(context, analysis, options, method, schedule)
-    allowed = counts_of(analysis, found.sizes, options)
-    allowed = with_none(allowed, vanishing_of(context, analysis, method, schedule, found.sizes))
-    macs = cost.by_counts({position: analysis.groups[position] for position in found.sizes}, "macs")
+    found = eligible(network, options, method, schedule)
+    allowed = allowed_counts(network, found.sizes, found.vanishing, options)
+    macs = network.cost.by_counts({position: network.groups[position] for position in found.sizes}, "macs")
     whole = macs({})
     most = 1.0 - macs(least_counts(found.sizes, allowed)) / whole if whole else 0.0
     return most, found.left_alone

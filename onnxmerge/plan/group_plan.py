@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.apply.absorb import can_absorb, can_fold
+from onnxmerge.apply.absorb import can_absorb
+from onnxmerge.apply.folding import can_fold
 from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import Analysis, ChannelGroup
+from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import CommutesWith, Indices
 from onnxmerge.decompose import COMPENSATIONS, RANKED_BY, SCORES, GroupWeights, express, row_norms, select
 from onnxmerge.errors import OnnxMergeError
+from onnxmerge.network import Network
 from onnxmerge.plan.options import Method, Options
 from onnxmerge.plan.plan import GroupPlan
 from onnxmerge.signals.producer_weights import group_passes, producer_rows
@@ -49,8 +51,7 @@ def scores_of(rows: GroupWeights, method: Method) -> Floats:
 
 
 def plan_group(
-    context: Context,
-    analysis: Analysis,
+    network: Network,
     position: int,
     count: int,
     kept: Indices | None,
@@ -60,17 +61,16 @@ def plan_group(
     """Plan one group.
 
     Args:
-        context: The analysed model.
-        analysis: Its groups.
+        network: The analysed model.
         position: Index of the group.
         count: Number of channels to keep.
         kept: The channels to keep, if already chosen; None: use the method's selection.
         options: The options of the request.
         method: The resolved method.
     """
-    group = analysis.groups[position]
+    group = network.groups[position]
     # Read again instead of being kept for all groups at once: rows are float64, twice the size of the weights.
-    rows = producer_rows(context, group, importance=ranked_by(method) == "bn")
+    rows = producer_rows(network, group, importance=ranked_by(method) == "bn")
     if rows is None:
         raise OnnxMergeError(f"the weights of {group.name} could be read before and cannot now")
     if kept is None:
@@ -78,7 +78,7 @@ def plan_group(
     compensate, notes = method.compensate, []
     if ranked_by(method) == "bn" and not has_scales(rows):
         notes.append("no BatchNormalization: the deviation that white inputs would give stands in for its scale")
-    problem = obstacle(context, analysis, position, compensate)
+    problem = obstacle(network, group, compensate)
     if problem:
         compensate = "none"
         notes.append(problem)
@@ -97,19 +97,18 @@ def plan_group(
         select=method.select,
         compensate=compensate,
         note="; ".join(notes),
-        producers=producer_names(context, group),
+        producers=producer_names(network, group),
     )
 
 
-def obstacle(context: Context, analysis: Analysis, position: int, compensate: str) -> str:
+def obstacle(network: Network, group: ChannelGroup, compensate: str) -> str:
     """Why a compensation cannot be used for a group; "" if it can."""
     if compensate not in _NEEDED:
         return ""
-    group = analysis.groups[position]
-    passes, where = group_passes(context, group, analysis.relations)
+    passes, where = group_passes(network, group, network.relations)
     if passes < _NEEDED[compensate]:
         return f"{where} does not let {compensate} through"
-    return can_absorb(context, group) or (can_fold(context, group) if compensate == "fold" else "")
+    return can_absorb(network, group) or (can_fold(network, group) if compensate == "fold" else "")
 
 
 def producer_names(context: Context, group: ChannelGroup) -> tuple[str, ...]:

@@ -7,19 +7,19 @@ once, so further ratios need no further pass over weights or samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import Analysis, kept_elements
+from onnxmerge.channels.groups import kept_elements
 from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis, Indices
 from onnxmerge.cost.latency import LatencyModel
 from onnxmerge.cost.network import CostModel
 from onnxmerge.decompose import least_first
 from onnxmerge.errors import NothingToCutError, UsageError
+from onnxmerge.network import Network
 from onnxmerge.plan.allocation import (
     Allocation,
     along_path,
@@ -31,48 +31,18 @@ from onnxmerge.plan.allocation import (
 )
 from onnxmerge.plan.batchnorm_threshold import below_valley
 from onnxmerge.plan.budget import Cost, descend
-from onnxmerge.plan.effort import Effort, probing_for
-from onnxmerge.plan.eligibility import counts_of, eligible, vanishing_of, with_none
+from onnxmerge.plan.effort import EFFORTS, probing_for
+from onnxmerge.plan.eligibility import allowed_counts, eligible
 from onnxmerge.plan.group_plan import plan_group
 from onnxmerge.plan.options import Method, Options
 from onnxmerge.plan.plan import Plan
-from onnxmerge.plan.rounding import worthwhile
 from onnxmerge.plan.scope import NoGroupError, why_nothing
-from onnxmerge.runtime.session import Provider
-from onnxmerge.signals.batches import Batches, PassCounter
-from onnxmerge.signals.refit_schedule import RefitSchedule
+from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.sensitivity import RANKINGS, Curve, Probing, measure_curves
 
-__all__ = ["Calibration", "Planner", "reached_by"]
+__all__ = ["Planner", "reached_by"]
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Calibration samples, and how the network is run on them.
-
-    Attributes:
-        schedule: The refit schedule.
-        batches: Samples in batches and folds.
-        effort: How many passes over the samples planning makes.
-        ridge: Minimum strength of the regularisation towards the original weights.
-        memory: Maximum size of the matrices of one node in bytes.
-        provider: The execution provider that runs the network.
-        seed: Seed for sampled positions.
-        counter: Counts runs of the network.
-        progress: Called with the fraction completed.
-    """
-
-    schedule: RefitSchedule
-    batches: Batches
-    effort: Effort
-    ridge: float
-    memory: int
-    provider: Provider
-    seed: int
-    counter: PassCounter
-    progress: Callable[[float], None]
 
 
 class Planner:
@@ -80,57 +50,52 @@ class Planner:
 
     Attributes:
         most: The largest fraction that can be removed.
+        schedule: The refit schedule, if importance was measured on samples.
     """
 
     def __init__(
         self,
-        context: Context,
-        analysis: Analysis,
-        cost: CostModel,
+        network: Network,
         options: Options,
         method: Method,
         calibration: Calibration | None = None,
         latency: LatencyModel | None = None,
+        progress: Callable[[float], None] = lambda _done: None,
     ) -> None:
         """Measure importance.
 
         Args:
-            context: The analysed model.
-            analysis: Its groups.
-            cost: Its cost.
+            network: The analysed model, with the statistics of the calibration samples if there are any.
             options: The options of the request.
             method: The resolved method.
             calibration: Calibration samples; None for methods that need none.
             latency: Operator timings; required if the options are `timed`, unless nothing is to be removed.
+            progress: Called with the fraction completed.
 
         Raises:
             NothingToCutError: No group may lose a channel.
         """
-        self._context, self._analysis, self._cost = context, analysis, cost
-        self._options, self._method = options, method
+        self._network, self._options, self._method = network, options, method
         if options.timed and latency is None and options.ratio != 0:
             raise UsageError("--of latency and --round-to auto need the times of operators")
-        schedule = calibration.schedule if calibration is not None else None
-        found = eligible(context, analysis, options, method, schedule)
+        self.schedule = calibration.schedule if calibration is not None else None
+        found = eligible(network, options, method, self.schedule)
         self._scores, self._scaled, self._left_alone = found.scores, found.scaled, found.left_alone
         if not self._scores:
-            raise NoGroupError(why_nothing(context, analysis, self._left_alone))
-        if options.ratio != 0 and options.of in ("macs", "params") and not _counted(cost, options.of, {}):
+            raise NoGroupError(why_nothing(network, self._left_alone))
+        if options.ratio != 0 and options.of in ("macs", "params") and not _counted(network.cost, options.of, {}):
             raise NothingToCutError(
-                f"{context.model.source}: its {options.of} count as 0, so there is no fraction of them to remove; "
+                f"{network.model.source}: its {options.of} count as 0, so there is no fraction of them to remove; "
                 "try --of channels"
             )
-        self._sizes = found.sizes
-        groups = {position: analysis.groups[position] for position in self._sizes}
+        self._sizes, self._vanishing = found.sizes, found.vanishing
+        groups = {position: network.groups[position] for position in self._sizes}
         self._time_of = latency.by_counts(groups) if latency is not None else None
-        self._allowed = counts_of(analysis, self._sizes, options)
-        if latency is not None:
-            self._allowed = worthwhile(self._allowed, latency.by_group(groups))
+        times = latency.by_group if latency is not None else None
+        self._allowed = allowed_counts(network, self._sizes, self._vanishing, options, times)
         self._curves: Mapping[int, Curve] = {}
-        self._vanishing = vanishing_of(context, analysis, method, schedule, self._sizes)
-        self._allowed = with_none(self._allowed, self._vanishing)
         if method.select in RANKINGS and calibration is not None:
-            self._curves = self._measured(calibration)
+            self._curves = self._measured(calibration, progress)
         self.most = self._allocation(0.0).most
 
     @property
@@ -155,7 +120,7 @@ class Planner:
         Raises:
             NothingToCutError: The importances do not have two modes.
         """
-        counts, importances = below_valley(self._scores, self._scaled, self._allowed, self._context.model.source)
+        counts, importances = below_valley(self._scores, self._scaled, self._allowed, self._network.model.source)
         unlisted = {group: Reason("no_scale") for group in self._scores if self._scaled and group not in self._scaled}
         cost_of = self._ranked_cost()
         allocation = Allocation(counts, 1.0 - cost_of(counts) / (cost_of({}) or 1.0), self.most)
@@ -168,7 +133,7 @@ class Planner:
         for position, count in sorted(allocation.counts.items()):
             order = self._curves[position].order if position in self._curves else None
             kept = None if order is None else np.sort(order[len(order) - count :])
-            entry = plan_group(self._context, self._analysis, position, count, kept, self._options, self._method)
+            entry = plan_group(self._network, position, count, kept, self._options, self._method)
             groups.append(entry if order is None else replace(entry, order=tuple(order.tolist())))
         plan = Plan(
             of=self._options.of,
@@ -184,30 +149,31 @@ class Planner:
         )
         if self._time_of is not None and plan.of == "latency":
             return plan
-        return replace(plan, reached=reached_by(plan, self._analysis, self._cost))
+        return replace(plan, reached=reached_by(plan, self._network))
 
-    def _measured(self, calibration: Calibration) -> dict[int, Curve]:
-        everywhere = self._method.allocate == "global"
+    def _measured(self, calibration: Calibration, progress: Callable[[float], None]) -> dict[int, Curve]:
         return measure_curves(
-            self._analysis, calibration.schedule, self._context, list(self._sizes), calibration.batches,
-            probing=self._probing(calibration, everywhere), rank=RANKINGS[self._method.select],
-            vanishing=self._vanishing, ridge=calibration.ridge, memory=calibration.memory,
-            provider=calibration.provider, seed=calibration.seed, counter=calibration.counter,
-            progress=calibration.progress,
-        )  # fmt: skip
+            calibration,
+            list(self._sizes),
+            self._probing(calibration),
+            rank=RANKINGS[self._method.select],
+            vanishing=self._vanishing,
+            progress=progress,
+        )
 
-    def _probing(self, calibration: Calibration, outputs: bool) -> Probing:
+    def _probing(self, calibration: Calibration) -> Probing:
         """Measure sensitivity; outputs are compared only if groups have to be weighed against each other."""
-        if not outputs:
-            return Probing(calibration.effort.levels, ())
+        effort, counter = EFFORTS[self._options.effort], calibration.counter
+        if self._method.allocate != "global":
+            return Probing(effort.levels, ())
         order = calibration.schedule.order
         places = {index: place for place, index in enumerate(order)}
         behind = {}
         for position in self._sizes:
-            first = min(places[consumer.node] for consumer in self._analysis.groups[position].consumers)
-            behind[position] = calibration.counter.share(order[first:])
+            first = min(places[consumer.node] for consumer in self._network.groups[position].consumers)
+            behind[position] = counter.share(order[first:])
         vanishing = sum(behind[position] for position in self._vanishing)
-        return probing_for(calibration.effort, list(behind.values()), vanishing, calibration.batches)
+        return probing_for(effort, list(behind.values()), vanishing, calibration.batches)
 
     def _allocation(self, ratio: float) -> Allocation:
         if not self._curves:
@@ -226,8 +192,8 @@ class Planner:
         """The cost that the ratio refers to, as a function of the counts of groups."""
         if self._options.of == "latency" and self._time_of is not None:
             return self._time_of
-        groups = {position: self._analysis.groups[position] for position in self._sizes}
-        return self._cost.by_counts(groups, self._options.of)
+        groups = {position: self._network.groups[position] for position in self._sizes}
+        return self._network.cost.by_counts(groups, self._options.of)
 
     def _uniform(self, ratio: float, cost_of: Cost) -> Allocation:
         """Allocate the same channel ratio to all groups."""
@@ -254,20 +220,20 @@ class Planner:
 
         def cost_of(counts: Mapping[int, int]) -> float:
             kept = {position: orders[position][sizes[position] - count :] for position, count in counts.items()}
-            return _counted(self._cost, self._options.of, kept_elements(self._analysis.groups, kept))
+            return _counted(self._network.cost, self._options.of, kept_elements(self._network.groups, kept))
 
         return cost_of
 
 
-def reached_by(plan: Plan, analysis: Analysis, cost: CostModel) -> float:
+def reached_by(plan: Plan, network: Network) -> float:
     """The fraction of the cost that the removed channels of a plan account for.
 
     Allocations work with counts, which is exact only if all channels of a group cost the same.
     """
-    whole = _counted(cost, plan.of, {}) if plan.of != "channels" else 0
+    whole = _counted(network.cost, plan.of, {}) if plan.of != "channels" else 0
     if not whole:
         return plan.reached
-    return 1.0 - _counted(cost, plan.of, kept_elements(analysis.groups, plan.kept())) / whole
+    return 1.0 - _counted(network.cost, plan.of, kept_elements(network.groups, plan.kept())) / whole
 
 
 def _counted(cost: CostModel, of: str, left: Mapping[Axis, Indices]) -> int:

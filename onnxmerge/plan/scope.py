@@ -8,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
-from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import Analysis
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.cost.network import CostModel
 from onnxmerge.errors import NothingToCutError, UsageError
-from onnxmerge.graph import Model
+from onnxmerge.network import Network
 from onnxmerge.plan.options import Options
 from onnxmerge.suggestions import nearest
 
@@ -34,11 +31,11 @@ class NoGroupError(NothingToCutError):
         self.reasons = reasons
 
 
-def left_alone(context: Context, analysis: Analysis, options: Options) -> dict[int, Reason]:
+def left_alone(network: Network, options: Options) -> dict[int, Reason]:
     """Why groups may not be cut, by group position."""
     found: dict[int, Reason] = {}
-    for position, group in enumerate(analysis.groups):
-        names = [context.model.nodes[producer.node].name for producer in group.producers]
+    for position, group in enumerate(network.groups):
+        names = [network.model.nodes[producer.node].name for producer in group.producers]
         if group.size < 2:
             found[position] = Reason("one_channel")
         elif not options.coupled and group.coupled:
@@ -50,63 +47,58 @@ def left_alone(context: Context, analysis: Analysis, options: Options) -> dict[i
     return found
 
 
-def why_nothing(context: Context, analysis: Analysis, reasons_of: Mapping[int, Reason]) -> tuple[Reason, ...]:
+def why_nothing(network: Network, reasons_of: Mapping[int, Reason]) -> tuple[Reason, ...]:
     """Why no group may be cut, without duplicates.
 
     Args:
-        context: The analysed model.
-        analysis: Its groups.
+        network: The analysed model.
         reasons_of: Why groups are left alone, by position.
     """
-    return _all(context, analysis, reasons_of.values())
+    return _all(network, reasons_of.values())
 
 
-def why_little(
-    context: Context, analysis: Analysis, cost: CostModel, reasons_of: Mapping[int, Reason]
-) -> tuple[Reason, ...]:
+def why_little(network: Network, reasons_of: Mapping[int, Reason]) -> tuple[Reason, ...]:
     """What limits how much can be removed from a model, without duplicates.
 
     Args:
-        context: The analysed model.
-        analysis: Its groups.
-        cost: Its cost.
+        network: The analysed model.
         reasons_of: Why groups are left alone, by position.
     """
-    return _all(context, analysis, by_saving(analysis, cost, reasons_of))
+    return _all(network, by_saving(network, reasons_of))
 
 
-def by_saving(analysis: Analysis, cost: CostModel, reasons_of: Mapping[int, Reason]) -> tuple[Reason, ...]:
+def by_saving(network: Network, reasons_of: Mapping[int, Reason]) -> tuple[Reason, ...]:
     """Reasons of groups by position, without duplicates; those of the groups that could save most come first."""
-    ranked = sorted(reasons_of, key=lambda position: -cost.saving(analysis.groups[position]))
+    ranked = sorted(reasons_of, key=lambda position: -network.cost.saving(network.groups[position]))
     return tuple(dict.fromkeys(reasons_of[position] for position in ranked))
 
 
-def _all(context: Context, analysis: Analysis, first: Iterable[Reason]) -> tuple[Reason, ...]:
+def _all(network: Network, first: Iterable[Reason]) -> tuple[Reason, ...]:
     """Reasons: those given, then those of pins and of nodes without a rule."""
     reasons = dict.fromkeys(first)
-    reasons.update(dict.fromkeys(reason for entry in analysis.pinned for reason in entry.reasons))
-    reasons.update(dict.fromkeys(analysis.refused))
-    failed = context.shapes.first.failed
+    reasons.update(dict.fromkeys(reason for entry in network.pinned for reason in entry.reasons))
+    reasons.update(dict.fromkeys(network.refused))
+    failed = network.shapes.first.failed
     if failed:
         reasons[Reason("shapes_unknown_at", detail=(failed[0],))] = None
     return tuple(reasons) or (Reason("no_channels"),)
 
 
-def check_globs(model: Model, analysis: Analysis, options: Options) -> None:
+def check_globs(network: Network, options: Options) -> None:
     """Refuse a glob that matches no node of the model.
 
     Raises:
         UsageError: The message names the most similar producers, or the first ones.
     """
-    names = [node.name for node in model.nodes]
+    names = [node.name for node in network.model.nodes]
     for option, globs in (("--only", options.only), ("--skip", options.skip)):
         for glob in globs:
             if not any(fnmatchcase(name, glob) for name in names):
-                raise UsageError(f"{option} {glob!r} matches no node; {_instead(model, analysis, glob)}")
+                raise UsageError(f"{option} {glob!r} matches no node; {_instead(network, glob)}")
 
 
-def _instead(model: Model, analysis: Analysis, glob: str) -> str:
-    makers = [model.nodes[producer.node].name for group in analysis.groups for producer in group.producers]
+def _instead(network: Network, glob: str) -> str:
+    makers = [network.model.nodes[producer.node].name for group in network.groups for producer in group.producers]
     word = glob.strip("*?")
     near = nearest(word, dict.fromkeys(makers), _SHOWN) if word else []
     if near:

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from onnxmerge.channels.context import Context
-from onnxmerge.channels.relations import Axis, Link, Relation
+from onnxmerge.channels.relations import Axis, Link
 from onnxmerge.channels.rules import elementwise
 from onnxmerge.graph import Node, NotEvaluableError, evaluate
+from onnxmerge.network import Network
 
 __all__ = ["QUANTILES", "BatchNormMeans"]
 
@@ -61,16 +61,15 @@ class _Signal:
 class BatchNormMeans:
     """Means of the elements of channel axes, as far as they follow from BatchNormalization."""
 
-    def __init__(self, context: Context, relations: tuple[Relation, ...]) -> None:
+    def __init__(self, network: Network) -> None:
         """Means for a model, computed lazily for each axis."""
-        self._context = context
-        self._relations = relations
+        self._network = network
         self._normal = _normal_values()
         self._known: dict[Axis, _Signal | None] = {}
 
     def mean(self, axis: Axis) -> Floats:
         """(n,) means of the elements of an axis; NaN if unknown."""
-        length = (self._context.dims(axis.tensor) or ())[axis.axis]
+        length = (self._network.dims(axis.tensor) or ())[axis.axis]
         signal = self._signal(axis)
         result = np.full(length, np.nan) if signal is None else signal.values.mean(axis=0)
         if sum(known.values.size for known in self._known.values() if known is not None) > _MOST_HELD:
@@ -95,8 +94,8 @@ class BatchNormMeans:
 
     def _sources(self, axis: Axis) -> list[Axis]:
         """The axes that an axis is computed from."""
-        node = self._context.model.writer.get(axis.tensor)
-        if node is None or node.domain or not self._context.known(node):
+        node = self._network.model.writer.get(axis.tensor)
+        if node is None or node.domain or not self._network.known(node):
             return []
         if node.op in _POINTWISE:
             return [a for a, _ in self._operands(node, axis) if a is not None]
@@ -105,23 +104,23 @@ class BatchNormMeans:
         return []
 
     def _links_to(self, node: Node, axis: Axis) -> list[Link]:
-        relation = self._relations[node.index]
+        relation = self._network.relations[node.index]
         links = [*relation.links, *(e for fork in relation.forks for way in fork.ways for e in way.links)]
         return [entry for entry in links if entry.two == axis and entry.one.tensor in node.inputs]
 
     def _operands(self, node: Node, axis: Axis) -> list[tuple[Axis | None, str]]:
         """For each input of a pointwise node, its axis aligned with the output (None: constant), and its name."""
-        rank = self._context.rank(axis.tensor)
+        rank = self._network.rank(axis.tensor)
         result: list[tuple[Axis | None, str]] = []
         for name in node.inputs:
             if name:
-                own = axis.axis - (rank - self._context.rank(name))
-                result.append((None if self._context.is_constant(name) or own < 0 else Axis(name, own), name))
+                own = axis.axis - (rank - self._network.rank(name))
+                result.append((None if self._network.is_constant(name) or own < 0 else Axis(name, own), name))
         return result
 
     def _compute(self, axis: Axis) -> _Signal | None:
-        node = self._context.model.writer.get(axis.tensor)
-        if node is None or node.domain or not self._context.known(node):
+        node = self._network.model.writer.get(axis.tensor)
+        if node is None or node.domain or not self._network.known(node):
             return None
         if node.op == "BatchNormalization":
             return self._normalised(node) if axis.axis == 1 else None
@@ -132,14 +131,14 @@ class BatchNormMeans:
         return None
 
     def _normalised(self, node: Node) -> _Signal | None:
-        gamma, beta = self._context.array(node.input(1)), self._context.array(node.input(2))
+        gamma, beta = self._network.array(node.input(1)), self._network.array(node.input(2))
         if gamma is None or beta is None:
             return None
         values = np.asarray(beta, dtype=np.float64) + self._normal[:, None] * np.asarray(gamma, dtype=np.float64)
         return _Signal(node.index, values)
 
     def _moved(self, node: Node, axis: Axis) -> _Signal | None:
-        length = (self._context.dims(axis.tensor) or ())[axis.axis]
+        length = (self._network.dims(axis.tensor) or ())[axis.axis]
         values = np.full((QUANTILES, length), np.nan)
         sources = set()
         for entry in self._links_to(node, axis):
@@ -160,7 +159,7 @@ class BatchNormMeans:
 
     def _pointwise(self, node: Node, axis: Axis) -> _Signal | None:
         operands = self._operands(node, axis)
-        length = (self._context.dims(axis.tensor) or ())[axis.axis]
+        length = (self._network.dims(axis.tensor) or ())[axis.axis]
         signals: dict[str, _Signal] = {}
         for place, name in operands:
             if place is None:
@@ -183,25 +182,25 @@ class BatchNormMeans:
         self, node: Node, axis: Axis, operands: list[tuple[Axis | None, str]], signals: dict[str, _Signal]
     ) -> _Signal | None:
         """Run the operator on the values, placed along an axis other than the channel axis."""
-        rank = self._context.rank(axis.tensor)
+        rank = self._network.rank(axis.tensor)
         if rank < 2:
             return None
         spread = 0 if axis.axis != 0 else 1
         shape = [1] * rank
-        shape[spread], shape[axis.axis] = QUANTILES, (self._context.dims(axis.tensor) or ())[axis.axis]
+        shape[spread], shape[axis.axis] = QUANTILES, (self._network.dims(axis.tensor) or ())[axis.axis]
         feed: dict[str, NDArray[np.generic]] = {}
         for place, name in operands:
             if place is not None:
                 values = signals[name].values
                 feed[name] = (values if spread < axis.axis else values.T).reshape(shape)
                 continue
-            constant = self._context.array(name)
-            padded = (1,) * (rank - self._context.rank(name)) + (self._context.dims(name) or ())
+            constant = self._network.array(name)
+            padded = (1,) * (rank - self._network.rank(name)) + (self._network.dims(name) or ())
             if constant is None or any(n != 1 for a, n in enumerate(padded) if a != axis.axis):
                 return None
             feed[name] = constant.astype(np.float64) if constant.dtype.kind == "f" else constant
         try:
-            result = np.asarray(evaluate(self._context.model, node, feed)[0], dtype=np.float64)
+            result = np.asarray(evaluate(self._network.model, node, feed)[0], dtype=np.float64)
         except NotEvaluableError:
             return None
         if result.shape != tuple(shape):

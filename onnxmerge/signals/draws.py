@@ -43,19 +43,17 @@ class Drawn:
 
     Attributes:
         patches: How the node reads its input.
-        spatial: Spatial shape of its output; empty for a matrix product.
         positions: Output positions, the same for every sample; None for a matrix product.
         chosen: Rows of a matrix product; None: all.
     """
 
     patches: Patches
-    spatial: tuple[int, ...] = ()
     positions: Indices | None = None
     chosen: Indices | None = None
 
     def rows(self, x: NDArray[Any]) -> Values:
         """(m, channels, taps) patches of an input of the node."""
-        rows = self.patches.rows(x, self.positions, self.spatial)
+        rows = self.patches.rows(x, self.positions)
         return rows if self.chosen is None else rows[self.chosen]
 
     def outputs(self, y: NDArray[Any]) -> Values:
@@ -87,8 +85,7 @@ class Draw:
         """Choose the positions of the rows of a batch, given the node's input."""
         patches = self._patches
         if patches.kernel:
-            spatial = patches.spatial(x.shape[2:])
-            return Drawn(patches, spatial, patches.draw(spatial, self._positions, self._rng))
+            return Drawn(patches, patches.draw(patches.spatial(x.shape[2:]), self._positions, self._rng))
         rows = int(np.prod(x.shape[:-1], dtype=np.int64))
         if rows <= self._rows:
             return Drawn(patches)

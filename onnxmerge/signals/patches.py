@@ -45,18 +45,17 @@ class Patches:
         """Taps of the kernel, 1 for a matrix product."""
         return int(np.prod(self.kernel, dtype=np.int64))
 
-    def rows(self, x: NDArray[np.generic], positions: Indices | None, y_spatial: tuple[int, ...]) -> Values:
+    def rows(self, x: NDArray[np.generic], positions: Indices | None) -> Values:
         """(m, channels, taps) patches; m is batch times positions, batch slowest.
 
         Args:
             x: The node's input.
             positions: Flat output positions; None for a matrix product, all of whose rows are used.
-            y_spatial: Spatial shape of the output.
         """
         if positions is None:
             return np.asarray(x, dtype=np.float32).reshape(-1, x.shape[-1], 1)
         spatial = x.shape[2:]
-        index, valid = self._sources(spatial, y_spatial, positions)
+        index, valid = self._sources(spatial, self.spatial(spatial), positions)
         flat = np.asarray(x, dtype=np.float32).reshape(*x.shape[:2], -1)
         taken = flat[:, :, index.ravel()].reshape(*x.shape[:2], *index.shape)
         if not valid.all():

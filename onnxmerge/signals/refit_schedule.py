@@ -7,7 +7,7 @@ too. The order is topological, and such nodes run only when no other node can.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -19,16 +19,13 @@ from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.reasons import Reason
 from onnxmerge.channels.relations import Axis
 from onnxmerge.graph import Model
-from onnxmerge.runtime.session import Provider
-from onnxmerge.signals.batches import Batches, PassCounter
-from onnxmerge.signals.frontier import Frontier
+from onnxmerge.network import Network
 from onnxmerge.signals.producer_weights import tail_of
 from onnxmerge.signals.weighted_nodes import WeightedNode, weighted_node
 
 __all__ = [
     "RefitSchedule",
     "Repair",
-    "batch_statistics",
     "node_order",
     "refit_schedule_of",
     "refusal",
@@ -137,17 +134,17 @@ def refusal(context: Context, schedule: RefitSchedule, group: ChannelGroup) -> R
     return None if group.consumers else Reason("no_reader")
 
 
-def vanishing(context: Context, schedule: RefitSchedule, groups: Sequence[ChannelGroup]) -> frozenset[int]:
+def vanishing(network: Network, schedule: RefitSchedule) -> frozenset[int]:
     """Positions of groups that may lose every channel: their branch becomes a constant in a residual sum.
 
     The one node that reads such a group reads nothing else and feeds a residual Add. No other group shares an axis with
     it, and of two branches that meet in the same Add only one may be removed.
     """
-    if context.model.opsets[""] < 7:
+    if network.model.opsets[""] < 7:
         return frozenset()  # operands of equal rank were not broadcast
-    shared = Counter(axis for group in groups for axis in group.members)
+    shared = Counter(axis for group in network.groups for axis in group.members)
     found: dict[int, int] = {}
-    for position, group in enumerate(groups):
+    for position, group in enumerate(network.groups):
         readers = {consumer.node for consumer in group.consumers}
         if len(readers) != 1:
             continue
@@ -156,40 +153,3 @@ def vanishing(context: Context, schedule: RefitSchedule, groups: Sequence[Channe
         if repair is not None and alone:
             found.setdefault(repair.add, position)
     return frozenset(found.values())
-
-
-def batch_statistics(
-    context: Context,
-    schedule: RefitSchedule,
-    batches: Batches,
-    provider: Provider = "auto",
-    counter: PassCounter | None = None,
-) -> dict[str, NDArray[np.generic]]:
-    """Running means and variances of every BatchNormalization, recomputed from the given batches.
-
-    Each layer then receives exactly the mean and variance of each channel that it received in training, whatever the
-    inputs are; these only supply the correlations. The network is run once; each node uses the statistics already
-    replaced before it.
-
-    Returns:
-        New values of the running means and variances, by initializer.
-    """
-    frontier = Frontier(context, schedule.order, batches, provider, counter)
-    for index in schedule.order:
-        node = context.model.nodes[index]
-        if node.op != "BatchNormalization" or not all(context.is_weight(name) for name in node.inputs[1:5]):
-            continue
-        frontier.advance(frontier.place(index))
-        count, total, squares = 0, 0.0, 0.0
-        for x in frontier.get(node.inputs[0]):
-            wide = np.asarray(x, dtype=np.float64)
-            axes = (0, *range(2, wide.ndim))
-            count += wide.size // wide.shape[1]
-            total = total + wide.sum(axis=axes)
-            squares = squares + np.square(wide).sum(axis=axes)
-        mean = np.asarray(total / count)
-        variance = np.maximum(squares / count - np.square(mean), 1e-12)
-        kind = context.model.weights.dtype(node.input(3))
-        frontier.weights[node.input(3)] = mean.astype(kind)
-        frontier.weights[node.input(4)] = variance.astype(kind)
-    return frontier.weights

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -18,13 +19,15 @@ from numpy.typing import NDArray
 
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Indices
+from onnxmerge.decompose.combination import add_combinations, combination_ridge, combinations
 from onnxmerge.decompose.least_squares import Covariances, Moments, choose_ridge, mixed, solve
 from onnxmerge.decompose.row_space import fit_rows
+from onnxmerge.signals.chunks import Chunks
 from onnxmerge.signals.draws import rows_wanted
 from onnxmerge.signals.statistics import fits_taps
 from onnxmerge.signals.weighted_nodes import WeightedNode
 
-__all__ = ["Fit", "Regression", "regression_for"]
+__all__ = ["Cuts", "Fit", "Regression", "regression_for"]
 
 Floats = NDArray[np.float64]
 Values = NDArray[np.float32]
@@ -32,7 +35,6 @@ Cuts = Sequence[tuple[ChannelGroup, Indices]]
 
 _MOST_ROWS = 4096
 """Number of rows that a `RowRegression` keeps: their Gram matrix takes a second to compute and decompose."""
-_CHUNK = 2048
 
 
 @dataclass(frozen=True)
@@ -112,29 +114,22 @@ class GramRegression:
         # three quarters of the work. Convolution groups keep all, because each would keep others.
         self._read = np.flatnonzero(node.alive(cuts)[0]) if node.groups == 1 else np.arange(node.unknowns)
         self._halves = tuple(Moments.empty(len(self._read), node.columns, node.groups) for _ in range(2))
-        self._pending: tuple[list[tuple[Values, Values]], ...] = ([], [])
+        self._chunks = tuple(Chunks(partial(self._use, half)) for half in (0, 1))
         self.wanted = rows_wanted(node.unknowns, node.groups)
 
     def add(self, half: int, rows: Values, targets: Values) -> None:
         """See `Regression`."""
-        self._pending[half].append((rows, targets))
-        if sum(len(each) for each, _ in self._pending[half]) >= _CHUNK:
-            self._flush(half)
+        self._chunks[half].add(rows, targets)
 
-    def _flush(self, half: int) -> None:
-        if not self._pending[half]:
-            return
-        rows = np.concatenate([each for each, _ in self._pending[half]])
-        targets = np.concatenate([each for _, each in self._pending[half]])
-        self._pending[half].clear()
+    def _use(self, half: int, rows: Values, targets: Values) -> None:
         inputs = self._node.blocks(rows)
         if len(self._read) < self._node.unknowns:
             inputs = np.take(inputs, self._read, axis=2)
         self._halves[half].add(inputs, targets.reshape(len(targets), self._node.groups, -1))
 
     def _sums(self) -> tuple[Moments, Moments, Moments]:
-        for half in (0, 1):
-            self._flush(half)
+        for chunks in self._chunks:
+            chunks.flush()
         one, two = self._halves
         return one, two, one.plus(two)
 
@@ -165,7 +160,7 @@ class GramRegression:
                 places = self._node.places(group.members[self._node.input], group.size, q)
                 if places is not None and len(kept):
                     halves = [_pooled(half, q, places) for half in (one, two)]
-                    express(new[q], old[q], places, group.stays(kept)[: group.size], halves, ridge)
+                    _express(new[q], old[q], places, group.stays(kept)[: group.size], halves, ridge)
         uu, _, tt = total.centred()
         return Fit(new, *total.means(), tt, _variance(new, uu))
 
@@ -204,7 +199,7 @@ class RowRegression:
         for (group, kept), pool in zip(self._cuts, self._pools, strict=True):
             places = self._node.places(group.members[self._node.input], group.size, 0)
             if pool and places is not None:
-                express(new, old, places, group.stays(kept)[: group.size], pool, ridge)
+                _express(new, old, places, group.stays(kept)[: group.size], pool, ridge)
         return new
 
     def solved(self, cuts: Cuts, ridge: float, *, explain: bool = False) -> Fit:
@@ -234,7 +229,7 @@ class RowRegression:
         )
 
 
-def express(
+def _express(
     new: NDArray[np.floating],
     old: NDArray[np.floating],
     places: Indices,
@@ -242,25 +237,18 @@ def express(
     halves: Sequence[Moments],
     ridge: float,
 ) -> None:
-    """Add the removed channels to the rows of kept ones, as combinations of them; `new` is modified.
+    """Add the removed channels to the rows of kept ones, as the combinations that two halves of the samples give.
 
     Args:
-        new: (d, o) weights in which removed rows are zero.
+        new: (d, o) weights in which removed rows are zero; modified.
         old: (d, o) original weights.
         places: (n, r) rows of each channel.
         stays: (n,) whether each channel is kept.
         halves: Moments of the channels, without targets, of two halves of the samples.
         ridge: Minimum strength of the regularisation towards plain removal.
     """
-    nothing = np.zeros((1, len(stays), int((~stays).sum())))
-    covariances = []
-    for half in (*halves, halves[0].plus(halves[1])):
-        uu = half.centred()[0]
-        covariances.append((uu, uu[:, :, ~stays]))
-    strength = choose_ridge(covariances[0], covariances[1], stays[None], nothing, ridge)
-    uu, ut = covariances[2]
-    mixing = solve(uu, ut, nothing, strength, stays[None])[0][stays]  # (k, n - k)
-    new[places[stays]] += np.tensordot(mixing.astype(new.dtype), old[places[~stays]], axes=(1, 0))
+    strength = combination_ridge(halves, stays, ridge)
+    add_combinations(new, old, places, stays, combinations(halves[0].plus(halves[1]).centred()[0], stays, strength))
 
 
 def _pooled(moments: Moments, q: int, places: Indices) -> Moments:

@@ -8,8 +8,7 @@ Outputs are never compared on samples that weights were fitted to. The samples a
 weights come from the other folds, and outputs are compared on the fold itself. So a layer with fewer rows than
 unknowns, which could fit any rows exactly, shows its loss on others.
 
-Between the measured counts, sensitivity follows the local error on a logarithmic scale; above the largest of them it is
-proportional to the local error.
+`interpolation` gives the sensitivity between the measured counts.
 """
 
 from __future__ import annotations
@@ -22,22 +21,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import Analysis, ChannelGroup
+from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Indices
-from onnxmerge.decompose.least_squares import Moments
 from onnxmerge.decompose.obs import Elimination, Reader, eliminate, elimination_work, rank_by_energy
 from onnxmerge.graph import shift_name
-from onnxmerge.runtime.session import Provider
-from onnxmerge.signals.batches import Batches, PassCounter
+from onnxmerge.network import Network
+from onnxmerge.signals.calibration import Calibration
+from onnxmerge.signals.collecting import collect
 from onnxmerge.signals.divergence import DivergenceMeter
-from onnxmerge.signals.draws import Draw, rows_wanted
 from onnxmerge.signals.frontier import Frontier
+from onnxmerge.signals.interpolation import interpolate
 from onnxmerge.signals.refit_schedule import RefitSchedule
-from onnxmerge.signals.statistics import ChannelStatistics, Fold, Statistics, TapStatistics, fits_taps
-from onnxmerge.signals.weighted_nodes import WeightedNode
+from onnxmerge.signals.statistics import Fold, Statistics
 
-__all__ = ["RANKINGS", "Curve", "Probing", "interpolate", "measure_curves", "solving_work"]
+__all__ = ["RANKINGS", "Curve", "Probing", "measure_curves", "solving_work"]
 
 Floats = NDArray[np.float64]
 Outputs = Mapping[str, NDArray[Any]]
@@ -47,12 +44,8 @@ RANKINGS: Mapping[str, Ranking] = MappingProxyType(
 )
 """Selections that need samples."""
 
-_TWO_FOLDS = 1152
-"""Number of unknowns beyond which only two folds are used: every fold takes a factorisation for every count."""
 _SCARCE = 10
 """The best ridge is used to find the order if it is at least this many times the minimum ridge."""
-_CHUNK = 2048
-"""Number of rows multiplied at once, so that adding the product is cheap compared with computing it."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +94,10 @@ class _Open:
     statistics: dict[int, Statistics] = field(default_factory=dict)
 
 
-def solving_work(analysis: Analysis, schedule: RefitSchedule) -> int:
+def solving_work(network: Network, schedule: RefitSchedule) -> int:
     """Number of elements that the eliminations of all groups update: the cost of a fit besides running the network."""
     work = 0
-    for group in analysis.groups:
+    for group in network.groups:
         for index in {consumer.node for consumer in group.consumers} & schedule.weighted.keys():
             node = schedule.weighted[index]
             reached = sum(node.places(group.members[node.input], group.size, q) is not None for q in range(node.groups))
@@ -113,45 +106,29 @@ def solving_work(analysis: Analysis, schedule: RefitSchedule) -> int:
 
 
 def measure_curves(
-    analysis: Analysis,
-    schedule: RefitSchedule,
-    context: Context,
+    calibration: Calibration,
     positions: Sequence[int],
-    batches: Batches,
-    *,
     probing: Probing,
+    *,
     rank: Ranking = eliminate,
     vanishing: Collection[int] = (),
-    ridge: float = 1e-3,
-    memory: int = 1 << 30,
-    provider: Provider = "auto",
-    seed: int = 0,
-    counter: PassCounter | None = None,
     progress: Callable[[float], None] = lambda _done: None,
 ) -> dict[int, Curve]:
     """Measure the sensitivity curves of groups, in one pass over the dense network.
 
     Args:
-        analysis: The groups of a model.
-        schedule: The refit schedule.
-        context: The model.
+        calibration: The network and its samples; with a single fold, outputs are compared on the samples of the fit.
         positions: Groups to measure; all their consumers must be weighted nodes of the schedule.
-        batches: Samples in folds; with a single fold, outputs are compared on the samples of the fit.
         probing: The counts at which groups are cut, and the samples on which outputs are compared.
         rank: Returns the order in which a group's channels are removed.
         vanishing: Groups that are also measured without any channel.
-        ridge: Minimum strength of the regularisation towards the original weights.
-        memory: Maximum size of the Gram matrices of one node in bytes.
-        provider: The execution provider that runs the network.
-        seed: Seed for sampled positions.
-        counter: Counts every node that runs.
         progress: Called with the fraction completed.
     """
-    frontier = Frontier(context, schedule.order, batches, provider, counter)
+    schedule, frontier = calibration.schedule, calibration.frontier()
     dense: dict[int, Outputs] = dict(frontier.outputs(probing.batches)) if probing.batches else {}
     waiting: dict[int, list[_Open]] = {}
     for position in positions:
-        group = analysis.groups[position]
+        group = calibration.network.groups[position]
         readers = sorted({consumer.node for consumer in group.consumers}, key=frontier.place)
         entry = _Open(position, group, readers, position in vanishing)
         for reader in readers:
@@ -165,67 +142,29 @@ def measure_curves(
         for entry in waiting[index]:
             if entry.place < 0:
                 entry.place, entry.entering = frontier.position, frontier.snapshot(probing.batches)
-        rng = np.random.default_rng((seed, index))
-        found = _statistics(node, [entry.group for entry in waiting[index]], frontier, batches, memory, rng)
+        rng = np.random.default_rng((calibration.seed, index))
+        groups = [entry.group for entry in waiting[index]]
+        found = collect(node, groups, frontier.get(node.node.inputs[0]), calibration, rng)
         for entry, statistics in zip(waiting[index], found, strict=True):
             entry.statistics[index] = statistics
             if len(entry.statistics) == len(entry.nodes):
-                curves[entry.position] = _measure(entry, schedule, frontier, batches, dense, probing, rank, ridge)
+                curves[entry.position] = _measure(entry, calibration, frontier, dense, probing, rank)
                 entry.statistics, entry.entering = {}, {}
                 progress(len(curves) / len(positions))
     return curves
 
 
-def _statistics(
-    node: WeightedNode,
-    groups: Sequence[ChannelGroup],
-    frontier: Frontier,
-    batches: Batches,
-    memory: int,
-    rng: np.random.Generator,
-) -> list[Statistics]:
-    """Statistics of a node's inputs, for each of the given groups."""
-    folds = min(batches.folds, 2) if node.unknowns > _TWO_FOLDS else batches.folds
-    by_taps = fits_taps(node, folds, memory)
-    wanted = rows_wanted(node.unknowns, node.groups) if by_taps else rows_wanted(max(group.size for group in groups))
-    draw = Draw(node, wanted, batches.count, len(batches), rng)
-    moments = [Moments.empty(node.unknowns, 0, node.groups) for _ in range(folds)] if by_taps else []
-    channels = [] if by_taps else [ChannelStatistics.empty(node, group, folds) for group in groups]
-    pending: list[list[NDArray[np.float32]]] = [[] for _ in range(folds)]
-
-    def flush(fold: int) -> None:
-        rows = np.concatenate(pending[fold]) if len(pending[fold]) > 1 else pending[fold][0]
-        pending[fold].clear()
-        if by_taps:
-            moments[fold].add(node.blocks(rows))
-        for each in channels:
-            each.add(fold, rows.reshape(len(rows), -1))
-
-    for batch, x in enumerate(frontier.get(node.node.inputs[0])):
-        fold = batch % folds
-        pending[fold].append(draw(x).rows(x))
-        if sum(map(len, pending[fold])) >= _CHUNK:
-            flush(fold)
-    for fold in range(folds):
-        if pending[fold]:
-            flush(fold)
-    if by_taps:
-        return [TapStatistics(node, group, moments) for group in groups]
-    return list(channels)
-
-
 def _measure(
     entry: _Open,
-    schedule: RefitSchedule,
+    calibration: Calibration,
     frontier: Frontier,
-    batches: Batches,
     dense: Mapping[int, Outputs],
     probing: Probing,
     rank: Ranking,
-    least: float,
 ) -> Curve:
+    schedule, batches = calibration.schedule, calibration.batches
     size = entry.group.size
-    elimination, ridges = _eliminated(entry, rank, least)
+    elimination, ridges = _eliminated(entry, rank, calibration.ridge)
     counts = sorted({max(1, round(level * size)) for level in probing.levels} - {size}, reverse=True)
     if entry.vanishes:
         counts.append(0)
@@ -281,38 +220,3 @@ def _trial(schedule: RefitSchedule, fitted: Mapping[int, Fold], kept: Indices) -
         feed[node.weight] = node.assemble(matrices)
         feed[shift_name(node.output.tensor)] = shift.reshape((-1,) + (1,) * node.trailing).astype(node.array.dtype)
     return feed
-
-
-def interpolate(elimination: Elimination, counts: Sequence[int], harms: Sequence[float]) -> Floats:
-    """Interpolate the sensitivity at every count from the measured ones.
-
-    Args:
-        elimination: Its error determines the shape between counts.
-        counts: The measured counts, descending.
-        harms: The sensitivity at these counts.
-
-    Returns:
-        (n + 1,) by count, 0 if all channels are kept; never lower for fewer channels.
-    """
-    size, error = len(elimination.order), np.asarray(elimination.error)
-    # More channels cannot be more harmful; noise in the measurement must not suggest it.
-    rising = np.maximum.accumulate(np.maximum(harms, 0.0))
-    known = np.maximum.accumulate(error[list(counts)])
-    harm = np.zeros(size + 1)
-    below = np.arange(size + 1)
-    first = below > counts[0]
-    harm[first] = rising[0] * np.minimum(error[first] / known[0] if known[0] > 0 else 1.0, 1.0)
-    for place in range(len(counts) - 1):
-        inside = (below < counts[place]) & (below > counts[place + 1])
-        low, high = known[place], known[place + 1]
-        if high > low > 0:
-            part = np.clip(np.log(np.maximum(error[inside], low) / low) / np.log(high / low), 0.0, 1.0)
-        else:
-            part = (counts[place] - below[inside]) / (counts[place] - counts[place + 1])
-        one, two = rising[place], rising[place + 1]
-        harm[inside] = one * (two / one) ** part if one > 0 else two * part
-    beyond = below < counts[-1]
-    harm[beyond] = rising[-1] * (np.maximum(error[beyond] / known[-1], 1.0) if known[-1] > 0 else 1.0)
-    harm[list(counts)] = rising
-    harm[size] = 0.0
-    return np.asarray(np.maximum.accumulate(harm[::-1])[::-1])

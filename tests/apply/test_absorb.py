@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmerge.apply.absorb import absorb, add_biases, bias_of, can_absorb
+from onnxmerge.apply.absorb import absorb, can_absorb
+from onnxmerge.apply.bias import add_biases, bias_of
 from onnxmerge.apply.cut import cut
 from onnxmerge.channels.groups import kept_elements
 from onnxmerge.decompose import Expression
@@ -171,8 +172,8 @@ def apply(model: onnx.ModelProto, expressions: Mapping[int, Expression], *, fold
     analysed = analyse(model)
     left = kept_elements(analysed.groups, {position: e.kept for position, e in expressions.items()})
     draft = Draft(analysed.context.model)
-    means = BatchNormMeans(analysed.context, analysed.analysis.relations).mean if fold_mean else None
-    added = absorb(analysed.context, draft, analysed.groups, expressions, means)
+    means = BatchNormMeans(analysed.network).mean if fold_mean else None
+    added = absorb(analysed.network, draft, expressions, means)
     return to_proto(cut(analysed.context, draft, left, added))
 
 
@@ -319,7 +320,7 @@ def test_means_go_into_the_bias_that_is_there(text: str) -> None:
     expression = Expression(8, np.arange(4), np.array([], np.int64), np.array([], np.int64), np.empty(0))
     draft = Draft(analysed.context.model)
     values = np.maximum(b, 0).astype(np.float64)
-    added = absorb(analysed.context, draft, analysed.groups, {0: expression}, lambda _axis: values)
+    added = absorb(analysed.network, draft, {0: expression}, lambda _axis: values)
     left = kept_elements(analysed.groups, {0: expression.kept})
     result = to_proto(cut(analysed.context, draft, left, added))
     if text == CONV:  # zero padding: the border reads less of the constant
@@ -339,7 +340,7 @@ def test_gemm_scales_reach_the_bias() -> None:
     analysed = analyse(model)
     expression = Expression(6, np.arange(3), np.array([], np.int64), np.array([], np.int64), np.empty(0))
     draft = Draft(analysed.context.model)
-    absorb(analysed.context, draft, analysed.groups, {0: expression}, lambda _axis: np.ones(6))
+    absorb(analysed.network, draft, {0: expression}, lambda _axis: np.ones(6))
     dense = to_proto(draft.finish())
     # A twin whose removed channels are replaced by their mean, 1.
     feed = random_feed(model)
@@ -361,7 +362,7 @@ def test_means_never_go_behind_an_activation(left: bool) -> None:
     analysed = analyse(net.model())
     expression = Expression(6, np.arange(3), np.array([], np.int64), np.array([], np.int64), np.empty(0))
     draft = Draft(analysed.context.model)
-    added = absorb(analysed.context, draft, analysed.groups, {0: expression}, lambda _axis: np.ones(6))
+    added = absorb(analysed.network, draft, {0: expression}, lambda _axis: np.ones(6))
     dense = to_proto(draft.finish())
     assert len(dense.graph.node) == len(net.nodes)
     assert len(added) == (0 if left else 1)
@@ -516,9 +517,8 @@ def test_means_go_along_the_channels_of_a_weight_on_the_left(op: str, width: int
     for means in (np.ones(6), np.zeros(6)):
         draft = Draft(analysed.context.model)
         added = absorb(
-            analysed.context,
+            analysed.network,
             draft,
-            analysed.groups,
             {0: expression},
             lambda _axis, means=means: means,  # type: ignore[misc]
         )
@@ -538,7 +538,7 @@ def test_a_weight_for_each_head_gets_no_offset() -> None:
     analysed = analyse(model)
     expression = Expression(6, np.arange(3), np.array([], np.int64), np.array([], np.int64), np.empty(0))
     draft = Draft(analysed.context.model)
-    assert absorb(analysed.context, draft, analysed.groups, {0: expression}, lambda _axis: np.ones(6)) == {}
+    assert absorb(analysed.network, draft, {0: expression}, lambda _axis: np.ones(6)) == {}
     assert [node.op for node in draft.finish().nodes] == ["MatMul", "Relu", "MatMul"]
 
 

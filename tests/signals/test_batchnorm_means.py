@@ -21,7 +21,7 @@ SAMPLES = 400_000
 
 
 def means_of(analysed: Analysed, tensor: str, axis: int = 1) -> Floats:
-    return BatchNormMeans(analysed.context, analysed.analysis.relations).mean(Axis(tensor, axis))
+    return BatchNormMeans(analysed.network).mean(Axis(tensor, axis))
 
 
 def normal_numbers(gamma: Floats, beta: Floats, seed: int) -> Floats:

@@ -58,7 +58,7 @@ def test_rows_times_matrix_are_the_output(
     with Session.open(to_proto(model).SerializeToString(), "cpu") as session:
         y = session.run({"x": value})["y"]
     positions = node.patches.draw(y.shape[2:], 10_000, np.random.default_rng(2))
-    rows, expected = node.patches.rows(value, positions, y.shape[2:]), node.patches.outputs(y, positions)
+    rows, expected = node.patches.rows(value, positions), node.patches.outputs(y, positions)
     assert node.patches.spatial(x[2:]) == (y.shape[2:] if node.patches.kernel else ())
     assert node.patches.count(x) == y.size // y.shape[1 if node.patches.kernel else -1]
     assert np.allclose(node.outputs(rows), expected, atol=1e-4)

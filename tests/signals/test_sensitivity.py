@@ -8,20 +8,23 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import Analysis, find_groups
 from onnxmerge.decompose.least_squares import Moments
 from onnxmerge.decompose.obs import Elimination
 from onnxmerge.graph import load, probe_shapes
+from onnxmerge.network import Network
 from onnxmerge.signals.batches import Batches, PassCounter
+from onnxmerge.signals.calibration import Calibration
+from onnxmerge.signals.channel_statistics import ChannelStatistics
 from onnxmerge.signals.divergence import divergence
-from onnxmerge.signals.refit_schedule import RefitSchedule, refit_schedule_of
-from onnxmerge.signals.sensitivity import Curve, Probing, interpolate, measure_curves
-from onnxmerge.signals.statistics import ChannelStatistics, TapStatistics
+from onnxmerge.signals.interpolation import interpolate
+from onnxmerge.signals.refit_schedule import refit_schedule_of
+from onnxmerge.signals.sensitivity import Curve, Probing, measure_curves
+from onnxmerge.signals.tap_statistics import TapStatistics
 
 WIDTH = 120
 
 
-def _network(width: int = WIDTH, seed: int = 0) -> tuple[Context, Analysis, RefitSchedule]:
+def _network(width: int = WIDTH, seed: int = 0) -> Network:
     """Two dense layers without an activation between: random features, none of which another can express."""
     rng = np.random.default_rng(seed)
     weights = {
@@ -37,7 +40,7 @@ def _network(width: int = WIDTH, seed: int = 0) -> tuple[Context, Analysis, Refi
     graph = helper.make_graph(nodes, "g", values[:1], values[1:], tensors)
     model = load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
     context = Context(model, probe_shapes(model, {}))
-    return context, find_groups(context), refit_schedule_of(context)
+    return Network.of(context, context.shapes.first.dims)
 
 
 def _batches(samples: int, folds: int, width: int = WIDTH, seed: int = 1) -> Batches:
@@ -46,10 +49,14 @@ def _batches(samples: int, folds: int, width: int = WIDTH, seed: int = 1) -> Bat
     return Batches(tuple({"x": part} for part in parts), tuple(map(len, parts)), folds)
 
 
+def _calibration(network: Network, batches: Batches) -> Calibration:
+    counter = PassCounter(network.cost.work(), batches.count)
+    return Calibration(network, refit_schedule_of(network), batches, counter, provider="cpu")
+
+
 def _curve(batches: Batches, width: int = WIDTH) -> Curve:
-    context, analysis, schedule = _network(width)
     probing = Probing((0.75, 0.5, 0.25), tuple(range(len(batches))))
-    return measure_curves(analysis, schedule, context, [0], batches, probing=probing, provider="cpu")[0]
+    return measure_curves(_calibration(_network(width), batches), [0], probing)[0]
 
 
 def test_more_unknowns_than_rows_do_not_look_free() -> None:
@@ -66,24 +73,24 @@ def test_more_unknowns_than_rows_do_not_look_free() -> None:
 
 def test_the_curve_predicts_what_other_samples_show() -> None:
     width, count = 24, 12
-    context, analysis, schedule = _network(width)
+    network = _network(width)
     curve = _curve(_batches(800, folds=4, width=width), width)
     kept = np.sort(curve.order[width - count :])
     x = np.random.default_rng(7).normal(size=(4000, width))
-    w0, w1 = (np.asarray(context.model.weights[name], dtype=np.float64) for name in ("w0", "w1"))
+    w0, w1 = (np.asarray(network.model.weights[name], dtype=np.float64) for name in ("w0", "w1"))
     features = x @ w0
     fitted = np.linalg.lstsq(features[:2000][:, kept], features[:2000] @ w1, rcond=None)[0]
     truth = divergence([{"y": features[2000:] @ w1}], [{"y": features[2000:][:, kept] @ fitted}])
     assert curve.harm[count] == pytest.approx(truth, rel=0.15)
-    assert analysis.groups[0].size == width
-    assert len(schedule.weighted) == 2
+    assert network.groups[0].size == width
+    assert len(refit_schedule_of(network).weighted) == 2
 
 
 def test_channels_by_taps_and_by_channels_agree_where_there_is_one_tap() -> None:
     width = 16
-    _, analysis, schedule = _network(width)
-    group = analysis.groups[0]
-    node = schedule.weighted[group.consumers[0].node]
+    network = _network(width)
+    group = network.groups[0]
+    node = refit_schedule_of(network).weighted[group.consumers[0].node]
     rng = np.random.default_rng(3)
     mixing = rng.normal(size=(width, width))
     rows = [(rng.normal(size=(300, width)) @ mixing + 2.0).astype(np.float32) for _ in range(2)]
@@ -140,10 +147,6 @@ def test_passes_are_counted_in_units_of_the_network() -> None:
 
 
 def test_a_walk_is_one_pass_over_what_comes_before_the_last_reader() -> None:
-    context, analysis, schedule = _network()
-    counter = PassCounter({0: 4.0, 1: 1.0}, 40)
-    batches = _batches(40, folds=4)
-    measure_curves(
-        analysis, schedule, context, [0], batches, probing=Probing((0.5,), ()), provider="cpu", counter=counter
-    )
-    assert counter.passes == pytest.approx(0.8)
+    calibration = _calibration(_network(), _batches(40, folds=4))
+    measure_curves(calibration, [0], Probing((0.5,), ()))
+    assert calibration.counter.passes == pytest.approx(WIDTH / (WIDTH + 6))

@@ -1,0 +1,43 @@
+"""The analysed model: everything that is known about it before a plan is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnxmerge.channels.context import Context
+from onnxmerge.channels.groups import Analysis, find_groups
+from onnxmerge.cost.network import CostModel
+
+__all__ = ["Network"]
+
+
+@dataclass(frozen=True)
+class Network(Context, Analysis):
+    """A model with its shapes, relations, channel groups and costs.
+
+    It is a `Context`, so whatever queries shapes and constants takes a network too.
+
+    Attributes:
+        cost: Its costs, at the shapes at which MACs are counted.
+    """
+
+    cost: CostModel
+
+    @classmethod
+    def of(cls, context: Context, dims: Mapping[str, tuple[int, ...]]) -> Network:
+        """Find the groups of a model.
+
+        Args:
+            context: The model and its shapes.
+            dims: Shape of every tensor at which MACs are counted.
+        """
+        found = find_groups(context)
+        return cls(
+            groups=found.groups,
+            pinned=found.pinned,
+            relations=found.relations,
+            model=context.model,
+            shapes=context.shapes,
+            cost=CostModel(context.model, dims),
+        )

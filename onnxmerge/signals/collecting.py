@@ -1,0 +1,65 @@
+"""Collect the statistics of a node's inputs on calibration samples, at the level of detail that memory allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.channels.groups import ChannelGroup
+from onnxmerge.decompose.least_squares import Moments
+from onnxmerge.signals.calibration import Calibration
+from onnxmerge.signals.channel_statistics import ChannelStatistics
+from onnxmerge.signals.chunks import Chunks
+from onnxmerge.signals.draws import Draw, rows_wanted
+from onnxmerge.signals.statistics import Statistics, fits_taps
+from onnxmerge.signals.tap_statistics import TapStatistics
+from onnxmerge.signals.weighted_nodes import WeightedNode
+
+__all__ = ["collect"]
+
+_TWO_FOLDS = 1152
+"""Number of unknowns beyond which only two folds are used: every fold takes a factorisation for every count."""
+
+
+def collect(
+    node: WeightedNode,
+    groups: Sequence[ChannelGroup],
+    inputs: Iterable[NDArray[Any]],
+    calibration: Calibration,
+    rng: np.random.Generator,
+) -> list[Statistics]:
+    """Statistics of a node's inputs, for each of the given groups.
+
+    Args:
+        node: The node.
+        groups: Groups that it reads.
+        inputs: Its input, batch by batch.
+        calibration: The samples, and the memory that statistics may take.
+        rng: Generator for the positions.
+    """
+    batches = calibration.batches
+    folds = min(batches.folds, 2) if node.unknowns > _TWO_FOLDS else batches.folds
+    by_taps = fits_taps(node, folds, calibration.memory)
+    wanted = rows_wanted(node.unknowns, node.groups) if by_taps else rows_wanted(max(group.size for group in groups))
+    draw = Draw(node, wanted, batches.count, len(batches), rng)
+    moments = [Moments.empty(node.unknowns, 0, node.groups) for _ in range(folds)] if by_taps else []
+    channels = [] if by_taps else [ChannelStatistics.empty(node, group, folds) for group in groups]
+
+    def use(fold: int, rows: NDArray[np.float32]) -> None:
+        if by_taps:
+            moments[fold].add(node.blocks(rows))
+        for each in channels:
+            each.add(fold, rows.reshape(len(rows), -1))
+
+    chunks = [Chunks(partial(use, fold)) for fold in range(folds)]
+    for batch, x in enumerate(inputs):
+        chunks[batch % folds].add(draw(x).rows(x))
+    for each in chunks:
+        each.flush()
+    if by_taps:
+        return [TapStatistics(node, group, moments) for group in groups]
+    return list(channels)
