@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxmerge.pipeline import compress
+from onnxmerge.pipeline import Request, Sampling, compress
 from onnxmerge.plan.options import Options
 from onnxmerge.verify import Verification
 
@@ -79,13 +79,15 @@ def main() -> None:
             continue
         cells = []
         for ratio in ratios:
-            account = compress(
+            fitting = feed(arguments.corpus, network, "train2048", None) if samples else None
+            held = feed(arguments.corpus, network, "test", arguments.images)
+            request = Request(
                 arguments.corpus / "models" / f"{network}.onnx",
                 Options(ratio=ratio, round_to=1, **options),
-                calibration=feed(arguments.corpus, network, "train2048", None) if samples else None,
-                data=feed(arguments.corpus, network, "test", arguments.images),
+                Sampling(fitting, data=held),
                 verification=Verification(provider="cpu"),
-            ).report
+            )
+            account = compress(request).report
             cells.append(f"{ratio:.2f}: {account.accuracy_after:.2f} ({sum(account.seconds.values()):.0f} s)")
         print(f"{network:24}{name:28}base {account.accuracy_before:.2f}  {'  '.join(cells)}", flush=True)
 

@@ -33,7 +33,7 @@ from onnx import numpy_helper
 from onnx.backend.test import loader
 
 from onnxmerge.errors import ModelError, OnnxMergeError, UsageError
-from onnxmerge.pipeline import compress, inspect
+from onnxmerge.pipeline import Request, Sampling, compress, inspect
 from onnxmerge.plan.options import Options
 from onnxmerge.runtime.session import Session
 from onnxmerge.samples.feeds import Samples
@@ -218,11 +218,12 @@ def run_one(model: onnx.ModelProto, samples: Samples | None, budget: str, verifi
     """What became of one model: "cut …" or "refused: reason"; failures are raised."""
     options = Options(ratio=0.5, of=budget, allocate="uniform", method="prune", round_to=1)
     try:
-        result = compress(model, options, data=samples, verification=Verification(enabled=verified, provider="cpu"))
+        verification = Verification(enabled=verified, provider="cpu")
+        result = compress(Request(model, options, Sampling(data=samples), verification=verification))
     except (ModelError, UsageError) as error:
         # Verification needs values, and a few inputs cannot be made up; the cut itself is then checked alone.
         if verified and not _refuses(model, options):
-            result = compress(model, options, verification=Verification(enabled=False))
+            result = compress(Request(model, options, verification=Verification(enabled=False)))
             written = result.model
             onnx.checker.check_model(written, full_check=False)
             if samples is not None:
@@ -235,7 +236,7 @@ def run_one(model: onnx.ModelProto, samples: Samples | None, budget: str, verifi
 
 def _refuses(model: onnx.ModelProto, options: Options) -> bool:
     try:
-        compress(model, options, verification=Verification(enabled=False))
+        compress(Request(model, options, verification=Verification(enabled=False)))
     except (ModelError, UsageError):
         return True
     return False

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxmerge.pipeline import compress
+from onnxmerge.pipeline import Request, Sampling, compress
 from onnxmerge.plan.options import Options
 from onnxmerge.runtime.session import Session
 from onnxmerge.verify import Verification
@@ -85,10 +85,9 @@ def main() -> None:
             for start in range(0, len(x), 32):
                 session.run({"x": x[start : start + 32]})
             forward = time.perf_counter() - started
-        report = compress(
-            model, Options(ratio=0.5, method="refit", round_to=1, effort=arguments.effort), calibration={"x": x},
-            data={"x": x[:8]}, verification=Verification(enabled=False),
-        ).report  # fmt: skip
+        options = Options(ratio=0.5, method="refit", round_to=1, effort=arguments.effort)
+        samples = Sampling({"x": x}, data={"x": x[:8]})
+        report = compress(Request(model, options, samples, verification=Verification(enabled=False))).report
         print(
             f"| {depth} | {len(model.graph.node)} | {report.passes['planning']:.2f} | {report.passes['refitting']:.2f} "
             f"| {forward:.2f} | {report.seconds['refitting']:.1f} | {sum(report.seconds.values()):.1f} |",

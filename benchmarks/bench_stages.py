@@ -32,19 +32,19 @@ RUNS = (
 
 def one(model: str, method: str, samples: str, count: int) -> None:
     """Run one compression without verification and print its stages as JSON."""
-    from onnxmerge.pipeline import compress  # noqa: PLC0415 - its memory is part of what is measured
+    from onnxmerge.pipeline import Request, Sampling, compress  # noqa: PLC0415 - its memory is part of what is measured
     from onnxmerge.plan.options import Options  # noqa: PLC0415
     from onnxmerge.runtime.session import Session  # noqa: PLC0415
     from onnxmerge.verify import Verification  # noqa: PLC0415
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    account = compress(
+    request = Request(
         MODELS / f"{model}.onnx",
         Options(ratio=0.5, method=method, round_to=1),
-        calibration=MODELS / f"{samples}.npz" if samples else None,
-        calib_size=max(count, 1),
+        Sampling(MODELS / f"{samples}.npz" if samples else None, max(count, 1)),
         verification=Verification(enabled=False),
-    ).report
+    )
+    account = compress(request).report
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     forward = 0.0
     if samples:

@@ -27,7 +27,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxmerge.pipeline import compress
+from onnxmerge.pipeline import Request, Sampling, compress
 from onnxmerge.plan.options import EFFORT_NAMES, Options
 from onnxmerge.verify import Verification
 
@@ -121,10 +121,9 @@ def measure(model: str, calib: str, data: str, samples: int, effort: str, ratio:
     if samples:
         arrays = {name: array[:samples] for name, array in arrays.items()}
     started = time.perf_counter()
-    report = compress(
-        source, Options(ratio=ratio, method="refit", round_to=1, effort=effort), calibration=arrays, data=data or None,
-        verification=Verification(enabled=bool(data), provider="cpu"),
-    ).report  # fmt: skip
+    options = Options(ratio=ratio, method="refit", round_to=1, effort=effort)
+    verification = Verification(enabled=bool(data), provider="cpu")
+    report = compress(Request(source, options, Sampling(arrays, data=data or None), verification=verification)).report
     return {
         "seconds": time.perf_counter() - started,
         "planning": report.passes["planning"], "refitting": report.passes["refitting"],

@@ -32,7 +32,7 @@ from types import FrameType
 from fuzz_changes import case, seeds
 
 from onnxmerge.errors import OnnxMergeError
-from onnxmerge.pipeline import compress, inspect
+from onnxmerge.pipeline import Request, compress, inspect
 from onnxmerge.plan.options import Options
 from onnxmerge.verify import Verification
 
@@ -48,11 +48,12 @@ class TooSlowError(Exception):
 def run(data: bytes) -> str:
     """What became of a file."""
     outcome = "success"
+    request = Request(data, Options(ratio=0.3, method="prune"), verification=Verification(enabled=False))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for step in (
             lambda: inspect(data),
-            lambda: compress(data, Options(ratio=0.3, method="prune"), verification=Verification(enabled=False)),
+            lambda: compress(request),
         ):
             try:
                 step()

@@ -66,14 +66,13 @@ def main() -> None:
 
 def _curve(model: Path, of: str, given: argparse.Namespace) -> Tradeoff:
     fitted = given.calib is not None
-    return pipeline.tradeoff(
+    request = pipeline.Request(
         model,
         Options(of=of, method="refit" if fitted else "prune", round_to=1),
-        given.ratios,
-        calibration=given.calib,
-        data=given.data,
+        pipeline.Sampling(given.calib, data=given.data),
         verification=Verification(provider="cpu", threads=given.threads),
     )
+    return pipeline.tradeoff(request, given.ratios)
 
 
 def _against_macs(by_time: Tradeoff, by_macs: Tradeoff) -> None:

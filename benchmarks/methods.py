@@ -24,9 +24,10 @@ from typing import Any, NamedTuple
 
 from accuracy_tables import feed
 
+from onnxmerge import pipeline
 from onnxmerge.errors import OnnxMergeError
 from onnxmerge.graph import to_proto
-from onnxmerge.pipeline.cutting import cut_at, prepare
+from onnxmerge.pipeline import Request, Sampling
 from onnxmerge.pipeline.run import ort_source, start
 from onnxmerge.pipeline.sample_loading import load
 from onnxmerge.plan.options import MEASURED_COMPENSATIONS, MEASURED_SELECTIONS, Options
@@ -84,12 +85,12 @@ def accuracy(model: bytes | Path, held: Samples) -> float:
 def measured(network: Network, options: Options, held: Samples, fitting: Samples) -> str:
     """The cell of one method: accuracies and seconds."""
     began = time.perf_counter()
-    run = start(network.model, options, {}, quiet)
     cells, seconds = [], 0.0
     try:
-        prepared = prepare(run, fitting, held, Verification(provider="cpu"))
+        samples = Sampling(fitting, data=held)
+        session = pipeline.Session(Request(network.model, options, samples, verification=Verification(provider="cpu")))
         for ratio in RATIOS:
-            found = cut_at(run, prepared, ratio)
+            found = session.cut(session.plan(ratio))
             model = to_proto(found.model).SerializeToString()
             seconds += time.perf_counter() - began
             cells.append(f"{accuracy(model, held):.2f}")
@@ -112,7 +113,7 @@ def main() -> None:
     for name, network in networks(arguments.corpus, arguments.images):
         if arguments.network not in name:
             continue
-        run = start(network.model, Options(), {}, quiet)
+        run = start(Request(network.model), quiet)
         held, fitting = load(network.held, run, None, None), load(network.fitting, run, 512, None)
         print(f"\n## {name}: {accuracy(ort_source(network.model), held):.2f} on {held.count} images\n")
         print(f"| selection, allocation | {' | '.join(network.compensations)} |")

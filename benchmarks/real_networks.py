@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from onnxmerge.errors import OnnxMergeError
-from onnxmerge.pipeline import compress
+from onnxmerge.pipeline import Request, Sampling, compress
 from onnxmerge.plan.options import Options
 from onnxmerge.verify import Verification
 
@@ -130,10 +130,11 @@ def main() -> None:
         for options in CUTS.values():
             started = time.perf_counter()
             try:
-                report = compress(
+                request = Request(
                     arguments.corpus / "models" / f"{name}.onnx", Options(ratio=arguments.ratio, round_to=1, **options),
-                    calibration=fitting, data=held, verification=Verification(provider="cpu"),
-                ).report  # fmt: skip
+                    Sampling(fitting, data=held), verification=Verification(provider="cpu"),
+                )  # fmt: skip
+                report = compress(request).report
             except OnnxMergeError as error:
                 cells.append(str(error).splitlines()[0])
                 continue

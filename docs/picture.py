@@ -37,9 +37,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         options = Options(ratio=0.4, of="latency")
         target = Path(folder) / "out.onnx"
-        account = pipeline.compress_file(
-            MODEL, target, options, calibration=CALIBRATION, data=TEST, verification=Verification(threads=1)
-        )
+        samples = pipeline.Sampling(CALIBRATION, data=TEST)
+        request = pipeline.Request(MODEL, options, samples, verification=Verification(threads=1))
+        account = pipeline.compress_file(request, target)
         console = Console(width=80, record=True, highlight=False, file=nowhere, force_terminal=True)
         console.print(COMMAND, markup=False)
         show_account(console, replace(account, target=target.name))

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from onnxmerge import pipeline
 from onnxmerge.errors import OnnxMergeWarning
-from onnxmerge.pipeline import Compression
+from onnxmerge.pipeline import Compression, Request, Sampling
+from onnxmerge.pipeline.request import SampleSource
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
 from onnxmerge.report.model import Inspection, SideBySide, Tradeoff
@@ -21,9 +22,6 @@ __all__ = ["compare", "compress", "inspect", "tradeoff"]
 
 Model = Any
 """A path, the bytes of a model, or an onnx.ModelProto."""
-
-SampleSource = str | Path | Mapping[str, Any]
-"""A path, or arrays by input name."""
 
 
 def compress(
@@ -39,8 +37,8 @@ def compress(
     balance: float = 0.85,
     fold_mean: bool | None = None,
     coupled: bool = True,
-    only: tuple[str, ...] = (),
-    skip: tuple[str, ...] = (),
+    only: str | Sequence[str] = (),
+    skip: str | Sequence[str] = (),
     round_to: int | Literal["auto"] | None = None,
     effort: str = "balanced",
     memory: int | None = None,
@@ -76,8 +74,8 @@ def compress(
         fold_mean: Add known means of removed channels to the biases of their consumers; None: the default of the
             method.
         coupled: Also cut groups with several producers.
-        only: Globs of producer node names; only groups with a match are cut.
-        skip: Globs of producer node names; groups with a match are left alone.
+        only: Globs of producer node names, or one; only groups with a match are cut.
+        skip: Globs of producer node names, or one; groups with a match are left alone.
         round_to: Channel counts are multiples of this; auto: only counts that were measured to be faster; None:
             multiples of 8, or of 4 in groups of fewer than 32 channels. Any count is allowed if `of` is latency, or if
             the method follows the protocol of a paper.
@@ -129,17 +127,9 @@ def compress(
         seed=seed,
         best_effort=best_effort,
     )
-    result = pipeline.compress(
-        model,
-        options,
-        plan=plan,
-        calibration=calibration,
-        calib_size=calib_size,
-        data=data,
-        images=_with_path(images),
-        shapes=shapes or {},
-        verification=Verification(verify, provider, min_cosine, max_drop, threads),  # type: ignore[arg-type]
-    )
+    verification = Verification(verify, provider, min_cosine, max_drop, threads)  # type: ignore[arg-type]
+    samples = Sampling(calibration, calib_size, data, _with_path(images))
+    result = pipeline.compress(Request(model, options, samples, shapes or {}, verification, plan))
     for words in result.cautions:
         warnings.warn(words, OnnxMergeWarning, stacklevel=2)
     return result
@@ -158,8 +148,8 @@ def tradeoff(
     balance: float = 0.85,
     fold_mean: bool | None = None,
     coupled: bool = True,
-    only: tuple[str, ...] = (),
-    skip: tuple[str, ...] = (),
+    only: str | Sequence[str] = (),
+    skip: str | Sequence[str] = (),
     round_to: int | Literal["auto"] | None = None,
     effort: str = "balanced",
     memory: int | None = None,
@@ -193,8 +183,8 @@ def tradeoff(
         fold_mean: Add known means of removed channels to the biases of their consumers; None: the default of the
             method.
         coupled: Also cut groups with several producers.
-        only: Globs of producer node names; only groups with a match are cut.
-        skip: Globs of producer node names; groups with a match are left alone.
+        only: Globs of producer node names, or one; only groups with a match are cut.
+        skip: Globs of producer node names, or one; groups with a match are left alone.
         round_to: Channel counts are multiples of this; auto: only counts that were measured to be faster; None:
             multiples of 8, or of 4 in groups of fewer than 32 channels. Any count is allowed if `of` is latency, or if
             the method follows the protocol of a paper.
@@ -237,17 +227,9 @@ def tradeoff(
         seed=seed,
         best_effort=best_effort,
     )
-    return pipeline.tradeoff(
-        model,
-        options,
-        ratios,
-        calibration=calibration,
-        calib_size=calib_size,
-        data=data,
-        images=_with_path(images),
-        shapes=shapes or {},
-        verification=Verification(True, provider, min_cosine, max_drop, threads),  # type: ignore[arg-type]
-    )
+    verification = Verification(True, provider, min_cosine, max_drop, threads)  # type: ignore[arg-type]
+    samples = Sampling(calibration, calib_size, data, _with_path(images))
+    return pipeline.tradeoff(Request(model, options, samples, shapes or {}, verification), ratios)
 
 
 def inspect(model: Model, *, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Inspection:
@@ -287,9 +269,9 @@ def compare(
     Raises:
         onnxmerge.OnnxMergeError: Any subclass.
     """
-    return pipeline.compare(
-        first, second, data=data, images=_with_path(images), shapes=shapes or {}, provider=provider, threads=threads
-    )
+    verification = Verification(provider=provider, threads=threads)  # type: ignore[arg-type]
+    samples = Sampling(data=data, images=_with_path(images))
+    return pipeline.compare(Request(first, Options(ratio=0.0), samples, shapes or {}, verification), second)
 
 
 def _with_path(images: ImageOptions | None) -> ImageOptions | None:

@@ -15,9 +15,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxmerge.errors import ModelError, OnnxMergeError, UsageError
-from onnxmerge.pipeline import compress_file
 from onnxmerge.plan.options import Options
 from tests.builders import Net, with_weights
+from tests.calls import compress_file
 
 QUICK = Options(method="prune")
 
@@ -371,7 +371,7 @@ def test_samples_of_the_wrong_shape(folder: Path, name: str, array: np.ndarray, 
     before = contents(folder)
     for where in ("calibration", "data"):
         with pytest.raises(UsageError, match=message) as caught:
-            compress_file(source, folder / "out.onnx", QUICK, **{where: path})  # type: ignore[arg-type]
+            compress_file(source, folder / "out.onnx", QUICK, **{where: path})
         assert one_line(caught.value)
     assert contents(folder) == before
 

@@ -20,6 +20,7 @@ from onnxmerge import __version__, pipeline
 from onnxmerge.cli import cli, main
 from onnxmerge.cli.values import ratios
 from onnxmerge.errors import GateError, ModelError, NothingToCutError, OnnxMergeError, RuntimeMissingError, UsageError
+from onnxmerge.pipeline import Request
 from onnxmerge.plan.options import Options
 from onnxmerge.samples import ImageOptions
 from onnxmerge.verify import Verification
@@ -83,8 +84,8 @@ def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict
     """What ``compress_file`` is called with for some options."""
     seen: dict[str, Any] = {}
 
-    def record(source: Path, target: Path | None, options: Options, **keywords: Any) -> None:
-        seen.update(keywords, source=source, target=target, options=options)
+    def record(request: Request, target: Path | None, **keywords: Any) -> None:
+        seen.update(keywords, **vars(request), **vars(request.samples), target=target)
         raise GateError("enough")
 
     def call(*words: object) -> dict[str, Any]:
@@ -459,7 +460,7 @@ def test_an_interrupt_from_outside_leaves_nothing(model: Path, tmp_path: Path) -
     # The child says when it verifies, with the file half done, and then waits for the signal.
     child = (
         "import signal, sys, time\n"
-        "from onnxmerge.pipeline import gate_search as search\n"
+        "from onnxmerge.pipeline import verifying as search\n"
         # A parent in the background hands down that interrupts are ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from onnxmerge.cli import main\n"

@@ -16,10 +16,10 @@ from onnxmerge.channels.groups import kept_elements
 from onnxmerge.decompose import Expression
 from onnxmerge.errors import ModelError
 from onnxmerge.graph import Draft, to_proto
-from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import Options
 from onnxmerge.verify import Verification
 from tests.builders import Array, Net, analyse, weight
+from tests.calls import compress
 
 DTYPES = (np.float16, ml_dtypes.bfloat16, np.float64)
 CPU = Verification(provider="cpu")

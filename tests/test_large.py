@@ -21,10 +21,11 @@ from onnxmerge.apply import absorb
 from onnxmerge.decompose import rows as decompose_rows
 from onnxmerge.errors import ModelError
 from onnxmerge.graph import lazy, load, save
-from onnxmerge.pipeline import calibration, compress, compress_file, compressing, gate_search
+from onnxmerge.pipeline import calibration, compressing, verifying
 from onnxmerge.plan.options import Options
 from onnxmerge.verify import Verification
 from tests.builders import Net, random_feed, relative, run
+from tests.calls import compress, compress_file
 
 UNVERIFIED = Verification(enabled=False)
 HALF = Options(ratio=0.5, method="neuron-merging")
@@ -88,7 +89,7 @@ def test_memory_holds_no_whole_layer(tmp_path: Path, monkeypatch: pytest.MonkeyP
     layer = 4 * width * width
     source = apart(tmp_path / "in.onnx", stack(*[width] * 5, norm=False))
     small_blocks(monkeypatch, layer // 64)
-    for module in (compressing, calibration, gate_search):
+    for module in (compressing, calibration, verifying):
         monkeypatch.setattr(module, "MEMORY_LIMIT", 3 * layer)
     options = Options(ratio=0.5, method=method, select="l2")
     compress_file(apart(tmp_path / "warm.onnx", stack(8, 8, 8)), tmp_path / "w.onnx", options, verification=UNVERIFIED)

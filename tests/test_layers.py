@@ -34,6 +34,7 @@ ORDER = (
     "decompose",
     "signals",
     "apply",
+    "methods",
     "plan",
     "verify",
     "report",

@@ -10,9 +10,9 @@ import pytest
 from onnx import helper
 
 from onnxmerge.errors import FeedError, UsageError
-from onnxmerge.pipeline import compare, compress, compress_file
 from onnxmerge.plan.options import Options
 from tests.builders import Net
+from tests.calls import compare, compress, compress_file
 
 QUICK = Options(method="prune")
 

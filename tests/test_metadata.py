@@ -17,9 +17,9 @@ from onnx import numpy_helper, parser
 
 from onnxmerge.errors import UsageError
 from onnxmerge.graph import class_numbers, load
-from onnxmerge.pipeline import compress, compress_file
 from onnxmerge.plan.options import Options
 from onnxmerge.verify import Verification
+from tests.calls import compress, compress_file
 
 UNVERIFIED = Verification(enabled=False)
 HALF = Options(ratio=0.5, method="prune", round_to=1)

@@ -17,7 +17,7 @@ import pytest
 import onnxmerge
 from onnxmerge import cli
 from onnxmerge.errors import GateError, NothingToCutError, UsageError
-from onnxmerge.pipeline.run import CALIB_SIZE
+from onnxmerge.pipeline.request import CALIB_SIZE
 from onnxmerge.report.model import Account
 from tests.pages import Reader
 

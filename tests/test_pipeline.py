@@ -16,11 +16,12 @@ import pytest
 
 from onnxmerge.apply.cut import cut
 from onnxmerge.errors import GateError, NothingToCutError, OnnxMergeError, UsageError
-from onnxmerge.pipeline import compare, compress, compress_file, inspect
+from onnxmerge.pipeline import inspect
 from onnxmerge.plan.options import Options
 from onnxmerge.report.model import Account
 from onnxmerge.verify import Verification
 from tests.builders import Net, random_feed, relative, run
+from tests.calls import compare, compress, compress_file
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_models"
 UNVERIFIED = Verification(enabled=False)
@@ -138,12 +139,9 @@ def test_inspect_and_compare(source: Path, tmp_path: Path) -> None:
 
 SCRIPT = """
 import hashlib, sys
-from onnxmerge.pipeline import compress
-from onnxmerge.plan.options import Options
-from onnxmerge.apply.cut import cut
-from onnxmerge.verify import Verification
+import onnxmerge
 for method in ("prune", "neuron-merging", "reprune", "receding", "fold"):
-    result = compress(sys.argv[1], Options(ratio=0.4, method=method), verification=Verification(enabled=False))
+    result = onnxmerge.compress(sys.argv[1], 0.4, method=method, verify=False)
     data = result.model.SerializeToString(deterministic=True)
     print(method, hashlib.sha256(data).hexdigest(), hashlib.sha256(result.plan.to_json().encode()).hexdigest())
 """
@@ -288,7 +286,7 @@ def test_gates_that_no_output_can_answer_are_refused_at_once(monkeypatch: pytest
     net = Net(opset=17)
     h = net.conv(net.add("Relu", net.conv(net.input("N", 3, 8, 8), 3, 8)), 8, 4)
     net.output(net.add("ArgMax", h, axis=1), 4, np.int64)
-    monkeypatch.setattr("onnxmerge.pipeline.cutting.find_groups", lambda _context: pytest.fail("the work began"))
+    monkeypatch.setattr("onnxmerge.network.find_groups", lambda _context: pytest.fail("the work began"))
     for gate in (Verification(max_drop=1.0), Verification(min_cosine=0.9)):
         with pytest.raises(UsageError, match=r"--max-drop needs|--min-cosine: no output"):
             compress(net.model(), QUICK, verification=gate)

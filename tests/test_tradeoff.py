@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from onnxmerge import cli, pipeline
+from onnxmerge import cli
 from onnxmerge.errors import NothingToCutError, RuntimeMissingError, UsageError
 from onnxmerge.pipeline import tradeoff_curve as tracing
 from onnxmerge.plan.options import Options
@@ -17,6 +17,7 @@ from onnxmerge.plan.planner import Planner
 from onnxmerge.report import plot
 from onnxmerge.report.model import Point, Sizes, Tradeoff
 from onnxmerge.verify import Reference, Verification
+from tests import calls
 from tests.builders import Net
 
 MODELS = Path(__file__).resolve().parents[1] / "sample_models"
@@ -25,7 +26,7 @@ CPU = Verification(provider="cpu", max_drop=2.0)
 
 @pytest.fixture(scope="module")
 def curve() -> Tradeoff:
-    return pipeline.tradeoff(
+    return calls.tradeoff(
         MODELS / "lenet_300_100.onnx", Options(round_to=1), (0.5, 0.3, 0.9), verification=CPU,
         calibration=MODELS / "fashion_mnist_calibration.npz", data=MODELS / "fashion_mnist_test.npz",
     )  # fmt: skip
@@ -49,7 +50,7 @@ def test_a_ratio_that_cannot_be_reached_is_not_on_the_curve() -> None:
     net = Net()
     net.output(net.conv(net.conv(net.input(1, 3, 8, 8), 3, 4, name="first"), 4, 2, name="last"))
     verification = Verification(provider="cpu")
-    curve = pipeline.tradeoff(net.model(), Options(method="prune", round_to=1), (0.5, 0.99), verification=verification)
+    curve = calls.tradeoff(net.model(), Options(method="prune", round_to=1), (0.5, 0.99), verification=verification)
     assert [point.ratio for point in curve.points] == [0.5]
     assert [words.partition(":")[0] for words in curve.absent] == ["0.99 is not on the curve"]
     assert set(curve.absent) <= set(curve.notes)
@@ -57,11 +58,11 @@ def test_a_ratio_that_cannot_be_reached_is_not_on_the_curve() -> None:
     with pytest.raises(
         NothingToCutError, match=r"at any of the ratios: 0\.98 is not .*; 0\.99 is not on the curve: at most"
     ):
-        pipeline.tradeoff(net.model(), Options(method="prune"), (0.98, 0.99), verification=verification)
+        calls.tradeoff(net.model(), Options(method="prune"), (0.98, 0.99), verification=verification)
 
 
 def test_a_point_is_what_compress_makes(curve: Tradeoff) -> None:
-    report = pipeline.compress(
+    report = calls.compress(
         MODELS / "lenet_300_100.onnx", Options(ratio=0.5, round_to=1),
         calibration=MODELS / "fashion_mnist_calibration.npz", data=MODELS / "fashion_mnist_test.npz",
         verification=Verification(provider="cpu"),
@@ -85,7 +86,7 @@ def test_the_model_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Planner, "_measured", look)
     monkeypatch.setattr(Reference, "__init__", run)
-    pipeline.tradeoff(
+    calls.tradeoff(
         MODELS / "lenet_300_100.onnx", Options(method="refit"), (0.2, 0.4), verification=Verification(provider="cpu"),
         calibration=MODELS / "fashion_mnist_calibration.npz",
     )  # fmt: skip
@@ -166,4 +167,4 @@ def test_a_fixed_batch_has_no_other_sizes() -> None:
     net.output(net.gemm(net.input(2, 3), 3, 4), rank=2)
     model = net.model()
     with pytest.raises(UsageError, match="--batch"):
-        pipeline.compare(model, model, batches=(4,), provider="cpu")
+        calls.compare(model, model, batches=(4,), provider="cpu")

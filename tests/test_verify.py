@@ -13,12 +13,12 @@ from rich.console import Console
 from onnxmerge.apply import cut as rewrite
 from onnxmerge.errors import OnnxMergeError
 from onnxmerge.graph import before_saturation, to_proto
-from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import Options
 from onnxmerge.report.terminal import show_account
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.verify import Verification, check_contract
 from tests.builders import Net
+from tests.calls import compress
 
 Build = Callable[[Net, str], str]
 
@@ -171,7 +171,7 @@ def test_what_enters_a_saturated_operator_is_compared(last: str, monkeypatch: py
     notes = compress(saturated(last), HALF).report.notes
     assert not any("could be compared" in note for note in notes)
     # Sabotage: the cut model alone computes something else, and its outputs are still zero.
-    monkeypatch.setattr("onnxmerge.pipeline.gate_search.to_proto", lambda made: _shifted(to_proto(made)))
+    monkeypatch.setattr("onnxmerge.pipeline.verifying.to_proto", lambda made: _shifted(to_proto(made)))
     with pytest.raises(OnnxMergeError, match="differs from its dense reference"):
         compress(saturated(last), HALF)
 

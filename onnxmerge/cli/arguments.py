@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from onnxmerge.cli.options import PROGRAM
 from onnxmerge.errors import UsageError
+from onnxmerge.pipeline.request import CALIB_SIZE, Request, Sampling
+from onnxmerge.plan.options import Options
 from onnxmerge.samples import ImageOptions
 from onnxmerge.suggestions import did_you_mean
+from onnxmerge.verify import Verification
 
-__all__ = ["check_command", "images", "sampled", "shapes_of"]
+__all__ = ["check_command", "request_of", "shapes_of"]
 
 
 def check_command(source: Path, commands: Collection[str]) -> None:
@@ -39,15 +43,18 @@ def shapes_of(given: Sequence[tuple[str, tuple[int, ...]]]) -> Mapping[str, tupl
     return shapes
 
 
-def sampled(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The samples of a command, in the form of the pipeline."""
-    return {
-        "calibration": given["calib"],
-        "calib_size": given["calib_size"],
-        "data": given["data"],
-        "images": images(given),
-        "shapes": shapes_of(given["shapes"]),
-    }
+def request_of(source: Path, given: Mapping[str, Any]) -> Request:
+    """The request of a command, from its arguments by name; what it does not take has its default."""
+    options = {field.name: given[field.name] for field in fields(Options) if field.name in given}
+    gates = {name: given[name] for name in ("min_cosine", "max_drop") if name in given}
+    return Request(
+        source,
+        Options(**options),
+        Sampling(given.get("calib"), given.get("calib_size", CALIB_SIZE), given["data"], images(given)),
+        shapes_of(given["shapes"]),
+        Verification(given.get("verify", True), given["provider"], threads=given["threads"], **gates),
+        given.get("plan"),
+    )
 
 
 def images(given: Mapping[str, Any]) -> ImageOptions | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import click
 
 from onnxmerge import pipeline
 from onnxmerge.cli import values
-from onnxmerge.cli.arguments import check_command, images, sampled, shapes_of
+from onnxmerge.cli.arguments import check_command, request_of, shapes_of
 from onnxmerge.cli.files import check_files
 from onnxmerge.cli.group import cli
 from onnxmerge.cli.options import (
@@ -33,12 +32,10 @@ from onnxmerge.cli.output import stages
 from onnxmerge.cli.results import reporting, show, with_command
 from onnxmerge.cli.sections import Command
 from onnxmerge.errors import UsageError
-from onnxmerge.plan.options import Options
 from onnxmerge.report.page import check_page
 from onnxmerge.report.plot import check_plot, draw_tradeoff
 from onnxmerge.report.terminal import show_account, show_inspection, show_side_by_side, show_tradeoff
 from onnxmerge.runtime.session import silence_default_log
-from onnxmerge.verify import Verification
 
 __all__ = ["cli"]
 
@@ -128,27 +125,20 @@ def compress(
     check_command(source, cli.commands)
     if target is None and not given["dry_run"]:
         raise UsageError(f"OUT is missing, the file to write; or try --dry-run: {PROGRAM} {source} OUT.onnx")
-    options = Options(**{field.name: given[field.name] for field in dataclasses.fields(Options)})
-    verification = Verification(
-        given["verify"], given["provider"], given["min_cosine"], given["max_drop"], given["threads"]
-    )
+    request = request_of(source, given)
     check_files({"--json": json_path, "--report": report, "--save-plan": save_plan}, (source,), target, given)
     if report is not None:
         check_page(report, "--report")
     with reporting(json_path, report), stages(quiet) as progress:
         silence_default_log()
         account = pipeline.compress_file(
-            source,
+            request,
             target,
-            options,
-            plan=given["plan"],
-            **sampled(given),
-            verification=verification,
-            progress=progress,
             overwrite=given["overwrite"],
             external_data=given["external_data"],
             dry_run=given["dry_run"],
             save_plan=save_plan,
+            progress=progress,
         )
     account = with_command(account)
     written = None if account.target is None else Path(account.target)
@@ -227,18 +217,7 @@ def compare(
     check_files({"--json": json_path}, (first, second), given=given)
     with stages(quiet) as progress:
         silence_default_log()
-        result = pipeline.compare(
-            first,
-            second,
-            data=given["data"],
-            images=images(given),
-            shapes=shapes_of(given["shapes"]),
-            batches=given["batches"],
-            provider=given["provider"],
-            threads=given["threads"],
-            seed=given["seed"],
-            progress=progress,
-        )
+        result = pipeline.compare(request_of(first, given), second, batches=given["batches"], progress=progress)
     show(result, show_side_by_side, json_path, verbose=verbose, quiet=quiet)
 
 
@@ -287,20 +266,12 @@ def tradeoff(
     What plans are made of is measured once for all ratios. Marked are the knee of the curve and, with --max-drop or
     --min-cosine, the largest cut that holds them.
     """  # noqa: D301 - click reads the backspace
-    options = Options(**{field.name: given[field.name] for field in dataclasses.fields(Options) if field.name in given})
-    verification = Verification(True, given["provider"], given["min_cosine"], given["max_drop"], given["threads"])
+    request = request_of(source, given)
     check_files({"--json": json_path, "--plot": plot}, (source,), given=given)
     if plot is not None:
         check_plot(plot)
     with stages(quiet) as progress:
         silence_default_log()
-        result = pipeline.tradeoff(
-            source,
-            options,
-            ratios,
-            **sampled(given),
-            verification=verification,
-            progress=progress,
-        )
+        result = pipeline.tradeoff(request, ratios, progress)
     page = (plot, partial(draw_tradeoff, result))
     show(result, show_tradeoff, json_path, page=page, verbose=verbose, quiet=quiet)

@@ -11,7 +11,7 @@ from onnxmerge._version import __version__
 from onnxmerge.cli import values
 from onnxmerge.cli.other_tools import read_shape
 from onnxmerge.cli.sections import Choice, Option, all_of, in_section
-from onnxmerge.pipeline.run import CALIB_SIZE
+from onnxmerge.pipeline.request import CALIB_SIZE
 from onnxmerge.plan.options import (
     ALLOCATIONS,
     BUDGETS,

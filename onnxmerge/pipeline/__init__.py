@@ -1,12 +1,25 @@
 """Compress a model end to end: read, analyse, plan, rewrite, verify, write.
 
-`compress` works in memory and `compress_file` on files, in the same steps. `inspect` stops after the analysis,
-`compare` takes two existing models, and `tradeoff` tries many ratios.
+A `Request` holds everything that the user asked for, and a `Session` carries it out in five calls. `compress` works in
+memory and `compress_file` on files, in the same steps; `tradeoff` tries many ratios. `inspect` stops after the
+analysis, and `compare` takes two existing models.
 """
 
 from onnxmerge.pipeline.compressing import Compression, compress, compress_file
 from onnxmerge.pipeline.inspection import compare, inspect
-from onnxmerge.pipeline.run import Source
+from onnxmerge.pipeline.request import Request, Sampling, Source
+from onnxmerge.pipeline.session import Session
 from onnxmerge.pipeline.tradeoff_curve import tradeoff
 
-__all__ = ["Compression", "Source", "compare", "compress", "compress_file", "inspect", "tradeoff"]
+__all__ = [
+    "Compression",
+    "Request",
+    "Sampling",
+    "Session",
+    "Source",
+    "compare",
+    "compress",
+    "compress_file",
+    "inspect",
+    "tradeoff",
+]

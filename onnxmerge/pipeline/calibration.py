@@ -11,12 +11,12 @@ import numpy as np
 
 from onnxmerge.errors import UsageError
 from onnxmerge.graph import Draft
+from onnxmerge.methods import Preset
 from onnxmerge.network import Network
 from onnxmerge.pipeline.estimate import dense_seconds, duration, fit_seconds
 from onnxmerge.pipeline.memory import free_memory
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
 from onnxmerge.plan.effort import EFFORTS
-from onnxmerge.plan.options import Method
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import most_confident, synthetic_samples
@@ -53,7 +53,7 @@ class for the choice to be useful.
 _RIDGE, _RIDGE_SYNTHETIC = 1e-3, 1e-2
 
 
-def choose_method(run: Run, network: Network, fitting: Samples | None) -> Method:
+def choose_method(run: Run, network: Network, fitting: Samples | None) -> Preset:
     """The method, given the samples that are available to it."""
     method = run.options.resolved(measurable=True)
     if not method.measured:
@@ -163,13 +163,13 @@ def _clearest(
     )
 
 
-def gather_calibration(run: Run, network: Network, fitting: Samples | None, provider: Provider) -> Calibration:
+def gather_calibration(run: Run, network: Network, fitting: Samples | None) -> Calibration:
     """The calibration samples of a refit, and the network to run them in.
 
     Without samples, these are synthetic images and a network whose BatchNormalizations use the statistics of these
     images. The weights found with it are written to the original model.
     """
-    effort = EFFORTS[run.options.effort]
+    effort, provider = EFFORTS[run.options.effort], run.request.verification.provider
     with run.stage("looking at signals"):
         samples = fitting
         if samples is None:

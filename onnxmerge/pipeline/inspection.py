@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from onnxmerge.channels.reasons import Reason
 from onnxmerge.errors import UsageError
 from onnxmerge.network import Network
+from onnxmerge.pipeline.analysis import analyse
 from onnxmerge.pipeline.calibration import why_unfitted
-from onnxmerge.pipeline.cutting import analyse
 from onnxmerge.pipeline.network import drawn
 from onnxmerge.pipeline.reporting import group_entry, input_shapes, pinned, reason_fields, sizes
-from onnxmerge.pipeline.run import (
-    NO_SHAPES,
-    SYNTHETIC,
-    SampleSource,
-    Shapes,
-    Source,
-    ort_source,
-    start,
-    with_input_hint,
-)
+from onnxmerge.pipeline.request import NO_SHAPES, Request, Shapes, Source
+from onnxmerge.pipeline.run import SYNTHETIC, ort_source, start, with_input_hint
 from onnxmerge.pipeline.sample_loading import check_images, load
 from onnxmerge.plan.eligibility import most_of_macs
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.scope import by_saving
 from onnxmerge.report.model import Inspection, SideBySide
 from onnxmerge.report.text import advice, listed, sentence
-from onnxmerge.samples.images import ImageOptions
 from onnxmerge.samples.synthetic import synthetic_samples
 from onnxmerge.signals.refit_schedule import refit_schedule_of
-from onnxmerge.verify import Progress, Verification, measure_models, quiet, time_batches
+from onnxmerge.verify import Progress, measure_models, quiet, time_batches
 
 __all__ = ["compare", "inspect"]
 
@@ -41,7 +33,7 @@ def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> Inspection:
     Raises:
         ModelError: The model cannot be read.
     """
-    run = start(source, Options(ratio=0.0), shapes, quiet)
+    run = start(Request(source, Options(ratio=0.0), shapes=shapes), quiet)
     network = analyse(run, None)
     schedule = None if why_unfitted(network) else refit_schedule_of(network)
     most, left_alone = most_of_macs(network, run.options, schedule)
@@ -94,34 +86,34 @@ def _refused(network: Network) -> list[str]:
 
 
 def compare(
-    first: Source,
+    request: Request,
     second: Source,
     *,
-    data: SampleSource | None = None,
     data_size: int | None = None,
     batches: Sequence[int] = (),
-    images: ImageOptions | None = None,
-    shapes: Shapes = NO_SHAPES,
-    provider: str = "auto",
-    threads: int | None = None,
-    seed: int = 0,
     progress: Progress = quiet,
 ) -> SideBySide:
-    """Measure the fidelity of the second model to the first, and the latency of both, on the same samples.
+    """Measure the fidelity of a second model to that of a request, and the latency of both, on the same samples.
 
     Latency is measured at the batch size of the first feed and at each of `batches`.
+
+    Args:
+        request: The first model, the held-out samples, and how to run both.
+        second: The second model.
+        data_size: Maximum number of samples; None for all.
+        batches: Further batch sizes.
+        progress: Called with the name of each stage.
 
     Raises:
         OnnxMergeError: Any subclass; the models have different inputs or outputs, or cannot run.
     """
-    verification = Verification(provider=provider, threads=threads)  # type: ignore[arg-type]
-    one = start(first, Options(ratio=0.0), shapes, progress)
-    two = start(second, Options(ratio=0.0), shapes, progress)
+    verification, seed, given = request.verification, request.options.seed, request.samples
+    one, two = (start(each, progress) for each in (request, replace(request, source=second)))
     names = tuple(tuple(spec.name for spec in run.model.inputs) for run in (one, two))
     if names[0] != names[1]:
         raise UsageError(f"the models have different inputs: {', '.join(names[0])} and {', '.join(names[1])}")
-    samples = load(data, one, data_size, images) if data is not None else None
-    check_images(images, samples)
+    samples = load(given.data, one, data_size, given.images) if given.data is not None else None
+    check_images(given.images, samples)
     counted = []
     for run in (one, two):
         network = analyse(run, samples)
@@ -131,8 +123,8 @@ def compare(
     if samples is None:
         samples = synthetic_samples(one.model.inputs, dims, SYNTHETIC, seed)
     with with_input_hint(one, real):
-        models = ort_source(first), ort_source(second)
-        run_by = verification.provider, seed, progress, threads
+        models = ort_source(one.source), ort_source(two.source)
+        run_by = verification.provider, seed, progress, verification.threads
         timed = time_batches(models[0], models[1], samples, batches, *run_by) if batches else ()
         measured = measure_models(models[0], models[1], samples, *run_by)
     return SideBySide(

@@ -14,7 +14,8 @@ import numpy as np
 
 from onnxmerge._version import __version__
 from onnxmerge.graph import external_files
-from onnxmerge.pipeline.run import CALIB_SIZE, PlanSource, Run, SampleSource, Sampling, Source
+from onnxmerge.pipeline.request import CALIB_SIZE, PlanSource, Request, SampleSource, Source
+from onnxmerge.pipeline.run import Run
 from onnxmerge.plan.options import Options
 from onnxmerge.runtime.kernels import device_name, usable_cores
 from onnxmerge.runtime.session import runtime_version
@@ -42,11 +43,9 @@ class Origin:
     hashes: Mapping[str, str] = field(repr=False)
 
 
-def origin(run: Run, sampling: Sampling, verification: Verification) -> Origin:
+def origin(run: Run) -> Origin:
     """Provenance of a run; must be collected before the result may replace the source."""
-    return Origin(
-        _settings(run, sampling, verification), _python_call(run, sampling, verification), digests(run.source)
-    )
+    return Origin(_settings(run.request), _python_call(run.request), digests(run.source))
 
 
 def digests(source: Source) -> dict[str, str]:
@@ -86,15 +85,16 @@ def environment(measured: Measured | None) -> dict[str, str]:
     return found
 
 
-def _settings(run: Run, sampling: Sampling, verification: Verification) -> dict[str, object]:
+def _settings(request: Request) -> dict[str, object]:
     """Settings besides the options of the plan, under their command-line names."""
+    samples, verification = request.samples, request.verification
     return {
-        "plan": None if run.plan_source is None else _plan_words(run.plan_source),
-        "calib": _words(sampling.calibration),
-        "calib_size": sampling.calib_size,
-        "data": _words(sampling.data),
-        "images": None if sampling.images is None else asdict(sampling.images),
-        "shape": {name: list(dims) for name, dims in run.shapes.items()},
+        "plan": None if request.plan is None else _plan_words(request.plan),
+        "calib": _words(samples.calibration),
+        "calib_size": samples.calib_size,
+        "data": _words(samples.data),
+        "images": None if samples.images is None else asdict(samples.images),
+        "shape": {name: list(dims) for name, dims in request.shapes.items()},
         "verify": verification.enabled,
         "provider": verification.provider,
         "min_cosine": verification.min_cosine,
@@ -112,27 +112,28 @@ def _words(samples: SampleSource | None) -> str | None:
         return None
     if isinstance(samples, Samples):
         return samples.source
-    return "arrays" if isinstance(samples, Mapping) else str(samples)
+    return str(samples) if isinstance(samples, (str, Path)) else "arrays"
 
 
-def _python_call(run: Run, sampling: Sampling, verification: Verification) -> str:
+def _python_call(request: Request) -> str:
     """The call of the public API, with descriptive names for arrays and models in memory."""
+    samples, verification = request.samples, request.verification
     given: dict[str, Any] = {
-        "plan": None if run.plan_source is None else _name(run.plan_source, "plan"),
-        "calibration": None if sampling.calibration is None else _name(sampling.calibration, "samples"),
-        "calib_size": None if sampling.calib_size == CALIB_SIZE else sampling.calib_size,
-        "data": None if sampling.data is None else _name(sampling.data, "held_out"),
-        "images": None if sampling.images is None else _images_call(sampling.images),
+        "plan": None if request.plan is None else _name(request.plan, "plan"),
+        "calibration": None if samples.calibration is None else _name(samples.calibration, "samples"),
+        "calib_size": None if samples.calib_size == CALIB_SIZE else samples.calib_size,
+        "data": None if samples.data is None else _name(samples.data, "held_out"),
+        "images": None if samples.images is None else _images_call(samples.images),
     }
-    if run.shapes:
-        given["shapes"] = {name: tuple(dims) for name, dims in run.shapes.items()}
+    if request.shapes:
+        given["shapes"] = {name: tuple(dims) for name, dims in request.shapes.items()}
     for chosen, usual in (
-        (asdict(run.asked), asdict(Options())),
+        (asdict(request.options), asdict(Options())),
         (asdict(verification), asdict(Verification())),
     ):
         changed = {name: value for name, value in chosen.items() if value != usual[name]}
         given.update({"verify" if name == "enabled" else name: value for name, value in changed.items()})
-    words = [_name(run.source, "model")]
+    words = [_name(request.source, "model")]
     for name, value in given.items():
         if value is not None:
             words.append(f"{name}={value if isinstance(value, _Text) else repr(value)}")

@@ -20,11 +20,10 @@ from onnxmerge.pipeline.provenance import Origin, environment
 from onnxmerge.pipeline.run import Run
 from onnxmerge.report.model import Account, GroupEntry, PinnedEntry, Sizes
 from onnxmerge.report.text import sentence
-from onnxmerge.samples.feeds import Samples
 from onnxmerge.signals.sensitivity import Curve
 from onnxmerge.verify import Measured
 
-__all__ = ["account", "group_entry", "input_shapes", "pinned", "reason_fields", "sizes"]
+__all__ = ["NO_HASHES", "account", "group_entry", "input_shapes", "pinned", "reason_fields", "sizes"]
 
 NO_HASHES: Mapping[str, str] = MappingProxyType({})
 _DRAWN = 12
@@ -105,7 +104,6 @@ def account(
     target: Path | None,
     size: int | None,
     measured: Measured | None,
-    samples: Samples | None,
     origin: Origin,
     hashes: Mapping[str, str] = NO_HASHES,
 ) -> Account:
@@ -150,7 +148,7 @@ def account(
         groups=tuple(groups),
         pinned=pinned(network),
         fidelity=None if measured is None else measured.fidelity,
-        samples="" if samples is None or measured is None else samples.source,
+        samples="" if measured is None else measured.samples,
         accuracy_before=None if measured is None else measured.accuracy_before,
         accuracy_after=None if measured is None else measured.accuracy_after,
         latency=None if measured is None else measured.latency,
@@ -167,5 +165,5 @@ def account(
         passes=dict(run.passes),
         predicted=sum(harms) if harms and plan.allocate == "global" else None,
         measured=None if measured is None else measured.divergence,
-        synthetic=samples is not None and measured is not None and samples.synthetic,
+        synthetic=measured is not None and measured.synthetic,
     )

@@ -11,10 +11,12 @@ from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from onnxmerge.errors import UsageError
 from onnxmerge.graph import Model, class_numbers
-from onnxmerge.pipeline.run import Run, SampleSource, Sampling
+from onnxmerge.pipeline.request import SampleSource
+from onnxmerge.pipeline.run import Run
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.images import ImageOptions
 from onnxmerge.samples.load import load_samples
@@ -32,11 +34,11 @@ def load(
     """Load samples from a path or arrays and adapt them to the model; `labelled` is as for `load_samples`."""
     if isinstance(samples, Samples):
         return samples
-    if isinstance(samples, Mapping):
+    if not isinstance(samples, (str, Path)):
         # Go through a file, so that arrays get the same checks.
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "arrays.npz"
-            _write_arrays(path, samples)
+            _write_arrays(path, samples if isinstance(samples, Mapping) else _of_the_only_input(samples, run.model))
             loaded = load_samples(path, run.model.inputs, limit, images=images)
         return replace(loaded, source=loaded.source.replace(str(path), "arrays"))
     beside = Path(run.source).resolve().parent if isinstance(run.source, (str, Path)) else None
@@ -46,19 +48,40 @@ def load(
     )
 
 
+def _of_the_only_input(array: ArrayLike, model: Model) -> dict[str, ArrayLike]:
+    """A single array as arrays by input name.
+
+    Raises:
+        UsageError: The model has no input, or several, so that the array's is unknown.
+    """
+    names = [spec.name for spec in model.inputs]
+    if len(names) != 1:
+        example = f"{{{names[0]!r}: array, ...}}" if names else "no samples"
+        listed = ", ".join(map(repr, names)) or "none"
+        raise UsageError(
+            f"samples are a single {type(array).__name__}, but {model.source} has {len(names)} inputs ({listed}); "
+            f"give {example}"
+        )
+    return {names[0]: array}
+
+
 def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write an .npz file. `np.savez` takes arrays as keywords and reserves some of them."""
     with ZipFile(path, "w") as archive:
         for name, values in arrays.items():
-            array = np.asarray(values)
+            try:
+                array = np.asarray(values)
+            except ValueError as error:  # rows of different lengths
+                raise UsageError(f"samples for {name!r} are no array of numbers: {error}") from error
             if array.dtype.hasobject:
                 raise UsageError(f"samples for {name!r} are no array of numbers")
             with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
                 np.lib.format.write_array(stream, array, allow_pickle=False)
 
 
-def load_both(run: Run, sampling: Sampling) -> tuple[Samples | None, Samples | None]:
+def load_both(run: Run) -> tuple[Samples | None, Samples | None]:
     """Samples for calibration and for verification; if only the former are given, part of them is held out."""
+    sampling = run.request.samples
     with run.stage("loading samples"):
         fitting, held = None, None
         if sampling.calibration is not None:

@@ -73,8 +73,9 @@ class Clock:
     tried: list[Tried] = field(default_factory=list)
 
 
-def start_clock(run: Run, network: Network, samples: Samples | None, provider: Provider, threads: int | None) -> Clock:
+def start_clock(run: Run, network: Network, samples: Samples | None) -> Clock:
     """Time the dense network and its operators."""
+    provider, threads = run.request.verification.provider, run.request.verification.threads
     if samples is None:
         samples = synthetic_samples(run.model.inputs, network.cost.dims, 1, run.options.seed)
     feed = samples.feeds[0]

@@ -9,27 +9,11 @@ import numpy as np
 from onnxmerge.channels.groups import kept_elements
 from onnxmerge.errors import GateError, NothingToCutError, UsageError
 from onnxmerge.graph import to_proto
-from onnxmerge.pipeline.cutting import Prepared, cut_at, prepare
 from onnxmerge.pipeline.reporting import sizes
-from onnxmerge.pipeline.run import (
-    CALIB_SIZE,
-    MEMORY_LIMIT,
-    NO_SHAPES,
-    SYNTHETIC,
-    Run,
-    SampleSource,
-    Sampling,
-    Shapes,
-    Source,
-    ort_source,
-    start,
-    with_input_hint,
-)
-from onnxmerge.pipeline.sample_loading import check_answerable, load_both
-from onnxmerge.plan.options import Options
+from onnxmerge.pipeline.request import Request
+from onnxmerge.pipeline.run import MEMORY_LIMIT
+from onnxmerge.pipeline.session import Session
 from onnxmerge.report.model import Point, Tradeoff
-from onnxmerge.samples.images import ImageOptions
-from onnxmerge.samples.synthetic import synthetic_samples
 from onnxmerge.verify import Measured, Progress, Reference, Verification, check_gates, quiet
 
 __all__ = ["tradeoff"]
@@ -38,35 +22,17 @@ _BENT = 0.02
 """How far above the straight line a curve must pass for a knee, as a fraction of its height; a guess."""
 
 
-def tradeoff(
-    source: Source,
-    options: Options,
-    ratios: Sequence[float],
-    *,
-    calibration: SampleSource | None = None,
-    calib_size: int = CALIB_SIZE,
-    data: SampleSource | None = None,
-    images: ImageOptions | None = None,
-    shapes: Shapes = NO_SHAPES,
-    verification: Verification = Verification(),  # noqa: B008 - frozen
-    progress: Progress = quiet,
-) -> Tradeoff:
+def tradeoff(request: Request, ratios: Sequence[float], progress: Progress = quiet) -> Tradeoff:
     """Fidelity or accuracy against MACs, parameters and latency, for several ratios.
 
     Importance is measured once. Each ratio takes a plan, a refit if the method has one, and a comparison with the
     original, whose outputs are computed once.
 
     Args:
-        source: A path, the bytes of a model, or a ModelProto.
-        options: What to remove and how; its ratio is ignored.
+        request: The model, and what to do with it; its ratio is ignored, and its gates determine the largest cut that
+            passes them.
         ratios: Fractions to remove, each above 0 and below 1.
-        calibration: As for `compress`.
-        calib_size: As for `compress`.
-        data: As for `compress`.
-        images: As for `compress`.
-        shapes: As for `compress`.
-        verification: Its gates determine the largest cut that passes them.
-        progress: As for `compress`.
+        progress: Called with the name of each stage.
 
     Raises:
         UsageError: There is no ratio, or one is out of range.
@@ -75,68 +41,61 @@ def tradeoff(
     wanted = sorted(set(ratios))
     if not wanted or not all(0 < ratio < 1 for ratio in wanted):
         raise UsageError("ratios are fractions to remove, above 0 and below 1, at least one of them")
-    if options.ratio == "auto":
+    if request.options.ratio == "auto":
         raise UsageError("a ratio of auto is a single point; a trade-off curve takes fractions")
-    run = start(source, options, shapes, progress)
+    session = Session(request, progress)
+    run, verification = session.run, request.verification
     if run.model.bytes_of_weights() > MEMORY_LIMIT:
         raise UsageError("above 2 GB there is no trade-off curve; compress the model at the ratios of interest")
-    fitting, held = load_both(run, Sampling(calibration, calib_size, data, images))
-    check_answerable(run.model, verification)
-    with with_input_hint(run, held):
-        prepared = prepare(run, fitting, held, verification)
-        samples = held if held is not None else synthetic_samples(
-            run.model.inputs, prepared.network.cost.dims, SYNTHETIC, options.seed
-        )  # fmt: skip
-        with run.stage("measuring"):
-            reference = Reference.of(ort_source(run.source), samples, verification.provider, verification.threads)
-        points, absent = _points(run, prepared, wanted, reference, verification)
+    with session.input_hint():
+        network = session.prepared.network
+    reference = session.reference()
+    points, absent = _points(session, wanted, reference)
     if not points:
         why = "; ".join(absent)
         raise NothingToCutError(f"{run.model.source}: no channel goes at any of the ratios: {why}")
     return Tradeoff(
         source=run.model.source,
-        of=options.of,
-        before=sizes(prepared.network, {}, run.size),
+        of=run.options.of,
+        before=sizes(network, {}, run.size),
         accuracy_before=reference.accuracy,
         points=tuple(points),
         knee=_knee(points, reference.accuracy),
         largest=max((place for place, point in enumerate(points) if point.holds), default=None),
         gated=verification.gated,
-        samples=samples.source,
+        samples=session.measured_on.source,
         notes=tuple(dict.fromkeys(run.notes)),
         seconds=dict(run.seconds),
         absent=tuple(absent),
-        synthetic=samples.synthetic,
+        synthetic=session.measured_on.synthetic,
     )
 
 
-def _points(
-    run: Run, prepared: Prepared, ratios: Sequence[float], reference: Reference, verification: Verification
-) -> tuple[list[Point], list[str]]:
+def _points(session: Session, ratios: Sequence[float], reference: Reference) -> tuple[list[Point], list[str]]:
     """The curve, and a sentence for each ratio that is missing from it, also added to the notes of the run."""
     points, absent = [], []
     for ratio in ratios:
         try:
-            points.append(_point(run, prepared, ratio, reference, verification))
+            points.append(_point(session, ratio, reference))
         except NothingToCutError as error:
             absent.append(f"{ratio:g} is not on the curve: {error}")
-            run.notes.append(absent[-1])
+            session.run.notes.append(absent[-1])
     return points, absent
 
 
-def _point(run: Run, prepared: Prepared, ratio: float, reference: Reference, verification: Verification) -> Point:
+def _point(session: Session, ratio: float, reference: Reference) -> Point:
     """Measure one point of the curve.
 
     Raises:
         NothingToCutError: The ratio cannot be reached.
     """
-    if ratio > prepared.most:
-        raise NothingToCutError(f"at most {prepared.most:.3f} can go")
-    found = cut_at(run, prepared, ratio)
+    if ratio > session.prepared.most:
+        raise NothingToCutError(f"at most {session.prepared.most:.3f} can go")
+    found = session.cut(session.plan(ratio))
     smaller = to_proto(found.model).SerializeToString()
-    with run.stage("measuring"):
-        measured = reference.compare(smaller, run.options.seed)
-    network, plan = prepared.network, found.plan
+    with session.input_hint(), session.run.stage("measuring"):
+        measured = reference.compare(smaller, session.run.options.seed)
+    network, plan, verification = found.network, found.plan, session.request.verification
     removed = sum(entry.size - len(entry.kept) for entry in plan.groups)
     left = kept_elements(network.groups, plan.kept())
     fidelity, latency = measured.fidelity, measured.latency

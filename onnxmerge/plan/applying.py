@@ -17,12 +17,13 @@ import numpy as np
 
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Indices
-from onnxmerge.decompose import COMPENSATIONS, SELECTIONS
+from onnxmerge.decompose import SELECTIONS
 from onnxmerge.errors import UsageError
+from onnxmerge.methods import COMPENSATIONS, Preset, obstacle
 from onnxmerge.network import Network
 from onnxmerge.plan.eligibility import removable
-from onnxmerge.plan.group_plan import obstacle, plan_group, producer_names, ranked_by
-from onnxmerge.plan.options import MEASURED_SELECTIONS, Method, Options
+from onnxmerge.plan.group_plan import plan_group, producer_names, ranked_by
+from onnxmerge.plan.options import MEASURED_SELECTIONS, Options
 from onnxmerge.plan.plan import GroupPlan, Plan
 from onnxmerge.plan.planner import reached_by
 from onnxmerge.signals.producer_weights import producer_rows
@@ -40,7 +41,7 @@ class _Target(NamedTuple):
 
     network: Network
     options: Options
-    method: Method
+    method: Preset
     schedule: RefitSchedule | None
     may_vanish: frozenset[int]
 
@@ -64,7 +65,7 @@ def governed(options: Options, plan: Plan) -> Options:
     return replace(used, select=plan.select or None, compensate=plan.compensate or None, fold_mean=plan.fold_mean)
 
 
-def applied(plan: Plan, network: Network, options: Options, method: Method, schedule: RefitSchedule | None) -> Plan:
+def applied(plan: Plan, network: Network, options: Options, method: Preset, schedule: RefitSchedule | None) -> Plan:
     """Match a plan to a model, check it and complete it.
 
     Args:
@@ -176,7 +177,7 @@ def _entry(entry: GroupPlan, position: int, target: _Target) -> GroupPlan:
     return _decided(entry, kept, position, used, target)
 
 
-def _decided(entry: GroupPlan, kept: Indices | None, position: int, used: Method, target: _Target) -> GroupPlan:
+def _decided(entry: GroupPlan, kept: Indices | None, position: int, used: Preset, target: _Target) -> GroupPlan:
     """Complete an entry without channels or expressions, as a planner would."""
     network, note, select = target.network, "", used.select
     if kept is None and select not in SELECTIONS:
@@ -194,8 +195,9 @@ def _wrong(entry: GroupPlan, problem: str, advice: str) -> UsageError:
     return UsageError(f"the plan: group {entry.name!r}: {problem}; {advice}")
 
 
-def _check_how(entry: GroupPlan, used: Method, method: Method) -> None:
-    compensations = (method.compensate,) if method.fitted else COMPENSATIONS
+def _check_how(entry: GroupPlan, used: Preset, method: Preset) -> None:
+    without = tuple(name for name, each in COMPENSATIONS.items() if not each.requires.samples)
+    compensations = (method.compensate,) if method.fitted else without
     for key, value, known in (
         ("select", used.select, MEASURED_SELECTIONS),
         ("compensate", used.compensate, compensations),
@@ -247,6 +249,6 @@ def _check_expressed(entry: GroupPlan, kept: Indices, position: int, compensate:
     missing = target.network.groups[position].size - len(kept) - len(entry.removed)
     if compensate == "fold" and missing:
         raise _wrong(entry, f"expressed lacks {missing} removed channels, expected all for fold", advice)
-    why = obstacle(target.network, target.network.groups[position], compensate) if entry.removed else ""
+    why = obstacle(COMPENSATIONS[compensate], target.network, target.network.groups[position]) if entry.removed else ""
     if why:
         raise _wrong(entry, why, "set compensate to none and leave expressed out")

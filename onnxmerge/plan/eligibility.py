@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.reasons import Reason
 from onnxmerge.decompose import RANKED_BY
+from onnxmerge.methods import Preset
 from onnxmerge.network import Network
 from onnxmerge.plan.allocation import least_counts
 from onnxmerge.plan.group_plan import all_finite, has_scales, ranked_by, scores_of
-from onnxmerge.plan.options import Method, Options
+from onnxmerge.plan.options import Options
 from onnxmerge.plan.rounding import Allowed, multiples, suited, worthwhile
 from onnxmerge.plan.scope import left_alone
 from onnxmerge.signals.producer_weights import producer_rows
@@ -49,7 +50,7 @@ class Eligible:
         return {position: len(score) for position, score in self.scores.items()}
 
 
-def eligible(network: Network, options: Options, method: Method, schedule: RefitSchedule | None) -> Eligible:
+def eligible(network: Network, options: Options, method: Preset, schedule: RefitSchedule | None) -> Eligible:
     """Sort groups into those that can lose channels and those that cannot.
 
     Args:
@@ -102,7 +103,7 @@ def allowed_counts(
     }
 
 
-def removable(network: Network, method: Method, schedule: RefitSchedule | None) -> frozenset[int]:
+def removable(network: Network, method: Preset, schedule: RefitSchedule | None) -> frozenset[int]:
     """The groups that may lose every channel under a method."""
     if schedule is None or method.allocate != "global" or not method.fitted:
         return frozenset()

@@ -5,23 +5,20 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.apply.absorb import can_absorb
-from onnxmerge.apply.folding import can_fold
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import ChannelGroup
-from onnxmerge.channels.relations import CommutesWith, Indices
-from onnxmerge.decompose import COMPENSATIONS, RANKED_BY, SCORES, GroupWeights, express, row_norms, select
+from onnxmerge.channels.relations import Indices
+from onnxmerge.decompose import RANKED_BY, SCORES, GroupWeights, row_norms, select
 from onnxmerge.errors import OnnxMergeError
+from onnxmerge.methods import COMPENSATIONS, Preset, obstacle
 from onnxmerge.network import Network
-from onnxmerge.plan.options import Method, Options
+from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import GroupPlan
-from onnxmerge.signals.producer_weights import group_passes, producer_rows
+from onnxmerge.signals.producer_weights import producer_rows
 
-__all__ = ["all_finite", "has_scales", "obstacle", "plan_group", "producer_names", "ranked_by", "scores_of"]
+__all__ = ["all_finite", "has_scales", "plan_group", "producer_names", "ranked_by", "scores_of"]
 
 Floats = NDArray[np.float64]
-
-_NEEDED = {"merge": CommutesWith.POSITIVE, "fold": CommutesWith.SELECTION}
 
 
 def has_scales(rows: GroupWeights) -> bool:
@@ -34,12 +31,12 @@ def all_finite(rows: GroupWeights) -> bool:
     return bool(np.isfinite(row_norms(rows.weights, rows.size, rows.width)).all())
 
 
-def ranked_by(method: Method) -> str:
+def ranked_by(method: Preset) -> str:
     """The score that ranks channels across groups."""
     return method.select if method.select in SCORES else RANKED_BY.get(method.select, "l2")
 
 
-def scores_of(rows: GroupWeights, method: Method) -> Floats:
+def scores_of(rows: GroupWeights, method: Preset) -> Floats:
     """Scores that are comparable across groups: BatchNormalization scales unchanged, others relative to the mean."""
     name = ranked_by(method)
     score = SCORES[name](rows)
@@ -56,7 +53,7 @@ def plan_group(
     count: int,
     kept: Indices | None,
     options: Options,
-    method: Method,
+    method: Preset,
 ) -> GroupPlan:
     """Plan one group.
 
@@ -78,13 +75,11 @@ def plan_group(
     compensate, notes = method.compensate, []
     if ranked_by(method) == "bn" and not has_scales(rows):
         notes.append("no BatchNormalization: the deviation that white inputs would give stands in for its scale")
-    problem = obstacle(network, group, compensate)
+    problem = obstacle(COMPENSATIONS[compensate], network, group)
     if problem:
         compensate = "none"
         notes.append(problem)
-    expression = express(
-        rows, kept, compensate if compensate in COMPENSATIONS else "none", options.threshold, options.balance
-    )
+    expression = COMPENSATIONS[compensate].express(rows, kept, options.threshold, options.balance)
     return GroupPlan(
         group=position,
         name=group.name,
@@ -99,16 +94,6 @@ def plan_group(
         note="; ".join(notes),
         producers=producer_names(network, group),
     )
-
-
-def obstacle(network: Network, group: ChannelGroup, compensate: str) -> str:
-    """Why a compensation cannot be used for a group; "" if it can."""
-    if compensate not in _NEEDED:
-        return ""
-    passes, where = group_passes(network, group, network.relations)
-    if passes < _NEEDED[compensate]:
-        return f"{where} does not let {compensate} through"
-    return can_absorb(network, group) or (can_fold(network, group) if compensate == "fold" else "")
 
 
 def producer_names(context: Context, group: ChannelGroup) -> tuple[str, ...]:

@@ -1,13 +1,14 @@
-"""The options of a compression, and the presets."""
+"""The options of a compression."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from onnxmerge.decompose import COMPENSATIONS, SELECTIONS
+from onnxmerge.decompose import SELECTIONS
 from onnxmerge.errors import UsageError
+from onnxmerge.methods import COMPENSATIONS, METHODS, Preset
 
 __all__ = [
     "ALLOCATIONS",
@@ -16,7 +17,6 @@ __all__ = [
     "MEASURED_COMPENSATIONS",
     "MEASURED_SELECTIONS",
     "METHODS",
-    "Method",
     "Options",
 ]
 
@@ -25,41 +25,8 @@ ALLOCATIONS = ("auto", "uniform", "global")
 EFFORT_NAMES = ("fast", "balanced", "thorough")
 MEASURED_SELECTIONS = (*SELECTIONS, "energy", "obs")
 """Selections, with those that need samples (real or synthetic)."""
-MEASURED_COMPENSATIONS = (*COMPENSATIONS, "linear", "refit")
+MEASURED_COMPENSATIONS = tuple(COMPENSATIONS)
 """Compensations, with those that need samples (real or synthetic)."""
-
-
-class Method(NamedTuple):
-    """A preset: selection, compensation, allocation, and whether known means are added to the consumers' biases."""
-
-    select: str
-    compensate: str
-    allocate: str
-    fold_mean: bool
-
-    @property
-    def measured(self) -> bool:
-        """Whether it needs samples, real or synthetic."""
-        return self.select not in SELECTIONS or self.fitted
-
-    @property
-    def fitted(self) -> bool:
-        """Whether the weights that read removed channels are fitted to samples."""
-        return self.compensate not in COMPENSATIONS
-
-
-METHODS = MappingProxyType(
-    {
-        "auto": Method("obs", "refit", "global", True),
-        "prune": Method("l2", "none", "uniform", True),
-        "neuron-merging": Method("l2", "merge", "uniform", True),
-        "reprune": Method("cluster", "none", "uniform", True),
-        "reprune-2024": Method("coverage", "none", "global", True),
-        "receding": Method("bn", "none", "global", True),
-        "fold": Method("cluster", "fold", "uniform", True),
-        "refit": Method("obs", "refit", "global", True),
-    }
-)
 
 
 _PAPERS = frozenset({"prune", "neuron-merging", "reprune", "reprune-2024", "receding", "fold"})
@@ -83,8 +50,8 @@ class Options:
         fold_mean: Add known means of removed channels to the biases of their consumers; None: the default of the
             method.
         coupled: Also cut groups with several producers.
-        only: Globs of producer node names; only groups with a match are cut.
-        skip: Globs of producer node names; groups with a match are left alone.
+        only: Globs of producer node names, or one; only groups with a match are cut.
+        skip: Globs of producer node names, or one; groups with a match are left alone.
         round_to: Channel counts are multiples of this; auto: only counts at which the operators were measured to be
             faster; None: widths that suit kernels, multiples of 8 or of 4 (`grid.suited`), but any count if `of` is
             latency, or if `of` is channels and the method follows a paper.
@@ -104,8 +71,8 @@ class Options:
     balance: float = 0.85
     fold_mean: bool | None = None
     coupled: bool = True
-    only: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
+    only: str | Sequence[str] = ()
+    skip: str | Sequence[str] = ()
     round_to: int | Literal["auto"] | None = None
     effort: str = "balanced"
     memory: int | None = None
@@ -118,6 +85,12 @@ class Options:
         Raises:
             UsageError: A value is out of range or unknown.
         """
+        for name in ("only", "skip"):
+            globs: object = getattr(self, name)  # one glob, or any sequence of them
+            if isinstance(globs, str):
+                object.__setattr__(self, name, (globs,))
+            elif not isinstance(globs, tuple):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         ratio: object = self.ratio  # callers are not always type-checked
         if isinstance(ratio, str):
             self._check_automatic()
@@ -171,7 +144,7 @@ class Options:
             return 1 if self.of == "latency" or (self.of == "channels" and self.method in _PAPERS) else None
         return 1 if self.round_to == "auto" else self.round_to
 
-    def resolved(self, measurable: bool = False) -> Method:
+    def resolved(self, measurable: bool = False) -> Preset:
         """The preset with overrides applied.
 
         Args:
@@ -185,7 +158,7 @@ class Options:
             preset = preset._replace(allocate="uniform")
         if self.ratio == "auto":
             preset = preset._replace(allocate="global")
-        return Method(
+        return Preset(
             self.select or preset.select,
             self.compensate or preset.compensate,
             preset.allocate if self.allocate == "auto" else self.allocate,

@@ -19,6 +19,7 @@ from onnxmerge.cost.latency import LatencyModel
 from onnxmerge.cost.network import CostModel
 from onnxmerge.decompose import least_first
 from onnxmerge.errors import NothingToCutError, UsageError
+from onnxmerge.methods import Preset
 from onnxmerge.network import Network
 from onnxmerge.plan.allocation import (
     Allocation,
@@ -34,7 +35,7 @@ from onnxmerge.plan.budget import Cost, descend
 from onnxmerge.plan.effort import EFFORTS, probing_for
 from onnxmerge.plan.eligibility import allowed_counts, eligible
 from onnxmerge.plan.group_plan import plan_group
-from onnxmerge.plan.options import Method, Options
+from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.scope import NoGroupError, why_nothing
 from onnxmerge.signals.calibration import Calibration
@@ -57,7 +58,7 @@ class Planner:
         self,
         network: Network,
         options: Options,
-        method: Method,
+        method: Preset,
         calibration: Calibration | None = None,
         latency: LatencyModel | None = None,
         progress: Callable[[float], None] = lambda _done: None,

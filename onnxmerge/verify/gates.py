@@ -85,6 +85,8 @@ class Measured:
     notes: tuple[str, ...] = ()
     differences: Differences | None = None
     divergence: float | None = None
+    samples: str = ""
+    synthetic: bool = False
 
 
 def check_gates(measured: Measured, verification: Verification) -> None:

@@ -133,7 +133,8 @@ def measure_models(
         latency = compare_latency(first, second, samples.feeds[:1], runs=_TIMED_RUNS, seconds=_TIMED_SECONDS, seed=seed)
     notes.extend(samples.notes)
     found = None if meter is None else meter.result()
-    return Measured(fidelity, before, after, latency, tuple(dict.fromkeys(notes)), found, apart)
+    noted = tuple(dict.fromkeys(notes))
+    return Measured(fidelity, before, after, latency, noted, found, apart, samples.source, samples.synthetic)
 
 
 def time_batches(

@@ -20,7 +20,7 @@ from onnxmerge.apply.cut import cut
 from onnxmerge.channels.groups import kept_elements
 from onnxmerge.decompose import Expression
 from onnxmerge.graph import Draft, to_proto
-from onnxmerge.pipeline import Compression, compress
+from onnxmerge.pipeline import Compression
 from onnxmerge.plan.options import Options
 from onnxmerge.signals.batchnorm_means import BatchNormMeans
 from onnxmerge.verify import Verification
@@ -37,6 +37,7 @@ from tests.builders import (
     weight,
     with_weights,
 )
+from tests.calls import compress
 from tests.expressions import absorbed, random_expressions, written_out
 from tests.operators import CASES, Case, built, case_of
 

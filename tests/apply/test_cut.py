@@ -16,7 +16,6 @@ from onnxmerge.apply.cut import cut
 from onnxmerge.channels.groups import kept_elements
 from onnxmerge.errors import OnnxMergeError
 from onnxmerge.graph import Draft, load, to_proto
-from onnxmerge.pipeline import compress, compress_file
 from onnxmerge.plan.options import Options
 from onnxmerge.verify import Verification
 from tests.builders import (
@@ -32,6 +31,7 @@ from tests.builders import (
     some,
     weight,
 )
+from tests.calls import compress, compress_file
 
 HALF = Options(ratio=0.5, of="channels", allocate="uniform", method="prune", fold_mean=False)
 UNVERIFIED = Verification(enabled=False)

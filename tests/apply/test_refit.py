@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import Options
 from onnxmerge.signals.divergence import divergence
 from onnxmerge.verify import Verification
+from tests.calls import compress
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_models"
 CPU = Verification(provider="cpu")

@@ -15,12 +15,12 @@ import pytest
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, find_groups
 from onnxmerge.graph import load, probe_shapes
-from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import Options
 from onnxmerge.report.text import sentence
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import synthetic_samples
 from onnxmerge.verify import Verification
+from tests.calls import compress
 
 FOLDER = Path(__file__).parents[1] / "data" / "architectures"
 EXPORTERS = ("script", "dynamo")

@@ -8,10 +8,10 @@ import pytest
 
 from onnxmerge.channels.relations import CommutesWith
 from onnxmerge.errors import NothingToCutError
-from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import Options
 from onnxmerge.signals.producer_weights import group_passes
 from tests.builders import MICROSOFT, TOLERANCE, Analysed, Net, analyse, consumers_of, hold, producers_of
+from tests.calls import compress
 
 
 def check(model: onnx.ModelProto, seeds: int = 2) -> Analysed:

@@ -23,7 +23,6 @@ from onnxmerge.channels.relations import Indices
 from onnxmerge.channels.rules import TABLE
 from onnxmerge.errors import NothingToCutError
 from onnxmerge.graph import to_proto
-from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import Options
 from tests.builders import (
     TOLERANCE,
@@ -39,6 +38,7 @@ from tests.builders import (
     run,
     some,
 )
+from tests.calls import compress
 from tests.expressions import absorbed, random_expressions, written_out
 from tests.random_networks import OPSETS, drawn, drawn_around
 from tests.random_steps import STEPS, Step

@@ -18,10 +18,11 @@ from onnxmerge.channels.context import Context
 from onnxmerge.channels.relations import CommutesWith, Relation
 from onnxmerge.channels.rules import TABLE
 from onnxmerge.graph import Node
-from onnxmerge.pipeline import Compression, compress
+from onnxmerge.pipeline import Compression
 from onnxmerge.plan.options import Options
 from onnxmerge.verify import Verification
 from tests.builders import MICROSOFT, Net, random_feed, relative, run, weight, with_weights
+from tests.calls import compress
 from tests.claim_cases import MORE_CASES, Middle, number, padded, plane
 from tests.claims import FalseClaimError, check_claims
 from tests.operators import CASES, Case, to_float

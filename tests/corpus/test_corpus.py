@@ -15,12 +15,13 @@ import pytest
 
 from onnxmerge.errors import NothingToCutError
 from onnxmerge.graph import load
-from onnxmerge.pipeline import compress, inspect
+from onnxmerge.pipeline import inspect
 from onnxmerge.plan.options import Options
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import synthetic_samples
 from onnxmerge.verify import Verification, check_contract
 from tests.builders import Array, analyse, cut_model, mask, some
+from tests.calls import compress
 
 CORPUS = Path(__file__).parents[2] / "../shared/corpus"
 MODELS = sorted((CORPUS / "models").glob("*.onnx"))

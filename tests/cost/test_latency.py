@@ -14,7 +14,7 @@ import pytest
 from onnxmerge.cost.latency import LatencyModel
 from onnxmerge.cost.network import CostModel
 from onnxmerge.errors import NothingToCutError
-from onnxmerge.pipeline import compress, compress_file, latency_target, timing, tradeoff
+from onnxmerge.pipeline import latency_target, timing
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.planner import Planner
@@ -24,6 +24,7 @@ from onnxmerge.runtime.latency import Comparison, Latency
 from onnxmerge.runtime.session import Session
 from onnxmerge.verify import Verification
 from tests.builders import Analysed, Net, analyse
+from tests.calls import compress, compress_file, tradeoff
 
 BLOCK = 16
 

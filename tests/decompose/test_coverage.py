@@ -20,11 +20,11 @@ from scipy.cluster.hierarchy import linkage
 from onnxmerge.channels.reasons import Reason
 from onnxmerge.decompose import GroupWeights, ProducerRows, select
 from onnxmerge.decompose.coverage import _clusters, _cover, merge_heights
-from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import MEASURED_COMPENSATIONS, METHODS, Options
 from onnxmerge.signals.producer_weights import producer_rows
 from onnxmerge.verify import Verification
 from tests.builders import Net, analyse
+from tests.calls import compress
 
 Floats = NDArray[np.float64]
 FEW = settings(max_examples=40, deadline=None, derandomize=True)

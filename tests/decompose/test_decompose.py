@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.decompose import SELECTIONS, Expression, GroupWeights, ProducerRows, express, least_first, select
+from onnxmerge.decompose import (
+    SELECTIONS,
+    Expression,
+    GroupWeights,
+    ProducerRows,
+    fold,
+    least_first,
+    merge,
+    no_terms,
+    select,
+)
 
 Floats = NDArray[np.float64]
 
@@ -48,7 +58,7 @@ def test_published_formula() -> None:
         rows = np.concatenate([w, s * w])
         outputs = gamma * ((x @ rows.T) - mean) / sigma + beta
         np.testing.assert_allclose(outputs[:, i], big_s * outputs[:, j] + big_b, rtol=1e-9, atol=1e-9)
-        expression = express(normalised(rows, gamma, beta, mean, var), np.array([j]), "merge")
+        expression = merge(normalised(rows, gamma, beta, mean, var), np.array([j]))
         np.testing.assert_allclose(expression.factor, [big_s], rtol=1e-9)
         # The published code has the variance in place of σ, and i and j swapped: neither is this.
         assert not np.isclose(big_s, s * (gamma[i] / gamma[j]) * (var[j] / var[i]), rtol=1e-3)
@@ -58,18 +68,18 @@ def test_published_formula() -> None:
 def test_merge_appends_the_bias() -> None:
     """Without BatchNormalization cosine and norm are those of [w, b]."""
     rows = plain(np.array([[1.0, 0], [2.0, 0], [0, 1.0]]), np.array([1.0, 2.0, 1.0]))
-    expression = express(rows, np.array([0, 2]), "merge", threshold=0.9)
+    expression = merge(rows, np.array([0, 2]), threshold=0.9)
     assert expression.target.tolist() == [0]
     np.testing.assert_allclose(expression.factor, [2.0])
     # With the bias of the other sign the direction is another one.
     rows = plain(np.array([[1.0, 0], [2.0, 0], [0, 1.0]]), np.array([1.0, -2.0, 1.0]))
-    assert express(rows, np.array([0, 2]), "merge", threshold=0.1).removed.size == 0
+    assert merge(rows, np.array([0, 2]), threshold=0.1).removed.size == 0
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 0.71, 0.99])
 def test_merge_accepts_from_the_threshold_on(threshold: float) -> None:
     rows = plain(np.array([[1.0, 0], [1.0, 1.0]]))
-    assert express(rows, np.array([0]), "merge", threshold).removed.size == int(np.sqrt(0.5) >= threshold)
+    assert merge(rows, np.array([0]), threshold).removed.size == int(np.sqrt(0.5) >= threshold)
 
 
 def test_merge_balances_direction_and_offset() -> None:
@@ -77,17 +87,17 @@ def test_merge_balances_direction_and_offset() -> None:
     weights = np.array([[1.0, 0.05, 0], [1.0, 0, 0.1], [1.0, 0, 0]])
     ones = np.ones(3)
     rows = normalised(weights, ones, np.array([5.0, 0.0, 0.0]), np.zeros(3), ones)
-    assert express(rows, np.array([0, 1]), "merge", balance=1.0).target.tolist() == [0]
-    assert express(rows, np.array([0, 1]), "merge", balance=0.1).target.tolist() == [1]
+    assert merge(rows, np.array([0, 1]), balance=1.0).target.tolist() == [0]
+    assert merge(rows, np.array([0, 1]), balance=0.1).target.tolist() == [1]
 
 
 def test_a_negative_scale_is_not_merged() -> None:
     weights = np.array([[1.0, 2.0], [0.5, 1.0]])
     ones = np.ones(2)
     rows = normalised(weights, np.array([1.0, -1.0]), np.zeros(2), np.zeros(2), ones)
-    assert express(rows, np.array([0]), "merge").removed.size == 0
+    assert merge(rows, np.array([0])).removed.size == 0
     both = normalised(weights, np.array([-1.0, -1.0]), np.zeros(2), np.zeros(2), ones)
-    np.testing.assert_allclose(express(both, np.array([0]), "merge").factor, [0.5])
+    np.testing.assert_allclose(merge(both, np.array([0])).factor, [0.5])
 
 
 def test_zeros_are_never_divided_by() -> None:
@@ -95,7 +105,7 @@ def test_zeros_are_never_divided_by() -> None:
     ones = np.ones(3)
     for rows in (plain(weights), normalised(weights, np.array([1.0, 0.0, 1.0]), ones, ones, ones)):
         for kept in ([0], [1], [0, 1], [0, 2]):
-            expression = express(rows, np.array(kept), "merge", threshold=-1.0)
+            expression = merge(rows, np.array(kept), threshold=-1.0)
             assert np.isfinite(expression.factor).all()
             assert (expression.factor > 0).all()
             assert not {0, 2} & set(expression.target.tolist())
@@ -153,8 +163,8 @@ def test_matrix_has_identity_rows_for_what_stays() -> None:
 
 def test_nothing_removed_nothing_expressed() -> None:
     rows = plain(np.random.default_rng(0).standard_normal((4, 3)))
-    for method in ("none", "merge", "fold"):
-        expression = express(rows, np.arange(4), method)
+    every = np.arange(4)
+    for expression in (no_terms(4, every), merge(rows, every), fold(rows, every)):
         assert expression.removed.size == 0
         assert not expression.averages
         np.testing.assert_array_equal(expression.matrix(), np.eye(4))

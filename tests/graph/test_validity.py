@@ -9,10 +9,10 @@ import pytest
 
 from onnxmerge.errors import ModelError
 from onnxmerge.graph import load
-from onnxmerge.pipeline import compress_file
 from onnxmerge.plan.options import Options
 from onnxmerge.verify import Verification
 from tests.builders import Net, random_feed, run
+from tests.calls import compress_file
 
 
 def grouped() -> onnx.ModelProto:

@@ -12,14 +12,16 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge import cli, pipeline
+from onnxmerge import cli
 from onnxmerge.errors import NothingToCutError, UsageError
-from onnxmerge.pipeline import Compression, compress
+from onnxmerge.pipeline import Compression
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
 from onnxmerge.report.importance_histogram import modes_lines
 from onnxmerge.verify import Verification
+from tests import calls
 from tests.builders import Net
+from tests.calls import compress
 
 MODELS = Path(__file__).resolve().parents[2] / "sample_models"
 UNVERIFIED = Verification(enabled=False)
@@ -215,7 +217,7 @@ def test_combinations_that_mean_nothing(options: dict[str, Any], message: str) -
 
 def test_a_curve_takes_fractions() -> None:
     with pytest.raises(UsageError, match="a trade-off curve takes fractions"):
-        pipeline.tradeoff(network(LAYERS), Options(ratio="auto", method="receding"), (0.3,))
+        calls.tradeoff(network(LAYERS), Options(ratio="auto", method="receding"), (0.3,))
 
 
 def test_the_plan_is_the_same_as_json() -> None:

@@ -11,11 +11,11 @@ import pytest
 
 from onnxmerge.channels.reasons import Reason
 from onnxmerge.errors import NothingToCutError, UsageError
-from onnxmerge.pipeline import compress
 from onnxmerge.plan.options import BUDGETS, METHODS, Options
 from onnxmerge.plan.plan import Plan
 from onnxmerge.verify import Verification
 from tests.builders import Net
+from tests.calls import compress
 
 UNVERIFIED = Verification(enabled=False)
 DATA_FREE = ("prune", "neuron-merging", "reprune", "reprune-2024", "receding", "fold")

@@ -11,13 +11,14 @@ import onnx
 import pytest
 
 from onnxmerge.errors import NothingToCutError
-from onnxmerge.pipeline import compress, inspect
+from onnxmerge.pipeline import inspect
 from onnxmerge.plan.allocation import along_path, global_path, uniform_path
 from onnxmerge.plan.budget import descend
 from onnxmerge.plan.options import METHODS, Options
 from onnxmerge.plan.rounding import _suited, nearest
 from onnxmerge.verify import Verification
 from tests.builders import Net
+from tests.calls import compress
 
 MODELS = Path(__file__).resolve().parents[2] / "sample_models"
 UNVERIFIED = Verification(enabled=False)

@@ -12,9 +12,9 @@ torch = pytest.importorskip("torch", reason="training needs torch; pip install '
 
 from torch import nn  # noqa: E402
 
-from onnxmerge.pipeline import compress  # noqa: E402
 from onnxmerge.plan.options import Options  # noqa: E402
 from onnxmerge.verify import Verification  # noqa: E402
+from tests.calls import compress  # noqa: E402
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "receding.md"
 

@@ -15,10 +15,10 @@ pytest.importorskip("onnxscript", reason="torch exports through onnxscript; pip 
 from torch import nn  # noqa: E402
 
 from onnxmerge import graph, training  # noqa: E402
-from onnxmerge.pipeline import compress  # noqa: E402
 from onnxmerge.plan.options import Options  # noqa: E402
 from onnxmerge.runtime.session import Session  # noqa: E402
 from onnxmerge.verify import Verification  # noqa: E402
+from tests.calls import compress  # noqa: E402
 
 # torch's exporters warn of themselves: of deprecated options, and of what they do inside.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -1,87 +1,43 @@
-"""Compensation: removed channels expressed by kept ones, `a ≈ Z a_S`, with S the kept set.
+"""Neuron Merging (2010.13160): removed channels as positive multiples of the most similar kept ones.
 
-`Expression` holds Z row by row as (removed, kept, factor) terms; kept rows are the identity and rows without a term
-are zero. `fold` changes the kept channels too: `Expression.averages` states whether kept channels become means of their
-clusters.
-
-1. `none`: Z is zero for removed channels.
-2. `merge` (Neuron Merging, 2010.13160): one positive multiple of the most similar kept channel. Without
-   BatchNormalization the bias is appended to the row, `z = |w_i|/|w_j|`, accepted if cos ≥ t. With a tail y = s·(w x
-   + b) + o, write q = s·b + o. If w_i = r·w_j, then y_i = S·y_j + B exactly, with `S = r·s_i/s_j` and `B = q_i −
-   S·q_j`; r is taken as |w_i|/|w_j|. The kept channel with the lowest `λ(1 − cos) + (1 − λ)·minmax|B/S|` is chosen,
-   and accepted if cos ≥ t and S > 0 (a BatchNormalization scale may legally be negative; relu(S·y) = S·relu(y) needs
-   S ≥ 0). A group with several producers is merged on its effective rows, the bias appended: channel i is then the same
+1. Without BatchNormalization the bias is appended to the row, `z = |w_i|/|w_j|`, accepted if cos ≥ t.
+2. With a tail y = s·(w x + b) + o, write q = s·b + o. If w_i = r·w_j, then y_i = S·y_j + B exactly, with
+   `S = r·s_i/s_j` and `B = q_i − S·q_j`; r is taken as |w_i|/|w_j|. The kept channel with the lowest
+   `λ(1 − cos) + (1 − λ)·minmax|B/S|` is chosen, and accepted if cos ≥ t and S > 0 (a BatchNormalization scale may
+   legally be negative; relu(S·y) = S·relu(y) needs S ≥ 0).
+3. A group with several producers is merged on its effective rows, the bias appended: channel i is then the same
    multiple of channel j in all producers.
-3. `fold` (Model Folding, 2502.10216): each removed channel joins its nearest kept one (on effective rows); the kept one
-   becomes the mean of its cluster and replaces all of its channels, with factor 1.
 
-Zero rows: a removed row of zeros gets factor 0 (its contribution is in the mean); a kept row of zeros is never
-chosen.
+Zero rows: a removed row of zeros gets factor 0 (its contribution is in the mean); a kept row of zeros is never chosen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
+from onnxmerge.decompose.expression import Expression, no_terms, removed_channels
 from onnxmerge.decompose.rows import Floats, GroupWeights, Indices, ProducerRows, Read, blocks
 
-__all__ = ["COMPENSATIONS", "Expression", "express"]
+__all__ = ["merge"]
 
-COMPENSATIONS = ("none", "merge", "fold")
-
-
-@dataclass(frozen=True)
-class Expression:
-    """How removed channels are expressed.
-
-    Attributes:
-        size: n.
-        kept: (k,) channels to keep, ascending.
-        removed: (m,) removed channels that have a term, ascending.
-        target: (m,) the kept channel of each term.
-        factor: (m,) the factor of each term.
-        averages: Whether kept channels become the mean of themselves and the channels they replace.
-    """
-
-    size: int
-    kept: Indices
-    removed: Indices
-    target: Indices
-    factor: Floats
-    averages: bool = False
-
-    def matrix(self) -> Floats:
-        """(n, k) the scaling matrix Z."""
-        z = np.zeros((self.size, len(self.kept)))
-        z[self.kept, np.arange(len(self.kept))] = 1.0
-        z[self.removed, np.searchsorted(self.kept, self.target)] = self.factor
-        return z
+Norms = tuple[Floats, Floats]
 
 
-def express(
-    rows: GroupWeights, kept: Indices, method: str, threshold: float = 0.1, balance: float = 0.85
-) -> Expression:
-    """Express the channels that are not kept.
+def merge(rows: GroupWeights, kept: Indices, threshold: float = 0.1, balance: float = 0.85) -> Expression:
+    """Express the channels that are similar enough to a kept one.
 
     Args:
         rows: The group's weights.
         kept: (k,) channels to keep, ascending.
-        method: One of `COMPENSATIONS`.
-        threshold: Minimum cosine similarity of a merge.
+        threshold: Minimum cosine similarity.
         balance: λ, the weight of direction against offset, with BatchNormalization.
     """
-    removed = np.setdiff1d(np.arange(rows.size, dtype=np.int64), kept)
-    if method == "none" or not removed.size:
-        empty = np.empty(0, dtype=np.int64)
-        return Expression(rows.size, kept, empty, empty, np.empty(0))
-    if method == "fold":
-        nearest = kept[_nearest(rows, kept, removed)]
-        return Expression(rows.size, kept, removed, nearest, np.ones(len(removed)), averages=True)
+    removed = removed_channels(rows.size, kept)
+    if not removed.size:
+        return no_terms(rows.size, kept)
     single = len(rows.producers) == 1 and rows.producers[0].bias.shape[1] == 1
     normalised = single and rows.producers[0].normalised
     found = []
@@ -92,27 +48,6 @@ def express(
             found.append(_merge_plain(cosine, norms, threshold))
     best, factor, accepted = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return Expression(rows.size, kept, removed[accepted], kept[best[accepted]], factor[accepted])
-
-
-Norms = tuple[Floats, Floats]
-
-
-def _nearest(rows: GroupWeights, kept: Indices, removed: Indices) -> Indices:
-    """(m,) index among the kept channels of the nearest one to each removed channel; ties to the first."""
-    parts = []
-    for some in blocks(removed, rows.width):
-        these = rows.effective(some)
-        best, least = np.zeros(len(some), dtype=np.int64), np.full(len(some), np.inf)
-        start = 0
-        for others in blocks(kept, max(rows.width, len(some))):
-            distance = cdist(these, rows.effective(others))
-            place = np.argmin(distance, axis=1)
-            nearer = distance[np.arange(len(some)), place] < least
-            best[nearer] = start + place[nearer]
-            least = np.minimum(least, distance.min(axis=1))
-            start += len(others)
-        parts.append(best)
-    return np.concatenate(parts)
 
 
 def _cosines(

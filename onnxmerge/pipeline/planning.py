@@ -1,0 +1,65 @@
+"""The plan for a ratio, held against what was asked for."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from onnxmerge.errors import NothingToCutError
+from onnxmerge.pipeline.latency_target import plan_for_latency
+from onnxmerge.pipeline.preparing import Prepared
+from onnxmerge.pipeline.run import Run
+from onnxmerge.plan.plan import Plan
+from onnxmerge.plan.scope import why_little
+from onnxmerge.report.text import listed
+
+__all__ = ["plan_at"]
+
+_NEAR = 0.02
+"""How far a result may be from the requested fraction before the report mentions it."""
+_USELESS = 0.5
+"""Part of the requested fraction below which a result is refused."""
+
+
+def plan_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Plan:
+    """The plan for a ratio, or the given plan; `auto`: for the ratio that the importances determine.
+
+    Raises:
+        NothingToCutError: No channel is removed at this ratio, or less than half of it can be reached.
+    """
+    planner = prepared.planner
+    if isinstance(planner, Plan):
+        return planner
+    if prepared.clock is not None and run.options.of == "latency" and ratio != "auto":
+        plan = plan_for_latency(run, prepared.network, planner, prepared.clock, ratio)
+    else:
+        with run.stage("planning"):
+            plan = planner.plan_by_modes() if ratio == "auto" else planner.plan(ratio)
+    if plan.asked > 0:
+        _check_reached(run, prepared, plan)
+    return plan
+
+
+def _check_reached(run: Run, prepared: Prepared, plan: Plan) -> None:
+    """Note if a plan differs from what was asked for.
+
+    Raises:
+        NothingToCutError: No channel is removed, or less than half of the ratio can be removed and `best_effort` is
+            off.
+    """
+    source, asked, can = run.model.source, plan.asked, max(plan.most, plan.reached)
+    if plan.of == "latency":
+        can = plan.reached  # plans were timed; the largest fraction was only predicted
+    wider = "; --round-to 1 takes any number of channels" if run.options.multiple != 1 else ""
+    if not plan.groups:
+        raise NothingToCutError(
+            f"{source}: at a ratio of {asked:g} of the {plan.of} no channel goes; up to {plan.most:.3f} can{wider}"
+        )
+    if can < _USELESS * asked and not run.options.best_effort:
+        why = listed(why_little(prepared.network, plan.left_alone))
+        raise NothingToCutError(
+            f"{source}: asked for {asked:.3f} of the {plan.of}, at most {can:.3f} can go: {why}; "
+            "ask for less, or take what can go with --best-effort (best_effort=True)"
+        )
+    if abs(plan.reached - asked) > _NEAR:
+        limit = f"; at most {plan.most:.3f} can go" if plan.most < asked else ""
+        run.caution(f"asked for {asked:.3f} of the {plan.of}, reached {plan.reached:.3f}{limit or wider}")

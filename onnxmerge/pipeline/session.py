@@ -1,0 +1,148 @@
+"""One request, from the model to the report, in five calls.
+
+    session = Session(request)
+    session.network                  # the analysed model
+    plan = session.plan(0.5)         # what to remove
+    cut = session.cut(plan)          # the smaller model
+    measured = session.verify(cut, written)
+    session.report(cut, measured)
+
+Everything else is a short caller of these: `compress` plans once, the search under a gate and the trade-off curve plan
+many times. What does not depend on the ratio is done once, when it is first needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from onnxmerge.graph import to_proto
+from onnxmerge.network import Network
+from onnxmerge.pipeline.analysis import analyse
+from onnxmerge.pipeline.cutting import Cut, cut_by
+from onnxmerge.pipeline.planning import plan_at
+from onnxmerge.pipeline.preparing import Prepared, prepare
+from onnxmerge.pipeline.provenance import origin
+from onnxmerge.pipeline.reporting import NO_HASHES, account
+from onnxmerge.pipeline.request import Request
+from onnxmerge.pipeline.run import SYNTHETIC, ort_source, start, with_input_hint
+from onnxmerge.pipeline.sample_loading import check_answerable, load_both
+from onnxmerge.pipeline.verifying import verify
+from onnxmerge.plan.plan import Plan
+from onnxmerge.report.model import Account
+from onnxmerge.samples.feeds import Samples
+from onnxmerge.samples.synthetic import synthetic_samples
+from onnxmerge.verify import Measured, Progress, Reference, compare_outputs, quiet
+
+__all__ = ["Session"]
+
+
+class Session:
+    """A request that is being carried out.
+
+    Attributes:
+        request: What the user asked for.
+        run: The model, and the record of what was done: notes, times, passes.
+        fitting: Samples to fit on; None if there are none.
+        held: Samples to verify on; None if there are none.
+    """
+
+    def __init__(self, request: Request, progress: Progress = quiet) -> None:
+        """Read the model, the samples, and the plan if one is given.
+
+        Args:
+            request: What the user asked for.
+            progress: Called with the name of each stage.
+
+        Raises:
+            OnnxMergeError: Something cannot be read, or a gate does not apply to the model.
+        """
+        self.request = request
+        self.run = start(request, progress)
+        self.fitting, self.held = load_both(self.run)
+        check_answerable(self.run.model, request.verification)
+        self._origin = origin(self.run)  # before the result may replace the source
+
+    @cached_property
+    def network(self) -> Network:
+        """The analysed model, its costs counted at the shapes of the samples if there are any."""
+        return analyse(self.run, self.held if self.held is not None else self.fitting)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """What plans for any ratio are made from."""
+        return prepare(self.run, self.network, self.fitting, self.held)
+
+    def plan(self, ratio: float | Literal["auto"]) -> Plan:
+        """Plan to remove a fraction, unless the request has a plan.
+
+        Raises:
+            NothingToCutError: No channel is removed at this ratio, or less than half of it can be reached.
+        """
+        with self.input_hint():
+            return plan_at(self.run, self.prepared, ratio)
+
+    def cut(self, plan: Plan) -> Cut:
+        """Carry out a plan."""
+        with self.input_hint():
+            return cut_by(self.run, self.prepared, plan)
+
+    def verify(self, cut: Cut, written: bytes | Path) -> Measured:
+        """Check a cut, as it is written, against its dense reference, and measure it; the caller checks the gates.
+
+        Raises:
+            OnnxMergeError: The cut is incorrect.
+        """
+        with self.input_hint():
+            return verify(self.run, cut, written, self.held)
+
+    def report(
+        self,
+        cut: Cut,
+        measured: Measured | None = None,
+        *,
+        target: Path | None = None,
+        size: int | None = None,
+        hashes: Mapping[str, str] = NO_HASHES,
+    ) -> Account:
+        """The report of a cut.
+
+        Args:
+            cut: The cut.
+            measured: Its measurements; None if it was not verified.
+            target: Where the model is written.
+            size: Bytes of the written model.
+            hashes: SHA-256 of the written files, by name.
+        """
+        return account(self.run, cut, target, size, measured, self._origin, hashes)
+
+    def compare(self, cut: Cut) -> Measured:
+        """Fidelity and accuracy of a cut, without the contract and without timing."""
+        with self.input_hint(), self.run.stage("measuring"):
+            smaller = to_proto(cut.model).SerializeToString()
+            provider = self.request.verification.provider
+            return compare_outputs(ort_source(self.run.source), smaller, self.measured_on, provider)
+
+    def reference(self) -> Reference:
+        """The outputs of the original, computed once to be compared with those of many cuts."""
+        verification = self.request.verification
+        with self.input_hint(), self.run.stage("measuring"):
+            source = ort_source(self.run.source)
+            return Reference.of(source, self.measured_on, verification.provider, verification.threads)
+
+    @cached_property
+    def measured_on(self) -> Samples:
+        """The samples to verify on, synthetic if there are no others."""
+        if self.held is not None:
+            return self.held
+        dims, seed = self.network.cost.dims, self.run.options.seed
+        return synthetic_samples(self.run.model.inputs, dims, SYNTHETIC, seed)
+
+    @contextmanager
+    def input_hint(self) -> Iterator[None]:
+        """Add advice on providing inputs if the model does not run on synthetic ones."""
+        with with_input_hint(self.run, self.held):
+            yield

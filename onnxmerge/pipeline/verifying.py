@@ -1,0 +1,57 @@
+"""Verify a cut: the contract with its dense reference, and measurements against the original."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnxmerge.graph import before_saturation, to_proto
+from onnxmerge.pipeline.cutting import Cut
+from onnxmerge.pipeline.run import MEMORY_LIMIT, SYNTHETIC, Run, ort_source
+from onnxmerge.runtime.session import Provider
+from onnxmerge.samples.feeds import Samples
+from onnxmerge.samples.synthetic import synthetic_samples
+from onnxmerge.verify import Measured, NotFiniteError, check_contract, measure_models
+
+__all__ = ["verify"]
+
+
+def verify(run: Run, result: Cut, written: bytes | Path, held: Samples | None) -> Measured:
+    """Compare the cut with its dense reference and measure its fidelity; the caller checks the gates.
+
+    Raises:
+        OnnxMergeError: The cut is incorrect.
+    """
+    samples, verification = held, run.request.verification
+    if samples is None:
+        samples = synthetic_samples(run.model.inputs, result.network.cost.dims, SYNTHETIC, run.options.seed)
+    with run.stage("verifying the cut"):
+        if result.model.bytes_of_weights() < MEMORY_LIMIT and run.model.bytes_of_weights() < MEMORY_LIMIT:
+            if _compared(result, written, samples, verification.provider) is None:
+                run.caution(
+                    "no output could be compared with that of the dense reference: "
+                    "they were empty, zero up to rounding, or not finite"
+                )
+        else:
+            run.notes.append("above 2 GB the cut is not compared with its dense reference")
+    with run.stage("measuring"):
+        return measure_models(
+            ort_source(run.source), written, samples, verification.provider, run.options.seed, run.progress,
+            verification.threads, differences=True,
+        )  # fmt: skip
+
+
+def _compared(result: Cut, written: bytes | Path, samples: Samples, provider: Provider) -> float | None:
+    """Check the contract, with a second reference if the first comparison is inconclusive."""
+    twin = result.twin(False)
+    try:
+        error = check_contract(twin, written, samples, provider)
+    except NotFiniteError:
+        # A non-finite removed channel (the root of a negative number) remains non-finite when multiplied by zero.
+        twin = result.twin(True)
+        error = check_contract(twin, written, samples, provider)
+    if error is not None:
+        return error
+    before = before_saturation(twin), before_saturation(to_proto(result.model).SerializeToString())
+    if before[0] is None or before[1] is None:
+        return None
+    return check_contract(before[0], before[1], samples, provider)
