@@ -19,7 +19,7 @@ from PIL import Image
 from real_networks import LINES, PICTURES, TONES, samples
 
 from onnxmerge.errors import OnnxMergeError
-from onnxmerge.pipeline import compress
+from onnxmerge.pipeline import Request, Sampling, compress
 from onnxmerge.plan.options import Options
 from onnxmerge.verify import Verification
 
@@ -74,8 +74,9 @@ def main() -> None:
         for ratio in map(float, arguments.ratios.split(",")):
             options = Options(ratio=ratio, method="refit", best_effort=True)
             try:
+                verification = Verification(provider="cpu")
                 report = compress(
-                    model, options, calibration=fitting, data=held, verification=Verification(provider="cpu")
+                    Request(model, options, Sampling(fitting, data=held), verification=verification)
                 ).report
             except OnnxMergeError as error:
                 print(f"| {name} | {ratio:g} | {str(error).splitlines()[0]} | | |", flush=True)

@@ -14,7 +14,8 @@ from onnxmerge.pipeline import Compression, Request, Sampling
 from onnxmerge.pipeline.request import SampleSource
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
-from onnxmerge.report.model import Inspection, SideBySide, Tradeoff
+from onnxmerge.report.model import SideBySide, Tradeoff
+from onnxmerge.report.results import InspectionReport
 from onnxmerge.samples import ImageOptions
 from onnxmerge.verify import Verification
 
@@ -232,7 +233,7 @@ def tradeoff(
     return pipeline.tradeoff(Request(model, options, samples, shapes or {}, verification), ratios)
 
 
-def inspect(model: Model, *, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Inspection:
+def inspect(model: Model, *, shapes: Mapping[str, tuple[int, ...]] | None = None) -> InspectionReport:
     """Find what can be removed from a model, and why the rest cannot; `.html(path)` of the result draws the network.
 
     Args:

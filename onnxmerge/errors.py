@@ -61,7 +61,7 @@ class GateError(OnnxMergeError):
     """Fidelity or accuracy of the result is below the gate; nothing was written.
 
     Attributes:
-        account: What was measured of the result, an `onnxmerge.report.model.Account`; None where there is none.
+        account: What was measured of the result, an `onnxmerge.report.results.Report`; None where there is none.
     """
 
     exit_status = 1

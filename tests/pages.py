@@ -6,7 +6,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.report.model import Account, GroupEntry, PinnedEntry
+from onnxmerge.report.model import GroupEntry, PinnedEntry
+from onnxmerge.report.results import Report
 from onnxmerge.runtime.differences import Confusion, Differences, Disagreement
 from onnxmerge.samples.thumbnails import Picture
 
@@ -64,7 +65,7 @@ class Reader(HTMLParser):
         return [" ".join(row[place].split()) for row in self.cells[table][1:]]
 
 
-def full_account(account: Account) -> Account:
+def full_account(account: Report) -> Report:
     """An account in which everything is known, and every word of the model is hostile."""
     curve = ((1, 3.0), (16, 0.5), (32, 0.125), (48, 0.01), (64, 0.0))
     first = GroupEntry(HOSTILE, 64, 32, (HOSTILE,), ("conv2",), 0.75, "l2", "merge", "",

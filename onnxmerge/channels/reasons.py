@@ -7,7 +7,7 @@ has an entry for every code here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 __all__ = ["CODES", "Code", "Detail", "Reason"]
@@ -61,6 +61,10 @@ class Reason:
     axis: int | None = None
     detail: tuple[Detail, ...] = ()
     where: str = ""
+
+    def fields(self) -> dict[str, object]:
+        """The fields of its JSON form; those without a value are omitted."""
+        return {key: value for key, value in asdict(self).items() if value not in (None, "", ())}
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Reason:

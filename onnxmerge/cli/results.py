@@ -21,7 +21,8 @@ from onnxmerge.cli.options import PROGRAM
 from onnxmerge.cli.output import forget_output, terminal, unprintable
 from onnxmerge.errors import GateError, UsageError
 from onnxmerge.report.data import to_json
-from onnxmerge.report.model import Account, Inspection, SideBySide, Tradeoff
+from onnxmerge.report.model import SideBySide, Tradeoff
+from onnxmerge.report.results import InspectionReport, Report
 from onnxmerge.report.terminal import show_account
 from onnxmerge.writing import write_text
 
@@ -30,7 +31,7 @@ __all__ = ["ARGUMENTS", "reporting", "show", "with_command"]
 ARGUMENTS = "arguments"
 """The key of the whole command line in the context."""
 
-Result = TypeVar("Result", Account, Inspection, SideBySide, Tradeoff)
+Result = TypeVar("Result", Report, InspectionReport, SideBySide, Tradeoff)
 Drawn = Callable[[Path], object]
 
 
@@ -105,7 +106,7 @@ def reporting(json_path: Path | None, page: Path | None) -> Iterator[None]:
     try:
         yield
     except GateError as error:
-        if not isinstance(error.account, Account):
+        if not isinstance(error.account, Report):
             raise
         account = with_command(error.account)
         files = [str(path) for path in (json_path, page) if path is not None and str(path) != STDOUT]
@@ -117,7 +118,7 @@ def reporting(json_path: Path | None, page: Path | None) -> Iterator[None]:
         raise GateError(f"{error}{told}") from error
 
 
-def with_command(account: Account) -> Account:
+def with_command(account: Report) -> Report:
     """The report with the command line that produced it."""
     given = click.get_current_context().find_root().meta.get(ARGUMENTS, ())
     return dataclasses.replace(account, call=shlex.join([PROGRAM, *given]))

@@ -8,8 +8,9 @@ from onnxmerge.graph.lazy import Lazy
 from onnxmerge.graph.load import external_files, load
 from onnxmerge.graph.model import Model, Node
 from onnxmerge.graph.pre_activations import before_saturation
+from onnxmerge.graph.probing import input_dims, probe_shapes
 from onnxmerge.graph.save import Staged, check_target, is_data_of, staged
-from onnxmerge.graph.shapes import Shapes, StaticShapes, infer_shapes, input_dims, probe_shapes
+from onnxmerge.graph.shapes import Shapes, StaticShapes, infer_shapes
 from onnxmerge.graph.single_node import single_node_model
 from onnxmerge.graph.values import Dim, TensorSpec
 

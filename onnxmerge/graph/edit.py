@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxmerge.errors import OnnxMergeError
+from onnxmerge.graph.fields import keep_words, set_field
 from onnxmerge.graph.lazy import Lazy
-from onnxmerge.graph.model import Model, Node, keep_words, set_field
+from onnxmerge.graph.model import Model, Node
 
 __all__ = ["Draft", "as_stored", "fill", "joined", "to_proto", "written_parameters"]
 

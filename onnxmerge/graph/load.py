@@ -19,7 +19,8 @@ from google.protobuf.message import DecodeError, Message
 from onnx import external_data_helper
 
 from onnxmerge.errors import ModelError, UsageError
-from onnxmerge.graph.model import Model, external_entries, onnx_bits
+from onnxmerge.graph.fields import external_entries, onnx_bits
+from onnxmerge.graph.model import Model
 from onnxmerge.graph.normalise import normalise
 from onnxmerge.graph.validity import check_model
 

@@ -15,17 +15,15 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
 from numpy.typing import NDArray
-from onnx import external_data_helper, numpy_helper
+from onnx import numpy_helper
 
+from onnxmerge.graph.fields import onnx_bits, type_spec
 from onnxmerge.graph.lazy import Lazy
-from onnxmerge.graph.values import Dim, TensorSpec
+from onnxmerge.graph.weights import Weights
 
-__all__ = ["Model", "Node", "Weights", "external_entries", "keep_words", "onnx_bits", "set_field", "type_spec"]
+__all__ = ["Model", "Node"]
 
-Indices = NDArray[np.int64]
 Attribute = int | float | bytes | str | list[Any] | NDArray[Any] | onnx.GraphProto | None
 
 
@@ -60,125 +58,6 @@ class Node:
     def input(self, position: int) -> str:
         """Name of an input; "" if it is omitted."""
         return self.inputs[position] if position < len(self.inputs) else ""
-
-
-class Weights(Mapping[str, NDArray[Any]]):
-    """Initializers by name; an array is read on access and must not be modified."""
-
-    def __init__(
-        self, tensors: Mapping[str, onnx.TensorProto], folder: Path | None, changed: Mapping[str, Lazy]
-    ) -> None:
-        """View of `tensors`, whose external data lie in `folder`; `changed` ones hold no data of their own."""
-        self._tensors = tensors
-        self._folder = folder
-        self._changed = changed
-
-    def __len__(self) -> int:
-        """Number of initializers."""
-        return len(self._tensors)
-
-    def __iter__(self) -> Iterator[str]:
-        """Names in the order of the file."""
-        return iter(self._tensors)
-
-    def __contains__(self, name: object) -> bool:
-        """Whether an initializer has this name (without reading it)."""
-        return name in self._tensors
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        """The array; external data are mapped, not read."""
-        if name in self._changed:
-            return self._changed[name].load()
-        tensor = self._tensors[name]
-        if external_data_helper.uses_external_data(tensor):
-            location, offset, _ = external_entries(tensor)
-            if self._folder is None:
-                raise KeyError(name)
-            dtype, shape = self.dtype(name), self.shape(name)
-            if dtype.itemsize * 8 == onnx_bits(tensor.data_type) and np.prod(shape, dtype=np.int64) > 0:
-                return np.memmap(self._folder / location, dtype=dtype, mode="r", offset=offset, shape=shape)
-            loaded = onnx.TensorProto()
-            loaded.CopyFrom(tensor)
-            external_data_helper.load_external_data_for_tensor(loaded, str(self._folder))
-            return numpy_helper.to_array(loaded)
-        return numpy_helper.to_array(tensor)
-
-    def lazy(self, name: str) -> Lazy:
-        """The array, to be read when it is needed; where the data are external, only what is asked for."""
-        if name in self._changed:
-            return self._changed[name]
-
-        def part(axis: int, indices: Indices) -> NDArray[Any]:
-            # A map of its own each time: the pages that were read leave memory with it.
-            return np.take(np.asarray(self[name]), indices, axis=axis)
-
-        return Lazy(self.shape(name), self.element_type(name), lambda: self[name], part)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape without reading the data."""
-        return tuple(self._tensors[name].dims)
-
-    def dtype(self, name: str) -> np.dtype[Any]:
-        """Element type without reading the data."""
-        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self._tensors[name].data_type))
-
-    def element_type(self, name: str) -> int:
-        """ONNX's number of the element type."""
-        return int(self._tensors[name].data_type)
-
-
-def keep_words(tensor: onnx.TensorProto, source: onnx.TensorProto) -> None:
-    """Copy the doc string and the metadata of the tensor that is replaced."""
-    if source.doc_string:
-        tensor.doc_string = source.doc_string
-    tensor.metadata_props.extend(source.metadata_props)
-
-
-def set_field(proto: Message, descriptor: FieldDescriptor, value: Any) -> None:  # noqa: ANN401 - protobuf's own
-    """Copy one field, as `ListFields` gives it, into another message of the same type."""
-    if descriptor.is_repeated:
-        getattr(proto, descriptor.name).extend(value)
-    elif descriptor.message_type is not None:
-        getattr(proto, descriptor.name).CopyFrom(value)
-    else:
-        setattr(proto, descriptor.name, value)
-
-
-def onnx_bits(element_type: int) -> int:
-    """Bits an element takes in a file; below 8 for packed types, 0 where unknown."""
-    packed = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}
-    name = onnx.TensorProto.DataType.Name(element_type)
-    return packed.get(name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element_type)).itemsize * 8)
-
-
-def external_entries(tensor: onnx.TensorProto) -> tuple[str, int, int | None]:
-    """Location, offset and length (None: to the end) of a tensor's external data."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    length = entries.get("length")
-    return entries.get("location", ""), int(entries.get("offset", 0)), None if length is None else int(length)
-
-
-def type_spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    """Declared type of a graph input or output."""
-    if value.type.WhichOneof("value") != "tensor_type":
-        return TensorSpec(value.name, value.type.WhichOneof("value") or "unknown", None)
-    tensor = value.type.tensor_type
-    if tensor.elem_type == onnx.TensorProto.STRING:
-        dtype = "string"
-    elif tensor.elem_type == onnx.TensorProto.UNDEFINED:
-        dtype = "unknown"
-    else:
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
-    if not tensor.HasField("shape"):
-        return TensorSpec(value.name, dtype, None)
-    return TensorSpec(value.name, dtype, tuple(_dim(dim) for dim in tensor.shape.dim))
-
-
-def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
-    if dim.HasField("dim_value"):
-        # Exporters of the paddle family write -1 for a free dimension.
-        return int(dim.dim_value) if dim.dim_value >= 0 else None
-    return dim.dim_param or None
 
 
 class Model:

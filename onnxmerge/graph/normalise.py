@@ -17,8 +17,9 @@ from onnx import external_data_helper, inliner, numpy_helper
 
 from onnxmerge.errors import ModelError
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate_node
+from onnxmerge.graph.fields import keep_words, set_field
 from onnxmerge.graph.lazy import Lazy
-from onnxmerge.graph.model import Model, Node, keep_words, set_field
+from onnxmerge.graph.model import Model, Node
 
 __all__ = ["COPY_MARK", "normalise"]
 

@@ -30,8 +30,9 @@ import onnx
 
 from onnxmerge.errors import OnnxMergeError, UsageError
 from onnxmerge.graph.edit import fill, joined, to_proto
+from onnxmerge.graph.fields import keep_words, onnx_bits
 from onnxmerge.graph.load import external_files
-from onnxmerge.graph.model import Model, keep_words, onnx_bits
+from onnxmerge.graph.model import Model
 from onnxmerge.graph.validity import check_model
 
 __all__ = ["Staged", "check_target", "is_data_of", "staged"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import onnx
 
-from onnxmerge.graph.model import set_field
+from onnxmerge.graph.fields import set_field
 
 __all__ = ["check_model"]
 

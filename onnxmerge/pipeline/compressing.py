@@ -16,7 +16,7 @@ from onnxmerge.pipeline.run import MEMORY_LIMIT
 from onnxmerge.pipeline.session import Session
 from onnxmerge.plan.plan import Plan
 from onnxmerge.report import summary
-from onnxmerge.report.model import Account
+from onnxmerge.report.results import Report
 from onnxmerge.verify import Measured, Progress, Verification, check_gates, quiet
 
 __all__ = ["Compression", "compress", "compress_file"]
@@ -33,7 +33,7 @@ class Compression:
     """
 
     plan: Plan
-    report: Account
+    report: Report
     _model: Model = field(repr=False)
     cautions: tuple[str, ...] = ()
 
@@ -87,7 +87,7 @@ def compress(request: Request, progress: Progress = quiet) -> Compression:
     return Compression(cut.plan, report, cut.model, cautions)
 
 
-def _hold(report: Account, measured: Measured | None, verification: Verification) -> None:
+def _hold(report: Report, measured: Measured | None, verification: Verification) -> None:
     """Refuse a result that fails the gates; the error carries the report.
 
     Raises:
@@ -112,7 +112,7 @@ def compress_file(
     dry_run: bool = False,
     save_plan: Path | None = None,
     progress: Progress = quiet,
-) -> Account:
+) -> Report:
     """Compress a file into another, which is written atomically and only if the result passes verification.
 
     Args:
@@ -145,7 +145,7 @@ def compress_file(
     return report
 
 
-def _written(session: Session, cut: Cut, target: Path, external_data: bool) -> Account:
+def _written(session: Session, cut: Cut, target: Path, external_data: bool) -> Report:
     """Write the model beside its target, verify it there, and publish it.
 
     Raises:

@@ -18,7 +18,8 @@ from onnxmerge.pipeline.sample_loading import check_images, load
 from onnxmerge.plan.eligibility import most_of_macs
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.scope import by_saving
-from onnxmerge.report.model import Inspection, SideBySide
+from onnxmerge.report.model import SideBySide
+from onnxmerge.report.results import InspectionReport
 from onnxmerge.report.text import advice, listed, sentence
 from onnxmerge.samples.synthetic import synthetic_samples
 from onnxmerge.signals.refit_schedule import refit_schedule_of
@@ -27,7 +28,7 @@ from onnxmerge.verify import Progress, measure_models, quiet, time_batches
 __all__ = ["compare", "inspect"]
 
 
-def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> Inspection:
+def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> InspectionReport:
     """Find what can be removed from a model, and why the rest cannot.
 
     Raises:
@@ -42,7 +43,7 @@ def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> Inspection:
         for position, group in enumerate(network.groups)
     )
     shrinking = tuple(group for position, group in enumerate(network.groups) if position not in left_alone)
-    return Inspection(
+    return InspectionReport(
         source=run.model.source,
         opset=run.model.opsets[""],
         producer=" ".join(part for part in run.model.producer if part),

@@ -18,7 +18,8 @@ from onnxmerge.network import Network
 from onnxmerge.pipeline.cutting import Cut
 from onnxmerge.pipeline.provenance import Origin, environment
 from onnxmerge.pipeline.run import Run
-from onnxmerge.report.model import Account, GroupEntry, PinnedEntry, Sizes
+from onnxmerge.report.model import GroupEntry, PinnedEntry, Sizes
+from onnxmerge.report.results import Report
 from onnxmerge.report.text import sentence
 from onnxmerge.signals.sensitivity import Curve
 from onnxmerge.verify import Measured
@@ -106,7 +107,7 @@ def account(
     measured: Measured | None,
     origin: Origin,
     hashes: Mapping[str, str] = NO_HASHES,
-) -> Account:
+) -> Report:
     """The report of a compression."""
     plan, network = result.plan, result.network
     planned = {entry.group: entry for entry in plan.groups}
@@ -130,7 +131,7 @@ def account(
         odd = run.options.multiple == 1
         why = "CPUs work in blocks of 8 or 16 channels" if odd else "fewer MACs are not always less time"
         notes.append(f"slower than before: {why}; try --of latency or --round-to {'8' if odd else 'auto'}")
-    return Account(
+    return Report(
         source=run.model.source,
         target=None if target is None else str(target),
         version=__version__,

@@ -32,7 +32,7 @@ from onnxmerge.pipeline.run import SYNTHETIC, ort_source, start, with_input_hint
 from onnxmerge.pipeline.sample_loading import check_answerable, load_both
 from onnxmerge.pipeline.verifying import verify
 from onnxmerge.plan.plan import Plan
-from onnxmerge.report.model import Account
+from onnxmerge.report.results import Report
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import synthetic_samples
 from onnxmerge.verify import Measured, Progress, Reference, compare_outputs, quiet
@@ -107,7 +107,7 @@ class Session:
         target: Path | None = None,
         size: int | None = None,
         hashes: Mapping[str, str] = NO_HASHES,
-    ) -> Account:
+    ) -> Report:
         """The report of a cut.
 
         Args:

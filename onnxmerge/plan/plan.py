@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from onnxmerge.channels.relations import Indices
 from onnxmerge.decompose import Expression
 from onnxmerge.errors import UsageError
 from onnxmerge.plan.batchnorm_threshold import Importances
+from onnxmerge.plan.plan_file import from_text, refused, to_text
 from onnxmerge.writing import check_writable, write_text
 
 __all__ = ["GroupPlan", "Plan"]
@@ -65,6 +67,44 @@ class GroupPlan:
             self.averages,
         )
 
+    def fields(self) -> dict[str, object]:
+        """The keys of its JSON form; None for those that are omitted."""
+        terms = [list(term) for term in zip(self.removed, self.target, self.factor, strict=True)]
+        return {
+            "name": self.name,
+            "position": self.group if self.group >= 0 else None,
+            "producers": list(self.producers) or None,
+            "size": self.size or None,
+            "kept": list(self.kept) if self.count is None else self.count,
+            "select": self.select or None,
+            "compensate": self.compensate or None,
+            "expressed": terms or None,
+            "order": list(self.order) or None,
+            "note": self.note or None,
+        }
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> GroupPlan:
+        """Create one from the keys of its JSON form, which have the right types."""
+        terms, kept = fields.get("expressed", []), fields["kept"]
+        compensate = fields.get("compensate", "")
+        return cls(
+            group=fields.get("position", -1),
+            name=fields["name"],
+            size=fields.get("size", 0),
+            kept=tuple(kept) if isinstance(kept, list) else (),
+            removed=tuple(term[0] for term in terms),
+            target=tuple(term[1] for term in terms),
+            factor=tuple(float(term[2]) for term in terms),
+            averages=compensate == "fold" and bool(terms),
+            select=fields.get("select", ""),
+            compensate=compensate,
+            note=fields.get("note", ""),
+            producers=tuple(fields.get("producers", ())),
+            order=tuple(fields.get("order", ())),
+            count=None if isinstance(kept, list) else kept,
+        )
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -108,9 +148,20 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON, keys in order; `docs/plans.md` describes the format."""
-        from onnxmerge.plan.plan_file import to_text  # noqa: PLC0415 - the form is of this class
-
-        return to_text(self)
+        top = {
+            "of": self.of,
+            "asked": self.asked,
+            "reached": self.reached,
+            "most": self.most,
+            "select": self.select,
+            "compensate": self.compensate,
+            "allocate": self.allocate,
+            "fold_mean": self.fold_mean,
+            "predicted": self.predicted,
+            "left_alone": {str(position): why.fields() for position, why in self.left_alone.items()},
+            "importances": None if self.importances is None else asdict(self.importances),
+        }
+        return to_text(top, [entry.fields() for entry in self.groups])
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -119,9 +170,21 @@ class Plan:
         Raises:
             UsageError: The text is not a valid plan.
         """
-        from onnxmerge.plan.plan_file import from_text  # noqa: PLC0415 - the form is of this class
-
-        return from_text(text)
+        data = from_text(text)
+        return cls(
+            of=data.get("of", "macs"),
+            asked=float(data.get("asked", 0.0)),
+            reached=float(data.get("reached", 0.0)),
+            most=float(data.get("most", 0.0)),
+            allocate=data.get("allocate", "auto"),
+            fold_mean=data.get("fold_mean", True),
+            groups=tuple(map(GroupPlan.of, data["groups"])),
+            left_alone=_left_alone(data.get("left_alone", {})),
+            predicted=data.get("predicted"),
+            importances=_importances(data.get("importances")),
+            select=data.get("select", ""),
+            compensate=data.get("compensate", ""),
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write the plan as JSON, atomically.
@@ -151,3 +214,17 @@ class Plan:
             return cls.from_json(text)
         except UsageError as error:
             raise UsageError(f"{path}: {error}") from error
+
+
+def _left_alone(data: Mapping[str, Any]) -> dict[int, Reason]:
+    try:
+        return {int(position): Reason.of(fields) for position, fields in data.items()}
+    except (TypeError, ValueError) as error:
+        raise refused(f"left_alone: {error}; leave the key out") from error
+
+
+def _importances(data: Mapping[str, Any] | None) -> Importances | None:
+    try:
+        return None if data is None else Importances.of(data)
+    except TypeError as error:
+        raise refused(f"importances: {error}; leave the key out") from error

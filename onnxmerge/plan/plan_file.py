@@ -9,64 +9,42 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from onnxmerge.channels.reasons import Reason
 from onnxmerge.errors import UsageError
-from onnxmerge.plan.batchnorm_threshold import Importances
-from onnxmerge.plan.plan import GroupPlan, Plan
 from onnxmerge.suggestions import did_you_mean
 
-__all__ = ["VERSION", "from_text", "to_text"]
+__all__ = ["VERSION", "from_text", "refused", "to_text"]
 
 VERSION = 1
 _KEY = "onnxmerge_plan"
 
 
-def to_text(plan: Plan) -> str:
-    """A plan as JSON, one line per key, so that lists of channels are easy to read and compare."""
-    top: dict[str, object] = {
-        _KEY: VERSION,
-        "of": plan.of,
-        "asked": plan.asked,
-        "reached": plan.reached,
-        "most": plan.most,
-        "select": plan.select,
-        "compensate": plan.compensate,
-        "allocate": plan.allocate,
-        "fold_mean": plan.fold_mean,
-        "predicted": plan.predicted,
-        "left_alone": {str(position): _reason_fields(why) for position, why in plan.left_alone.items()},
-        "importances": None if plan.importances is None else asdict(plan.importances),
-    }
-    lines = [f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in top.items() if value not in (None, {})]
-    groups = ",\n".join(_group_text(entry) for entry in plan.groups)
-    listed = f"[\n{groups}\n  ]" if groups else "[]"
+def to_text(top: Mapping[str, object], groups: Sequence[Mapping[str, object]]) -> str:
+    """A plan as JSON, one line per key, so that lists of channels are easy to read and compare.
+
+    Args:
+        top: The keys of the plan, in order; those without a value are omitted.
+        groups: The keys of each group, likewise.
+    """
+    known = {_KEY: VERSION, **top}
+    lines = [f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in known.items() if value not in (None, {})]
+    texts = ",\n".join(_group_text(entry) for entry in groups)
+    listed = f"[\n{texts}\n  ]" if texts else "[]"
     return "\n".join(["{", *lines, f'  "groups": {listed}', "}\n"])
 
 
-def _group_text(entry: GroupPlan) -> str:
-    terms = [list(term) for term in zip(entry.removed, entry.target, entry.factor, strict=True)]
-    keys: dict[str, object] = {
-        "name": entry.name,
-        "position": entry.group if entry.group >= 0 else None,
-        "producers": list(entry.producers) or None,
-        "size": entry.size or None,
-        "kept": list(entry.kept) if entry.count is None else entry.count,
-        "select": entry.select or None,
-        "compensate": entry.compensate or None,
-        "expressed": terms or None,
-        "order": list(entry.order) or None,
-        "note": entry.note or None,
-    }
+def _group_text(keys: Mapping[str, object]) -> str:
     lines = [f"      {json.dumps(key)}: {json.dumps(value)}" for key, value in keys.items() if value is not None]
     return "\n".join(["    {", ",\n".join(lines), "    }"])
 
 
-def from_text(text: str) -> Plan:
+def from_text(text: str) -> dict[str, Any]:
     """Parse the JSON form of a plan.
+
+    Returns:
+        Its keys; the value of `groups` is a list of the keys of each group. All have the right type.
 
     Raises:
         UsageError: The text is not JSON, has another version, or a key is missing, unknown or of the wrong type.
@@ -74,76 +52,26 @@ def from_text(text: str) -> Plan:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
-        raise _refused(f"line {error.lineno}, column {error.colno}: {error.msg}") from error
+        raise refused(f"line {error.lineno}, column {error.colno}: {error.msg}") from error
     except (ValueError, RecursionError) as error:
-        raise _refused(str(error)) from error
+        raise refused(str(error)) from error
     if not isinstance(data, dict) or _KEY not in data:
-        raise _refused(f"expected an object with the key {_KEY!r}; write a plan with --save-plan or Plan.save")
+        raise refused(f"expected an object with the key {_KEY!r}; write a plan with --save-plan or Plan.save")
     version = data[_KEY]
     if version != VERSION or isinstance(version, bool):
-        raise _refused(f"{_KEY} is {version!r}, expected {VERSION}; plan again with this version of onnxmerge")
+        raise refused(f"{_KEY} is {version!r}, expected {VERSION}; plan again with this version of onnxmerge")
     _check(data, _PLAN_KEYS, ("groups",), "")
-    return Plan(
-        of=data.get("of", "macs"),
-        asked=float(data.get("asked", 0.0)),
-        reached=float(data.get("reached", 0.0)),
-        most=float(data.get("most", 0.0)),
-        allocate=data.get("allocate", "auto"),
-        fold_mean=data.get("fold_mean", True),
-        groups=tuple(_group(entry, place) for place, entry in enumerate(data["groups"], 1)),
-        left_alone=_left_alone(data.get("left_alone", {})),
-        predicted=data.get("predicted"),
-        importances=_importances(data.get("importances")),
-        select=data.get("select", ""),
-        compensate=data.get("compensate", ""),
-    )
+    for place, entry in enumerate(data["groups"], 1):
+        named = isinstance(entry, dict) and isinstance(entry.get("name"), str)
+        where = f"group {entry['name']!r}: " if named else f"group number {place}: "
+        if not isinstance(entry, dict):
+            raise refused(f"{where}got {_shown(entry)}, expected an object with name and kept")
+        _check(entry, _GROUP_KEYS, ("name", "kept"), where)
+    return data
 
 
-def _group(entry: object, place: int) -> GroupPlan:
-    named = isinstance(entry, dict) and isinstance(entry.get("name"), str)
-    where = f"group {entry['name']!r}: " if named and isinstance(entry, dict) else f"group number {place}: "
-    if not isinstance(entry, dict):
-        raise _refused(f"{where}got {_shown(entry)}, expected an object with name and kept")
-    _check(entry, _GROUP_KEYS, ("name", "kept"), where)
-    terms, kept = entry.get("expressed", []), entry["kept"]
-    compensate = entry.get("compensate", "")
-    return GroupPlan(
-        group=entry.get("position", -1),
-        name=entry["name"],
-        size=entry.get("size", 0),
-        kept=tuple(kept) if isinstance(kept, list) else (),
-        removed=tuple(term[0] for term in terms),
-        target=tuple(term[1] for term in terms),
-        factor=tuple(float(term[2]) for term in terms),
-        averages=compensate == "fold" and bool(terms),
-        select=entry.get("select", ""),
-        compensate=compensate,
-        note=entry.get("note", ""),
-        producers=tuple(entry.get("producers", ())),
-        order=tuple(entry.get("order", ())),
-        count=None if isinstance(kept, list) else kept,
-    )
-
-
-def _importances(data: Mapping[str, Any] | None) -> Importances | None:
-    try:
-        return None if data is None else Importances.of(data)
-    except TypeError as error:
-        raise _refused(f"importances: {error}; leave the key out") from error
-
-
-def _reason_fields(reason: Reason) -> dict[str, object]:
-    return {key: value for key, value in asdict(reason).items() if value not in (None, "", ())}
-
-
-def _left_alone(data: Mapping[str, Any]) -> dict[int, Reason]:
-    try:
-        return {int(position): Reason.of(fields) for position, fields in data.items()}
-    except (TypeError, ValueError) as error:
-        raise _refused(f"left_alone: {error}; leave the key out") from error
-
-
-def _refused(why: str) -> UsageError:
+def refused(why: str) -> UsageError:
+    """The error for a file that is no plan."""
     return UsageError(f"not a plan of onnxmerge: {why}")
 
 
@@ -159,14 +87,14 @@ def _check(data: Mapping[str, Any], keys: Mapping[str, _Check], needed: tuple[st
     for key in data:
         if key not in keys:
             hint = did_you_mean(key, keys) or f"; known are {', '.join(keys)}"
-            raise _refused(f"{where}unknown key {key!r}{hint}")
+            raise refused(f"{where}unknown key {key!r}{hint}")
     for key in needed:
         if key not in data:
-            raise _refused(f"{where}the key {key!r} is missing")
+            raise refused(f"{where}the key {key!r} is missing")
     for key, value in data.items():
         holds, expected = keys[key]
         if not holds(value):
-            raise _refused(f"{where}{key} is {_shown(value)}, expected {expected}")
+            raise refused(f"{where}{key} is {_shown(value)}, expected {expected}")
 
 
 def _whole(value: object) -> bool:

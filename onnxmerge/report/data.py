@@ -39,9 +39,8 @@ def to_json(result: Account | Inspection | SideBySide | Tradeoff) -> str:
     Raises:
         TypeError: A value cannot be written as JSON, which is a bug in the code that made the result.
     """
-    kind = {
-        Account: "account", Inspection: "inspection", SideBySide: "side_by_side", Tradeoff: "tradeoff"
-    }[type(result)]  # fmt: skip
+    kinds = ((Account, "account"), (Inspection, "inspection"), (SideBySide, "side_by_side"), (Tradeoff, "tradeoff"))
+    kind = next(name for each, name in kinds if isinstance(result, each))
     fields = _plain(result)
     assembled = {"schema": SCHEMA, "kind": kind, **(fields if isinstance(fields, dict) else {})}
     return json.dumps(assembled, indent=2, allow_nan=False) + "\n"

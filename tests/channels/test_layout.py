@@ -15,12 +15,12 @@ import pytest
 
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.relations import Axis, Link, Relation
-from onnxmerge.channels.rules import layout, relate
+from onnxmerge.channels.rules import layout, padding, relate, reshaping, slicing
 from onnxmerge.graph import Model, Node, evaluate, load, probe_shapes
 from tests.builders import Array, Net
 from tests.operators import CASES, Case, built
 
-OPERATORS = frozenset(rule.op for rule in layout.RULES)
+OPERATORS = frozenset(rule.op for rules in (layout, padding, reshaping, slicing) for rule in rules.RULES)
 
 Pairs = set[tuple[int, int]]
 

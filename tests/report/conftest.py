@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.report.model import Account, GroupEntry, PinnedEntry, Sizes
+from onnxmerge.report.model import GroupEntry, PinnedEntry, Sizes
+from onnxmerge.report.results import Report
 from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity
 from onnxmerge.runtime.latency import Comparison, Latency
 
@@ -13,9 +14,9 @@ def timing(median: float) -> Latency:
 
 
 @pytest.fixture
-def account() -> Account:
+def account() -> Report:
     """An account in which everything is known."""
-    return Account(
+    return Report(
         source="in.onnx",
         target="out.onnx",
         version="0.1.0",

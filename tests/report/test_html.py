@@ -15,8 +15,8 @@ import pytest
 
 from onnxmerge.errors import RuntimeMissingError, UsageError
 from onnxmerge.report import units
-from onnxmerge.report.model import Account
 from onnxmerge.report.page import check_page
+from onnxmerge.report.results import Report
 from onnxmerge.runtime.differences import Confusion, Differences
 from tests.pages import SEEN, Reader, full_account
 
@@ -25,21 +25,21 @@ pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
 
 
 @pytest.fixture
-def full(account: Account) -> Account:
+def full(account: Report) -> Report:
     return full_account(account)
 
 
-def page_of(account: Account, folder: Path) -> str:
+def page_of(account: Report, folder: Path) -> str:
     return account.html(folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_every_tag_is_closed_and_no_id_is_used_twice(full: Account, tmp_path: Path) -> None:
+def test_every_tag_is_closed_and_no_id_is_used_twice(full: Report, tmp_path: Path) -> None:
     read = Reader(page_of(full, tmp_path))
     assert len(read.ids) == len(set(read.ids))
     assert [tag for tag, _ in read.tags].count("h1") == 1
 
 
-def test_words_of_the_model_stay_words(full: Account, tmp_path: Path) -> None:
+def test_words_of_the_model_stay_words(full: Report, tmp_path: Path) -> None:
     page = page_of(full, tmp_path)
     read = Reader(page)
     assert [tag for tag, _ in read.tags].count("script") == 1
@@ -52,7 +52,7 @@ def test_words_of_the_model_stay_words(full: Account, tmp_path: Path) -> None:
     assert any(label is not None and SEEN in label for label in labels)
 
 
-def test_the_script_is_the_one_that_the_policy_allows(full: Account, tmp_path: Path) -> None:
+def test_the_script_is_the_one_that_the_policy_allows(full: Report, tmp_path: Path) -> None:
     page = page_of(full, tmp_path)
     script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)
     assert script is not None
@@ -60,7 +60,7 @@ def test_the_script_is_the_one_that_the_policy_allows(full: Account, tmp_path: P
     assert f"script-src &#39;sha256-{digest}&#39;" in page or f"script-src 'sha256-{digest}'" in page
 
 
-def test_nothing_is_loaded_from_elsewhere(full: Account, tmp_path: Path) -> None:
+def test_nothing_is_loaded_from_elsewhere(full: Report, tmp_path: Path) -> None:
     loaded = [
         given[name]
         for _, given in Reader(page_of(full, tmp_path)).tags
@@ -71,7 +71,7 @@ def test_nothing_is_loaded_from_elsewhere(full: Account, tmp_path: Path) -> None
     assert all(str(address).startswith(("data:", "#")) for address in loaded)
 
 
-def test_tables_hold_the_numbers_of_the_account(full: Account, tmp_path: Path) -> None:
+def test_tables_hold_the_numbers_of_the_account(full: Report, tmp_path: Path) -> None:
     read = Reader(page_of(full, tmp_path))
     assert read.column("groups", 0) == ["4", "9"]
     assert read.column("groups", 1) == [SEEN, "conv2"]
@@ -95,7 +95,7 @@ def test_tables_hold_the_numbers_of_the_account(full: Account, tmp_path: Path) -
         assert digest in text
 
 
-def test_cards_hold_the_numbers_of_the_account(full: Account, tmp_path: Path) -> None:
+def test_cards_hold_the_numbers_of_the_account(full: Report, tmp_path: Path) -> None:
     text = " ".join("".join(Reader(page_of(full, tmp_path)).text).split())
     for name, before, after in (
         ("MACs", units.count(full.before.macs), units.count(full.after.macs)),
@@ -107,7 +107,7 @@ def test_cards_hold_the_numbers_of_the_account(full: Account, tmp_path: Path) ->
     assert "1.72x faster (95 % interval 1.65-1.80)" in text
 
 
-def test_marks_say_what_the_bars_mean(full: Account, tmp_path: Path) -> None:
+def test_marks_say_what_the_bars_mean(full: Report, tmp_path: Path) -> None:
     marks = [
         given for tag, given in Reader(page_of(full, tmp_path)).tags if given.get("class") == "mark" and tag == "g"
     ]
@@ -125,7 +125,7 @@ def test_marks_say_what_the_bars_mean(full: Account, tmp_path: Path) -> None:
     assert [given["tabindex"] for given in marks].count("0") == 3
 
 
-def test_words_that_look_like_style_are_left_alone(full: Account, tmp_path: Path) -> None:
+def test_words_that_look_like_style_are_left_alone(full: Report, tmp_path: Path) -> None:
     """What stands for the page's colours in a figure may also be in a name."""
     name = "#010101 font-family: x; font: 3px y"
     read = Reader(page_of(replace(full, groups=(replace(full.groups[0], name=name),)), tmp_path))
@@ -136,11 +136,11 @@ def test_words_that_look_like_style_are_left_alone(full: Account, tmp_path: Path
     assert "var(--after)" in styles
 
 
-def test_the_same_account_gives_the_same_bytes(full: Account, tmp_path: Path) -> None:
+def test_the_same_account_gives_the_same_bytes(full: Report, tmp_path: Path) -> None:
     assert page_of(full, tmp_path) == page_of(full, tmp_path)
 
 
-def test_what_is_not_known_is_not_shown(account: Account, tmp_path: Path) -> None:
+def test_what_is_not_known_is_not_shown(account: Report, tmp_path: Path) -> None:
     bare = replace(
         account, latency=None, fidelity=None, accuracy_before=None, accuracy_after=None, groups=(), pinned=()
     )
@@ -150,14 +150,14 @@ def test_what_is_not_known_is_not_shown(account: Account, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kept", [0, 64])
-def test_groups_that_vanish_or_stay_can_be_drawn(full: Account, tmp_path: Path, kept: int) -> None:
+def test_groups_that_vanish_or_stay_can_be_drawn(full: Report, tmp_path: Path, kept: int) -> None:
     harm = 3.0 if kept == 0 else 0.0
     curve = ((0, 3.0), *full.groups[0].curve)
     edge = replace(full, groups=(replace(full.groups[0], kept=kept, harm=harm, curve=curve),))
     assert Reader(page_of(edge, tmp_path)).column("groups", 2) == [str(kept)]
 
 
-def test_a_refusal_stands_on_top(full: Account, tmp_path: Path) -> None:
+def test_a_refusal_stands_on_top(full: Report, tmp_path: Path) -> None:
     read = Reader(page_of(replace(full, target=None, refused="accuracy fell by 7 points"), tmp_path))
     text = "".join(read.text)
     assert "Refused by a gate" in text
@@ -166,7 +166,7 @@ def test_a_refusal_stands_on_top(full: Account, tmp_path: Path) -> None:
     assert "role" in next(given for tag, given in read.tags if given.get("class") == "refused")
 
 
-def test_many_classes_are_listed_not_tabled(full: Account, tmp_path: Path) -> None:
+def test_many_classes_are_listed_not_tabled(full: Report, tmp_path: Path) -> None:
     moves = tuple((old, 999 - old, 1 + old % 3) for old in range(40))
     confusion = Confusion("logits", 1000, moves)
     read = Reader(page_of(replace(full, differences=Differences(confusion, ())), tmp_path))
@@ -175,7 +175,7 @@ def test_many_classes_are_listed_not_tabled(full: Account, tmp_path: Path) -> No
     assert "and 15 more pairs" in "".join(read.text)
 
 
-def test_pictures_are_those_of_the_samples(full: Account, tmp_path: Path) -> None:
+def test_pictures_are_those_of_the_samples(full: Report, tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image", reason="the extra `images` is not installed")
     (address,) = [given["src"] for tag, given in Reader(page_of(full, tmp_path)).tags if tag == "img"]
     shown = image.open(io.BytesIO(base64.b64decode(str(address).partition(",")[2])))
@@ -183,7 +183,7 @@ def test_pictures_are_those_of_the_samples(full: Account, tmp_path: Path) -> Non
 
 
 def test_without_pillow_a_sentence_says_what_to_install(
-    full: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     read = Reader(page_of(full, tmp_path))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from onnxmerge import pipeline
-from onnxmerge.report.model import Account
+from onnxmerge.report.results import Report
 from tests.builders import Net
 from tests.pages import SEEN, full_account
 
@@ -65,7 +65,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def report(account: Account, tmp_path: Path) -> Path:
+def report(account: Report, tmp_path: Path) -> Path:
     return full_account(account).html(tmp_path / "report.html")
 
 

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.report.model import Account, PinnedEntry
+from onnxmerge.report.model import PinnedEntry
+from onnxmerge.report.results import Report
 from onnxmerge.report.terminal import show_account
 from onnxmerge.report.text import advice
 from onnxmerge.report.wording import how, printable, reasons_of
@@ -47,7 +48,7 @@ def test_pins_by_reason() -> None:
     ]  # fmt: skip
 
 
-def test_the_page_and_the_terminal_say_the_same(account: Account, tmp_path: Path) -> None:
+def test_the_page_and_the_terminal_say_the_same(account: Report, tmp_path: Path) -> None:
     pytest.importorskip("jinja2", reason="the extra `report` is not installed")
     pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
     groups = (*account.groups, replace(account.groups[1], name="conv3", note=""))
@@ -64,7 +65,7 @@ def test_the_page_and_the_terminal_say_the_same(account: Account, tmp_path: Path
         assert any(line.startswith(f"{words} {pinned} / {of}") for line in printed), words
 
 
-def test_how(account: Account) -> None:
+def test_how(account: Report) -> None:
     whole = replace(account.groups[1], note="")
     assert [how(group) for group in (*account.groups, whole)] == ["l2 + merge", "left alone", "kept whole"]
     assert how(replace(account.groups[0], select="none", compensate="")) == "–"

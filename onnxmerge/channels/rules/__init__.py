@@ -16,12 +16,15 @@ from onnxmerge.channels.rules import (
     layout,
     matrix,
     normalization,
+    padding,
     picking,
     pooling,
     quantization,
     recurrent,
     resampling,
+    reshaping,
     rotary,
+    slicing,
 )
 from onnxmerge.channels.rules.base import Rule
 from onnxmerge.channels.rules.refused import REFUSED
@@ -39,12 +42,15 @@ TABLE = MappingProxyType(
             *layout.RULES,
             *matrix.RULES,
             *normalization.RULES,
+            *padding.RULES,
             *picking.RULES,
             *pooling.RULES,
             *quantization.RULES,
             *recurrent.RULES,
             *resampling.RULES,
+            *reshaping.RULES,
             *rotary.RULES,
+            *slicing.RULES,
         )
     }
 )
