@@ -68,27 +68,19 @@ def extract(
         output = node.outputs[0]
         if index in shifts:
             trailing, vector = shifts[index]
-            constant = f"{output}__fixed_shift"
             shaped = np.ascontiguousarray(vector.reshape((-1,) + (1,) * trailing))
-            graph.initializer.append(onnx.numpy_helper.from_array(shaped, constant))
-            _add_behind(graph, output, constant)
+            graph.initializer.append(onnx.numpy_helper.from_array(shaped, f"{output}__fixed_shift"))
+            _add_behind(graph, output, f"{output}__fixed_shift")
         if index in free_shifts:
             vectors.append((shift_name(output), kinds[output]))
             _add_behind(graph, output, shift_name(output))
     for name in held:
         if name not in free:
-            tensor = graph.initializer.add()
-            tensor.name, tensor.data_type = name, model.weights.element_type(name)
-            tensor.dims.extend(model.weights.shape(name))
-            fill(tensor, weights[name] if name in weights else model.weights[name])
-    for name in entering:
-        graph.input.append(typed(name, kinds[name]))
-    for name in free:
-        graph.input.append(typed(name, model.weights.element_type(name)))
-    for name, kind in vectors:
-        graph.input.append(typed(name, kind))
-    for name in outputs:
-        graph.output.append(typed(name, kinds[name]))
+            _hold(graph, model, name, weights[name] if name in weights else model.weights[name])
+    graph.input.extend(typed(name, kinds[name]) for name in entering)
+    graph.input.extend(typed(name, model.weights.element_type(name)) for name in free)
+    graph.input.extend(typed(name, kind) for name, kind in vectors)
+    graph.output.extend(typed(name, kinds[name]) for name in outputs)
     proto = onnx.ModelProto(graph=graph, ir_version=model.proto.ir_version, opset_import=model.proto.opset_import)
     return proto.SerializeToString(), tuple(entering)
 
@@ -98,6 +90,14 @@ def typed(name: str, kind: int) -> onnx.ValueInfoProto:
     value = onnx.ValueInfoProto(name=name)
     value.type.tensor_type.elem_type = kind
     return value
+
+
+def _hold(graph: onnx.GraphProto, model: Model, name: str, values: NDArray[Any]) -> None:
+    """Add an initializer of the model with the given values."""
+    tensor = graph.initializer.add()
+    tensor.name, tensor.data_type = name, model.weights.element_type(name)
+    tensor.dims.extend(model.weights.shape(name))
+    fill(tensor, values)
 
 
 def _add_behind(graph: onnx.GraphProto, output: str, vector: str) -> None:

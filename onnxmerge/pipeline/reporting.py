@@ -110,27 +110,11 @@ def account(
 ) -> Report:
     """The report of a compression."""
     plan, network = result.plan, result.network
-    planned = {entry.group: entry for entry in plan.groups}
-    groups = []
-    for position, group in enumerate(network.groups):
-        entry = planned.get(position)
-        kept = len(entry.kept) if entry is not None else group.size
-        words = (
-            {"select": entry.select, "compensate": entry.compensate, "note": entry.note}
-            if entry is not None
-            else reason_fields(plan.left_alone.get(position))
-        )
-        harm = _harm(result.curves.get(position), kept)
-        groups.append(group_entry(network, position, kept, **words, **harm))
+    seen = measured if measured is not None else Measured(None, None, None, None)
     left = kept_elements(network.groups, plan.kept())
     removed = sum(entry.size - len(entry.kept) for entry in plan.groups)
-    notes = [*run.notes, *(measured.notes if measured is not None else ())]
+    groups = _groups(result)
     harms = [each.harm for each in groups if each.harm is not None]
-    timing = None if measured is None else measured.latency
-    if timing is not None and timing.high is not None and timing.high < 1 and not run.options.timed:
-        odd = run.options.multiple == 1
-        why = "CPUs work in blocks of 8 or 16 channels" if odd else "fewer MACs are not always less time"
-        notes.append(f"slower than before: {why}; try --of latency or --round-to {'8' if odd else 'auto'}")
     return Report(
         source=run.model.source,
         target=None if target is None else str(target),
@@ -146,18 +130,18 @@ def account(
             parameters=written_parameters(result.model),
         ),
         shapes=input_shapes(network),
-        groups=tuple(groups),
+        groups=groups,
         pinned=pinned(network),
-        fidelity=None if measured is None else measured.fidelity,
-        samples="" if measured is None else measured.samples,
-        accuracy_before=None if measured is None else measured.accuracy_before,
-        accuracy_after=None if measured is None else measured.accuracy_after,
-        latency=None if measured is None else measured.latency,
-        notes=tuple(dict.fromkeys(notes)),
+        fidelity=seen.fidelity,
+        samples=seen.samples,
+        accuracy_before=seen.accuracy_before,
+        accuracy_after=seen.accuracy_after,
+        latency=seen.latency,
+        notes=_notes(run, seen),
         seconds=dict(run.seconds),
         importances=plan.importances,
         nodes=len(run.model.nodes),
-        differences=None if measured is None else measured.differences,
+        differences=seen.differences,
         settings=origin.settings,
         environment=environment(measured),
         hashes_before=origin.hashes,
@@ -165,6 +149,33 @@ def account(
         call=origin.call,
         passes=dict(run.passes),
         predicted=sum(harms) if harms and plan.allocate == "global" else None,
-        measured=None if measured is None else measured.divergence,
-        synthetic=measured is not None and measured.synthetic,
+        measured=seen.divergence,
+        synthetic=seen.synthetic,
     )
+
+
+def _groups(result: Cut) -> tuple[GroupEntry, ...]:
+    """All groups, with what the plan does to them."""
+    planned = {entry.group: entry for entry in result.plan.groups}
+    groups = []
+    for position, group in enumerate(result.network.groups):
+        entry = planned.get(position)
+        kept = len(entry.kept) if entry is not None else group.size
+        words = (
+            {"select": entry.select, "compensate": entry.compensate, "note": entry.note}
+            if entry is not None
+            else reason_fields(result.plan.left_alone.get(position))
+        )
+        harm = _harm(result.curves.get(position), kept)
+        groups.append(group_entry(result.network, position, kept, **words, **harm))
+    return tuple(groups)
+
+
+def _notes(run: Run, measured: Measured) -> tuple[str, ...]:
+    """The notes of a run and of its measurements, and advice if the result is slower."""
+    notes, timing = [*run.notes, *measured.notes], measured.latency
+    if timing is not None and timing.high is not None and timing.high < 1 and not run.options.timed:
+        odd = run.options.multiple == 1
+        why = "CPUs work in blocks of 8 or 16 channels" if odd else "fewer MACs are not always less time"
+        notes.append(f"slower than before: {why}; try --of latency or --round-to {'8' if odd else 'auto'}")
+    return tuple(dict.fromkeys(notes))

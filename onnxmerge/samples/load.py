@@ -66,13 +66,7 @@ def load_samples(
     Raises:
         UsageError: The samples do not fit the inputs; the message says why.
     """
-    if limit is not None and limit < 1:
-        raise UsageError(f"expected a number of samples of at least 1, got {limit}")
-    if not inputs:
-        raise UsageError(f"{path}: the model has no inputs, so it takes no samples; leave the option out")
-    for spec in inputs:
-        if spec.dtype in NO_TENSORS:
-            raise UsageError(f"{path}: input '{spec.name}' is {NO_TENSORS[spec.dtype]}; samples hold tensors only")
+    _check(path, inputs, limit)
     options = images or ImageOptions()
     as_images = partial(open_images, options=options, beside=beside, numbers=numbers, labelled=labelled)
     source = _open(path, inputs, as_images)
@@ -98,6 +92,21 @@ def load_samples(
         pictures=isinstance(source, ImageFolder),
         notes=notes,
     )
+
+
+def _check(path: Path, inputs: Sequence[TensorSpec], limit: int | None) -> None:
+    """Refuse samples for a model that takes none, or a limit that leaves none.
+
+    Raises:
+        UsageError: See above.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"expected a number of samples of at least 1, got {limit}")
+    if not inputs:
+        raise UsageError(f"{path}: the model has no inputs, so it takes no samples; leave the option out")
+    for spec in inputs:
+        if spec.dtype in NO_TENSORS:
+            raise UsageError(f"{path}: input '{spec.name}' is {NO_TENSORS[spec.dtype]}; samples hold tensors only")
 
 
 def _open(path: Path, inputs: Sequence[TensorSpec], as_images: Callable[..., FeedSource | None]) -> FeedSource:
