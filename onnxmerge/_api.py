@@ -86,7 +86,8 @@ def compress(
         best_effort: Accept a result that reaches less than half of the ratio.
         plan: A plan to apply instead of making one, or the path of a saved plan. The plan determines `ratio`, `of`,
             `method` and related options, so they must be omitted; a refit is still done.
-        calibration: Unlabelled samples: a path (.npz, .npy, a folder) or arrays by input name, samples first.
+        calibration: Unlabelled samples: a path (.npz, .npy, a folder), arrays by input name, or the array of the only
+            input; samples first.
         calib_size: Maximum number of calibration samples, evenly spaced.
         data: Held-out samples for verification, in the same forms; an array `labels` adds accuracy.
         images: How to convert images to inputs, if samples are folders of images.
@@ -193,7 +194,8 @@ def tradeoff(
         memory: Maximum size of the matrices of one layer in bytes; None: a quarter of the free memory.
         seed: For synthetic inputs and bootstrap intervals.
         best_effort: Accept results that reach less than half of the ratio.
-        calibration: Unlabelled samples: a path (.npz, .npy, a folder) or arrays by input name, samples first.
+        calibration: Unlabelled samples: a path (.npz, .npy, a folder), arrays by input name, or the array of the only
+            input; samples first.
         calib_size: Maximum number of calibration samples, evenly spaced.
         data: Held-out samples for verification, in the same forms; an array `labels` adds accuracy.
         images: How to convert images to inputs, if samples are folders of images.

@@ -9,12 +9,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
 import onnxmerge
 from onnxmerge import errors
+from onnxmerge.errors import UsageError
 from onnxmerge.plan.options import Options
+from tests.builders import Net
 from tests.plan.test_plan import network
 
 NAMES = {"Compression", "ImageOptions", "Options", "Plan", "compare", "compress", "inspect", "tradeoff"}
@@ -82,3 +85,32 @@ def test_a_result_prints_a_table(tmp_path: Path) -> None:
     unverified = str(onnxmerge.compress(path, 0.4, method="prune", verify=False))
     assert "latency" not in unverified
     assert "fidelity" not in unverified
+
+
+def test_samples_of_a_model_with_one_input_may_be_an_array() -> None:
+    x = np.random.default_rng(0).standard_normal((24, 3, 8, 8)).astype(np.float32)
+    options: dict[str, Any] = {"method": "refit", "of": "channels", "provider": "cpu"}
+    bare = onnxmerge.compress(network(), 0.4, calibration=x, data=x[:4], **options)
+    named = onnxmerge.compress(network(), 0.4, calibration={"x": x}, data={"x": x[:4]}, **options)
+    assert bare.model.SerializeToString() == named.model.SerializeToString()
+    assert bare.report.samples == named.report.samples
+    assert onnxmerge.compress(network(), 0.4, data=x[:4].tolist(), method="prune").report.samples
+
+
+@pytest.mark.parametrize("name", ["calibration", "data"])
+def test_an_array_for_one_of_several_inputs_is_refused(name: str) -> None:
+    net = Net()
+    one, two = (net.conv(net.input("N", 3, 8, 8, name=each), 3, 4) for each in ("left", "right"))
+    net.output(net.add("Add", one, two), 4)
+    with pytest.raises(UsageError, match=r"a single ndarray, but .* 2 inputs \('left', 'right'\); give "):
+        onnxmerge.compress(net.model(), 0.4, **{name: np.zeros((4, 3, 8, 8), np.float32)})  # type: ignore[arg-type]
+
+
+def test_a_glob_may_be_a_string() -> None:
+    options: dict[str, Any] = {"method": "prune", "verify": False, "round_to": 1}
+    found = onnxmerge.compress(network(), 0.05, only="conv0*", **options).plan.groups
+    assert [entry.name for entry in found] == ["conv0"]
+    assert found == onnxmerge.compress(network(), 0.05, only=["conv0*"], **options).plan.groups
+    skipped = onnxmerge.compress(network(), 0.4, skip="conv0*", **options).plan.groups
+    assert "conv0" not in {entry.name for entry in skipped}
+    assert onnxmerge.Options(only="conv*") == onnxmerge.Options(only=("conv*",))
