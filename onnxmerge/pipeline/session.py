@@ -97,7 +97,7 @@ class Session:
             OnnxMergeError: The cut is incorrect.
         """
         with self.input_hint():
-            return verify(self.run, cut, written, self.held)
+            return verify(self.run, cut, written, self.measured_on)
 
     def report(
         self,

@@ -6,24 +6,21 @@ from pathlib import Path
 
 from onnxmerge.graph import before_saturation, to_proto
 from onnxmerge.pipeline.cutting import Cut
-from onnxmerge.pipeline.run import MEMORY_LIMIT, SYNTHETIC, Run, ort_source
+from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
 from onnxmerge.runtime.session import Provider
 from onnxmerge.samples.feeds import Samples
-from onnxmerge.samples.synthetic import synthetic_samples
 from onnxmerge.verify import Measured, NotFiniteError, check_contract, measure_models
 
 __all__ = ["verify"]
 
 
-def verify(run: Run, result: Cut, written: bytes | Path, held: Samples | None) -> Measured:
+def verify(run: Run, result: Cut, written: bytes | Path, samples: Samples) -> Measured:
     """Compare the cut with its dense reference and measure its fidelity; the caller checks the gates.
 
     Raises:
         OnnxMergeError: The cut is incorrect.
     """
-    samples, verification = held, run.request.verification
-    if samples is None:
-        samples = synthetic_samples(run.model.inputs, result.network.cost.dims, SYNTHETIC, run.options.seed)
+    verification = run.request.verification
     with run.stage("verifying the cut"):
         if result.model.bytes_of_weights() < MEMORY_LIMIT and run.model.bytes_of_weights() < MEMORY_LIMIT:
             if _compared(result, written, samples, verification.provider) is None:
