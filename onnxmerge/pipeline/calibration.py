@@ -26,7 +26,7 @@ from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.refit_schedule import refit_schedule_of, refusal
 from onnxmerge.signals.sensitivity import solving_work
 
-__all__ = ["choose_method", "gather_calibration", "why_unfitted"]
+__all__ = ["choose_preset", "gather_calibration", "why_unfitted"]
 
 _BATCH, _FEWEST_BATCH, _BATCH_ELEMENTS = 32, 4, 1 << 20
 """Batch size; smaller if the largest tensor of a batch would exceed the cache, 4 MB. A thin network of
@@ -53,8 +53,8 @@ class for the choice to be useful.
 _RIDGE, _RIDGE_SYNTHETIC = 1e-3, 1e-2
 
 
-def choose_method(run: Run, network: Network, fitting: Samples | None) -> Preset:
-    """The method, given the samples that are available to it."""
+def choose_preset(run: Run, network: Network, fitting: Samples | None) -> Preset:
+    """The selection, method and allocation, given the samples that are available to them."""
     method = run.options.resolved(measurable=True)
     if not method.measured:
         return method

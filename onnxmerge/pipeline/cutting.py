@@ -76,7 +76,7 @@ def cut_by(run: Run, prepared: Prepared, plan: Plan) -> Cut:
 
 def _applied(run: Run, prepared: Prepared, plan: Plan) -> Applied:
     """New weights for a plan; the time and the passes of a fit are recorded."""
-    method, calibration = prepared.method.method, prepared.calibration
+    method, calibration = prepared.preset.method, prepared.calibration
     if not method.requires.samples or calibration is None:
         return method.apply(prepared.network, plan, calibration, lambda _done: None)
     with run.stage("refitting"), counting(run, "refitting", calibration):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from onnxmerge.errors import NothingToCutError
 from onnxmerge.methods import Preset
 from onnxmerge.network import Network
-from onnxmerge.pipeline.calibration import choose_method, gather_calibration
+from onnxmerge.pipeline.calibration import choose_preset, gather_calibration
 from onnxmerge.pipeline.run import Run
 from onnxmerge.pipeline.timing import Clock, start_clock
 from onnxmerge.plan.applying import applied
@@ -30,14 +30,14 @@ class Prepared:
 
     Attributes:
         network: The analysed model.
-        method: The resolved method: selection, compensation, allocation.
+        preset: The resolved selection, method and allocation.
         calibration: Calibration samples of a refit; None for methods without a fit.
         planner: Makes plans for any ratio, or the given plan.
         clock: Times networks, if the options require timing.
     """
 
     network: Network
-    method: Preset
+    preset: Preset
     calibration: Calibration | None
     planner: Planner | Plan
     clock: Clock | None
@@ -59,17 +59,17 @@ def prepare(run: Run, network: Network, fitting: Samples | None, held: Samples |
     With a given plan, importance is not measured; calibration samples for a refit are still prepared.
     """
     check_globs(network, run.options)
-    method = choose_method(run, network, fitting)
+    preset = choose_preset(run, network, fitting)
     calibration = None
-    needed = method.measured and run.options.ratio != 0 if run.plan is None else method.fitted and run.plan.groups
+    needed = preset.measured and run.options.ratio != 0 if run.plan is None else preset.fitted and run.plan.groups
     if needed:
         calibration = gather_calibration(run, network, fitting)
     measured = network if calibration is None else calibration.network
     if run.plan is not None:
         schedule = None if calibration is None else calibration.schedule
         with run.stage("planning"):
-            plan = applied(run.plan, measured, run.options, method, schedule)
-        return Prepared(network, method, calibration, plan, None)
+            plan = applied(run.plan, measured, run.options, preset, schedule)
+        return Prepared(network, preset, calibration, plan, None)
     clock = None
     if run.options.timed and run.options.ratio != 0:
         samples = held if held is not None else fitting
@@ -78,11 +78,11 @@ def prepare(run: Run, network: Network, fitting: Samples | None, held: Samples |
         latency = clock.model if clock else None
         try:
             planner = Planner(
-                measured, run.options, method, calibration, latency, lambda done: run.progress("planning", done)
+                measured, run.options, preset, calibration, latency, lambda done: run.progress("planning", done)
             )
         except NoGroupError as error:
             raise NothingToCutError(nothing_to_cut(run.model.source, error.reasons)) from error
-    return Prepared(network, method, calibration, planner, clock)
+    return Prepared(network, preset, calibration, planner, clock)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class _Target(NamedTuple):
 
     network: Network
     options: Options
-    method: Preset
+    preset: Preset
     schedule: RefitSchedule | None
     may_vanish: frozenset[int]
 
@@ -65,20 +65,20 @@ def governed(options: Options, plan: Plan) -> Options:
     return replace(used, select=plan.select or None, compensate=plan.compensate or None, fold_mean=plan.fold_mean)
 
 
-def applied(plan: Plan, network: Network, options: Options, method: Preset, schedule: RefitSchedule | None) -> Plan:
+def applied(plan: Plan, network: Network, options: Options, preset: Preset, schedule: RefitSchedule | None) -> Plan:
     """Match a plan to a model, check it and complete it.
 
     Args:
         plan: The saved plan.
         network: The analysed model.
         options: What `governed` returned.
-        method: The same, resolved.
+        preset: The same, resolved.
         schedule: The refit schedule, if the method fits weights.
 
     Raises:
         UsageError: The plan belongs to another model or cannot be carried out.
     """
-    target = _Target(network, options, method, schedule, removable(network, method, schedule))
+    target = _Target(network, options, preset, schedule, removable(network, preset, schedule))
     found: dict[int, GroupPlan] = {}
     for entry in plan.groups:
         position = _position(entry, target)
@@ -91,13 +91,13 @@ def applied(plan: Plan, network: Network, options: Options, method: Preset, sche
     result = replace(
         plan,
         of=options.of,
-        allocate=method.allocate,
-        fold_mean=method.fold_mean,
+        allocate=preset.allocate,
+        fold_mean=preset.fold_mean,
         groups=entries,
         left_alone=left_alone,
         predicted=None,
-        select=method.select,
-        compensate=method.compensate,
+        select=preset.select,
+        compensate=preset.compensate,
     )
     reached = _reached(result, network)
     same = reached == plan.reached and options.of == plan.of
@@ -153,9 +153,9 @@ def _check_same(entry: GroupPlan, group: ChannelGroup, producers: tuple[str, ...
 
 def _entry(entry: GroupPlan, position: int, target: _Target) -> GroupPlan:
     """Check one entry and complete it."""
-    group, method = target.network.groups[position], target.method
-    used = method._replace(select=entry.select or method.select, compensate=entry.compensate or method.compensate)
-    _check_how(entry, used, method)
+    group, preset = target.network.groups[position], target.preset
+    used = preset._replace(select=entry.select or preset.select, compensate=entry.compensate or preset.compensate)
+    _check_how(entry, used, preset)
     if entry.count is None:
         kept: Indices | None = _listed(entry, "kept", group.size)
     else:
@@ -195,9 +195,9 @@ def _wrong(entry: GroupPlan, problem: str, advice: str) -> UsageError:
     return UsageError(f"the plan: group {entry.name!r}: {problem}; {advice}")
 
 
-def _check_how(entry: GroupPlan, used: Preset, method: Preset) -> None:
+def _check_how(entry: GroupPlan, used: Preset, preset: Preset) -> None:
     without = tuple(name for name, each in COMPENSATIONS.items() if not each.requires.samples)
-    compensations = (method.compensate,) if method.fitted else without
+    compensations = (preset.compensate,) if preset.fitted else without
     for key, value, known in (
         ("select", used.select, MEASURED_SELECTIONS),
         ("compensate", used.compensate, compensations),

@@ -50,13 +50,13 @@ class Eligible:
         return {position: len(score) for position, score in self.scores.items()}
 
 
-def eligible(network: Network, options: Options, method: Preset, schedule: RefitSchedule | None) -> Eligible:
+def eligible(network: Network, options: Options, preset: Preset, schedule: RefitSchedule | None) -> Eligible:
     """Sort groups into those that can lose channels and those that cannot.
 
     Args:
         network: The analysed model.
         options: The options of the request.
-        method: The resolved method.
+        preset: The resolved selection, method and allocation.
         schedule: The refit schedule if weights are fitted to samples, else None.
     """
     found = Eligible({}, set(), left_alone(network, options))
@@ -66,20 +66,20 @@ def eligible(network: Network, options: Options, method: Preset, schedule: Refit
             found.left_alone.setdefault(position, why)
         if position in found.left_alone:
             continue
-        read = producer_rows(network, group, importance=ranked_by(method) == "bn")
+        read = producer_rows(network, group, importance=ranked_by(preset) == "bn")
         if read is None:
             found.left_alone[position] = Reason("not_readable")
             continue
-        score = scores_of(read, method)
-        if not np.isfinite(score).all() or (method.select in RANKED_BY and not all_finite(read)):
+        score = scores_of(read, preset)
+        if not np.isfinite(score).all() or (preset.select in RANKED_BY and not all_finite(read)):
             found.left_alone[position] = Reason("not_finite")
             continue
         found.scores[position] = score
         if has_scales(read):
             found.scaled.add(position)
-    if method.select not in RANKINGS:
+    if preset.select not in RANKINGS:
         return found
-    return replace(found, vanishing=removable(network, method, schedule).intersection(found.scores))
+    return replace(found, vanishing=removable(network, preset, schedule).intersection(found.scores))
 
 
 def allowed_counts(
@@ -103,9 +103,9 @@ def allowed_counts(
     }
 
 
-def removable(network: Network, method: Preset, schedule: RefitSchedule | None) -> frozenset[int]:
+def removable(network: Network, preset: Preset, schedule: RefitSchedule | None) -> frozenset[int]:
     """The groups that may lose every channel under a method."""
-    if schedule is None or method.allocate != "global" or not method.fitted:
+    if schedule is None or preset.allocate != "global" or not preset.fitted:
         return frozenset()
     return vanishing(network, schedule)
 
@@ -120,8 +120,8 @@ def most_of_macs(
         options: The options of the request.
         schedule: As for `eligible`.
     """
-    method = options.resolved(measurable=schedule is not None)
-    found = eligible(network, options, method, schedule)
+    preset = options.resolved(measurable=schedule is not None)
+    found = eligible(network, options, preset, schedule)
     allowed = allowed_counts(network, found.sizes, found.vanishing, options)
     macs = network.cost.by_counts({position: network.groups[position] for position in found.sizes}, "macs")
     whole = macs({})

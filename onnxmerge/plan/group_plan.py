@@ -31,14 +31,14 @@ def all_finite(rows: GroupWeights) -> bool:
     return bool(np.isfinite(row_norms(rows.weights, rows.size, rows.width)).all())
 
 
-def ranked_by(method: Preset) -> str:
+def ranked_by(preset: Preset) -> str:
     """The score that ranks channels across groups."""
-    return method.select if method.select in SCORES else RANKED_BY.get(method.select, "l2")
+    return preset.select if preset.select in SCORES else RANKED_BY.get(preset.select, "l2")
 
 
-def scores_of(rows: GroupWeights, method: Preset) -> Floats:
+def scores_of(rows: GroupWeights, preset: Preset) -> Floats:
     """Scores that are comparable across groups: BatchNormalization scales unchanged, others relative to the mean."""
-    name = ranked_by(method)
+    name = ranked_by(preset)
     score = SCORES[name](rows)
     if name == "bn":
         return score
@@ -53,7 +53,7 @@ def plan_group(
     count: int,
     kept: Indices | None,
     options: Options,
-    method: Preset,
+    preset: Preset,
 ) -> GroupPlan:
     """Plan one group.
 
@@ -63,17 +63,17 @@ def plan_group(
         count: Number of channels to keep.
         kept: The channels to keep, if already chosen; None: use the method's selection.
         options: The options of the request.
-        method: The resolved method.
+        preset: The resolved selection, method and allocation.
     """
     group = network.groups[position]
     # Read again instead of being kept for all groups at once: rows are float64, twice the size of the weights.
-    rows = producer_rows(network, group, importance=ranked_by(method) == "bn")
+    rows = producer_rows(network, group, importance=ranked_by(preset) == "bn")
     if rows is None:
         raise OnnxMergeError(f"the weights of {group.name} could be read before and cannot now")
     if kept is None:
-        kept = select(rows, count, method.select)
-    compensate, notes = method.compensate, []
-    if ranked_by(method) == "bn" and not has_scales(rows):
+        kept = select(rows, count, preset.select)
+    compensate, notes = preset.compensate, []
+    if ranked_by(preset) == "bn" and not has_scales(rows):
         notes.append("no BatchNormalization: the deviation that white inputs would give stands in for its scale")
     problem = obstacle(COMPENSATIONS[compensate], network, group)
     if problem:
@@ -89,7 +89,7 @@ def plan_group(
         target=tuple(expression.target.tolist()),
         factor=tuple(expression.factor.tolist()),
         averages=expression.averages,
-        select=method.select,
+        select=preset.select,
         compensate=compensate,
         note="; ".join(notes),
         producers=producer_names(network, group),

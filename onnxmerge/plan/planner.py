@@ -58,7 +58,7 @@ class Planner:
         self,
         network: Network,
         options: Options,
-        method: Preset,
+        preset: Preset,
         calibration: Calibration | None = None,
         latency: LatencyModel | None = None,
         progress: Callable[[float], None] = lambda _done: None,
@@ -68,7 +68,7 @@ class Planner:
         Args:
             network: The analysed model, with the statistics of the calibration samples if there are any.
             options: The options of the request.
-            method: The resolved method.
+            preset: The resolved selection, method and allocation.
             calibration: Calibration samples; None for methods that need none.
             latency: Operator timings; required if the options are `timed`, unless nothing is to be removed.
             progress: Called with the fraction completed.
@@ -76,11 +76,11 @@ class Planner:
         Raises:
             NothingToCutError: No group may lose a channel.
         """
-        self._network, self._options, self._method = network, options, method
+        self._network, self._options, self._preset = network, options, preset
         if options.timed and latency is None and options.ratio != 0:
             raise UsageError("--of latency and --round-to auto need the times of operators")
         self.schedule = calibration.schedule if calibration is not None else None
-        found = eligible(network, options, method, self.schedule)
+        found = eligible(network, options, preset, self.schedule)
         self._scores, self._scaled, self._left_alone = found.scores, found.scaled, found.left_alone
         if not self._scores:
             raise NoGroupError(why_nothing(network, self._left_alone))
@@ -95,7 +95,7 @@ class Planner:
         times = latency.by_group if latency is not None else None
         self._allowed = allowed_counts(network, self._sizes, self._vanishing, options, times)
         self._curves: Mapping[int, Curve] = {}
-        if method.select in RANKINGS and calibration is not None:
+        if preset.select in RANKINGS and calibration is not None:
             self._curves = self._measured(calibration, progress)
         self.most = self._allocation(0.0).most
 
@@ -134,19 +134,19 @@ class Planner:
         for position, count in sorted(allocation.counts.items()):
             order = self._curves[position].order if position in self._curves else None
             kept = None if order is None else np.sort(order[len(order) - count :])
-            entry = plan_group(self._network, position, count, kept, self._options, self._method)
+            entry = plan_group(self._network, position, count, kept, self._options, self._preset)
             groups.append(entry if order is None else replace(entry, order=tuple(order.tolist())))
         plan = Plan(
             of=self._options.of,
             asked=ratio,
             reached=allocation.reached,
             most=allocation.most,
-            allocate=self._method.allocate,
-            fold_mean=self._method.fold_mean,
+            allocate=self._preset.allocate,
+            fold_mean=self._preset.fold_mean,
             groups=tuple(groups),
             left_alone=self._left_alone,
-            select=self._method.select,
-            compensate=self._method.compensate,
+            select=self._preset.select,
+            compensate=self._preset.compensate,
         )
         if self._time_of is not None and plan.of == "latency":
             return plan
@@ -157,7 +157,7 @@ class Planner:
             calibration,
             list(self._sizes),
             self._probing(calibration),
-            rank=RANKINGS[self._method.select],
+            rank=RANKINGS[self._preset.select],
             vanishing=self._vanishing,
             progress=progress,
         )
@@ -165,7 +165,7 @@ class Planner:
     def _probing(self, calibration: Calibration) -> Probing:
         """Measure sensitivity; outputs are compared only if groups have to be weighed against each other."""
         effort, counter = EFFORTS[self._options.effort], calibration.counter
-        if self._method.allocate != "global":
+        if self._preset.allocate != "global":
             return Probing(effort.levels, ())
         order = calibration.schedule.order
         places = {index: place for place, index in enumerate(order)}
@@ -180,7 +180,7 @@ class Planner:
         if not self._curves:
             return self._ranked(ratio)
         cost_of = self._cost_of()
-        if self._method.allocate != "global":
+        if self._preset.allocate != "global":
             return self._uniform(ratio, cost_of)
         whole = cost_of({})
         harms = {position: curve.harm for position, curve in self._curves.items()}
@@ -209,7 +209,7 @@ class Planner:
 
     def _ranked(self, ratio: float) -> Allocation:
         sizes, cost_of = self._sizes, self._ranked_cost()
-        if self._method.allocate == "uniform":
+        if self._preset.allocate == "uniform":
             return self._uniform(ratio, cost_of)
         return along_path(global_path(sizes, self._scores), sizes, ratio, cost_of, self._allowed)
 
