@@ -102,7 +102,7 @@ def refit(
         del targets[index]
         cuts = [(groups[position], kept[position]) for position in reading.get(index, [])]
         rows = sum(node.patches.count(x.shape) for x in dense.get(node.node.inputs[0]))
-        regression = regression_for(node, cuts, rows, calibration.memory, linear=linear)
+        regression = regression_for(node, cuts, rows, calibration, linear=linear)
         rng = np.random.default_rng((calibration.seed, index))
         _collect(regression, node, repair, cut, dense, calibration.batches, rng)
         if regression.approximate:

@@ -185,6 +185,8 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None) -> C
             memory=run.options.memory or free_memory() // 4,
             provider=provider,
             seed=run.options.seed,
+            rows=effort.rows,
+            widest=effort.widest,
         )
         if fitting is None:
             draft = Draft(run.model)

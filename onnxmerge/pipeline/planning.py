@@ -6,7 +6,8 @@ from typing import Literal
 
 from onnxmerge.errors import NothingToCutError
 from onnxmerge.pipeline.latency_target import plan_for_latency
-from onnxmerge.pipeline.preparing import Prepared
+from onnxmerge.pipeline.plan_trials import best_of_trials
+from onnxmerge.pipeline.preparing import Prepared, counting
 from onnxmerge.pipeline.run import Run
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.scope import why_little
@@ -32,8 +33,11 @@ def plan_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Pla
     if prepared.clock is not None and run.options.of == "latency" and ratio != "auto":
         plan = plan_for_latency(run, prepared.network, planner, prepared.clock, ratio)
     else:
-        with run.stage("planning"):
-            plan = planner.plan_by_modes() if ratio == "auto" else planner.plan(ratio)
+        with run.stage("planning"), counting(run, "planning", prepared.calibration):
+            if ratio == "auto":
+                plan = planner.plan_by_modes()
+            else:
+                plan = best_of_trials(run, prepared, planner, planner.plan(ratio))
     if plan.asked > 0:
         _check_reached(run, prepared, plan)
     return plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from onnxmerge.network import Network
 from onnxmerge.pipeline.cutting import Cut
 from onnxmerge.pipeline.provenance import Origin, environment
 from onnxmerge.pipeline.run import Run
+from onnxmerge.plan.plan import Plan
 from onnxmerge.report.model import GroupEntry, PinnedEntry, Sizes
 from onnxmerge.report.results import Report
 from onnxmerge.report.text import sentence
@@ -114,7 +115,6 @@ def account(
     left = kept_elements(network.groups, plan.kept())
     removed = sum(entry.size - len(entry.kept) for entry in plan.groups)
     groups = _groups(result)
-    harms = [each.harm for each in groups if each.harm is not None]
     return Report(
         source=run.model.source,
         target=None if target is None else str(target),
@@ -148,10 +148,18 @@ def account(
         hashes_after=hashes,
         call=origin.call,
         passes=dict(run.passes),
-        predicted=sum(harms) if harms and plan.allocate == "global" else None,
+        predicted=_predicted(plan, groups),
         measured=seen.divergence,
         synthetic=seen.synthetic,
     )
+
+
+def _predicted(plan: Plan, groups: Sequence[GroupEntry]) -> float | None:
+    """The error of a trial on held-out samples or, without one, the sum of the groups' sensitivities."""
+    if plan.tried is not None:
+        return plan.tried
+    harms = [each.harm for each in groups if each.harm is not None]
+    return sum(harms) if harms and plan.allocate == "global" else None
 
 
 def _groups(result: Cut) -> tuple[GroupEntry, ...]:

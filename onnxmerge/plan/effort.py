@@ -2,11 +2,11 @@
 
 Planning cost is counted in dense passes; one dense pass runs the whole network on all calibration samples.
 
-| effort | levels of a group | dense passes for probing |
-|---|---|---|
-| fast | 2 | 2 |
-| balanced | 4 | 9 |
-| thorough | 9 | 45 |
+| effort | levels of a group | dense passes for probing | statistics | plans tried where much is removed |
+|---|---|---|---|---|
+| fast | 2 | 2 | half of the rows; channels only, beyond 1152 unknowns | 1 |
+| balanced | 4 | 9 | all | 2 |
+| thorough | 9 | 45 | all | 3 |
 
 Collecting the inputs of every layer takes one more pass. Every group is cut at each level and the rest of the
 network is run behind it, so probing costs levels times the parts of the network behind all groups. The number of
@@ -21,6 +21,7 @@ from types import MappingProxyType
 
 from onnxmerge.signals.batches import Batches
 from onnxmerge.signals.sensitivity import Probing
+from onnxmerge.signals.statistics import WIDEST
 
 __all__ = ["EFFORTS", "Effort", "probing_for"]
 
@@ -33,18 +34,25 @@ class Effort:
         levels: Fractions of channels, descending, at which a group is cut.
         passes: Maximum number of dense passes for probing.
         samples: Number of samples beyond which no gain was measured.
+        floors: Minimum fractions of the channels of every group, of further plans to try if the predicted error is
+            large.
+        rows: Factor of the number of rows drawn for the statistics of a node.
+        widest: Number of unknowns of a node beyond which planning uses statistics of its channels, not of all taps.
     """
 
     levels: tuple[float, ...]
     passes: float
     samples: int
+    floors: tuple[float, ...]
+    rows: float = 1.0
+    widest: int = WIDEST
 
 
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
     {
-        "fast": Effort((0.75, 0.4), 2.0, 128),
-        "balanced": Effort((0.85, 0.65, 0.4, 0.15), 9.0, 256),
-        "thorough": Effort((0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), 45.0, 1024),
+        "fast": Effort((0.75, 0.4), 2.0, 128, (), 0.5, 1152),
+        "balanced": Effort((0.85, 0.65, 0.4, 0.15), 9.0, 256, (0.3,)),
+        "thorough": Effort((0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), 45.0, 1024, (0.15, 0.3)),
     }
 )
 _FEWEST = 32

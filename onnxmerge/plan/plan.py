@@ -123,6 +123,7 @@ class Plan:
         importances: The importances that determined a ratio of `auto`; None for any other ratio.
         select: Requested selection; "" if a handwritten plan leaves it to the options.
         compensate: Requested compensation; "" likewise.
+        tried: Divergence of the outputs on held-out samples in a trial; None if the plan was not tried.
     """
 
     of: str
@@ -137,6 +138,7 @@ class Plan:
     importances: Importances | None = None
     select: str = ""
     compensate: str = ""
+    tried: float | None = None
 
     def kept(self) -> dict[int, Indices]:
         """Channels to keep, by group position."""

@@ -37,6 +37,7 @@ from onnxmerge.plan.eligibility import allowed_counts, eligible
 from onnxmerge.plan.group_plan import plan_group
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
+from onnxmerge.plan.rounding import at_least
 from onnxmerge.plan.scope import NoGroupError, why_nothing
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.sensitivity import RANKINGS, Curve, Probing, measure_curves
@@ -104,9 +105,19 @@ class Planner:
         """Sensitivity curves by group position; empty for methods that do not measure them."""
         return self._curves
 
-    def plan(self, ratio: float) -> Plan:
-        """Plan to remove a fraction of the cost."""
-        return self._planned(ratio, self._allocation(ratio))
+    def plan(self, ratio: float, floor: float = 0.0) -> Plan:
+        """Plan to remove a fraction of the cost.
+
+        Args:
+            ratio: The fraction.
+            floor: Minimum fraction of its channels that every group keeps.
+        """
+        return self._planned(ratio, self._allocation(ratio, floor))
+
+    def predicted(self, plan: Plan) -> float:
+        """The divergence of the outputs that the curves predict: the sum over all groups; 0 without curves."""
+        known = (entry for entry in plan.groups if entry.group in self._curves)
+        return sum(float(self._curves[entry.group].harm[len(entry.kept)]) for entry in known)
 
     def plan_of(self, counts: Mapping[int, int]) -> Plan:
         """Plan with given counts by group position; groups that keep all channels may be omitted."""
@@ -176,7 +187,7 @@ class Planner:
         vanishing = sum(behind[position] for position in self._vanishing)
         return probing_for(effort, list(behind.values()), vanishing, calibration.batches)
 
-    def _allocation(self, ratio: float) -> Allocation:
+    def _allocation(self, ratio: float, floor: float = 0.0) -> Allocation:
         if not self._curves:
             return self._ranked(ratio)
         cost_of = self._cost_of()
@@ -184,9 +195,10 @@ class Planner:
             return self._uniform(ratio, cost_of)
         whole = cost_of({})
         harms = {position: curve.harm for position, curve in self._curves.items()}
-        counts = descend(harms, self._sizes, cost_of, (1.0 - ratio) * whole, self._allowed,
+        allowed = at_least(self._allowed, self._sizes, floor)
+        counts = descend(harms, self._sizes, cost_of, (1.0 - ratio) * whole, allowed,
                          straight=self._options.of != "latency")  # fmt: skip
-        least = cost_of(least_counts(self._sizes, self._allowed))
+        least = cost_of(least_counts(self._sizes, allowed))
         return Allocation(counts, 1.0 - cost_of(counts) / whole, 1.0 - least / whole)
 
     def _cost_of(self) -> Cost:

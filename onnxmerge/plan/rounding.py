@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Indices
 
-__all__ = ["Allowed", "lower", "multiples", "nearest", "rising", "suited", "worthwhile"]
+__all__ = ["Allowed", "at_least", "lower", "multiples", "nearest", "rising", "suited", "worthwhile"]
 
 Allowed = Mapping[int, Indices]
 
@@ -83,6 +83,11 @@ def worthwhile(allowed: Allowed, times: Mapping[int, NDArray[np.float64]]) -> Al
                 chosen.append(count)
         kept[group] = np.array(chosen[::-1], dtype=np.int64)
     return kept
+
+
+def at_least(allowed: Allowed, sizes: Mapping[int, int], floor: float) -> Allowed:
+    """The allowed counts that are at least a fraction of each group's channels."""
+    return {group: counts[counts >= floor * sizes[group]] for group, counts in allowed.items()}
 
 
 def nearest(allowed: Indices, size: int, count: int) -> int:

@@ -9,6 +9,7 @@ from onnxmerge.runtime.session import Provider
 from onnxmerge.signals.batches import Batches, PassCounter
 from onnxmerge.signals.frontier import Frontier
 from onnxmerge.signals.refit_schedule import RefitSchedule
+from onnxmerge.signals.statistics import WIDEST
 
 __all__ = ["Calibration"]
 
@@ -28,6 +29,8 @@ class Calibration:
         memory: Maximum size of the matrices of one node in bytes.
         provider: The execution provider that runs the network.
         seed: Seed for sampled positions.
+        rows: Factor of the number of rows that are drawn for a node.
+        widest: Number of unknowns of a node beyond which planning uses statistics of its channels, not of all taps.
     """
 
     network: Network
@@ -39,6 +42,8 @@ class Calibration:
     memory: int = 1 << 30
     provider: Provider = "auto"
     seed: int = 0
+    rows: float = 1.0
+    widest: int = WIDEST
 
     def frontier(self) -> Frontier:
         """The network before its first node, to be run on the samples in the order of the schedule."""

@@ -43,8 +43,9 @@ def collect(
     """
     batches = calibration.batches
     folds = min(batches.folds, 2) if node.unknowns > _TWO_FOLDS else batches.folds
-    by_taps = fits_taps(node, folds, calibration.memory)
-    wanted = rows_wanted(node.unknowns, node.groups) if by_taps else rows_wanted(max(group.size for group in groups))
+    by_taps = fits_taps(node, folds, calibration.memory, calibration.widest)
+    unknowns = node.unknowns if by_taps else max(group.size for group in groups)
+    wanted = rows_wanted(unknowns, node.groups if by_taps else 1, calibration.rows)
     draw = Draw(node, wanted, batches.count, len(batches), rng)
     moments = [Moments.empty(node.unknowns, 0, node.groups) for _ in range(folds)] if by_taps else []
     channels = [] if by_taps else [ChannelStatistics.empty(node, group, folds) for group in groups]

@@ -21,19 +21,20 @@ _MANY, _FEWEST, _FEWEST_GROUPED = 65536, 8192, 2048
 _PRODUCTS = 2e12
 
 
-def rows_wanted(unknowns: int, problems: int = 1) -> int:
+def rows_wanted(unknowns: int, problems: int = 1, part: float = 1.0) -> int:
     """Number of rows of samples to draw for a weight matrix with the given number of rows.
 
     96 per unknown: on ResNet-56 with 512 images, 24 lost 0.2 points at r = 0.3. The products cost unknowns² each, so
     wide layers get fewer: 12 per unknown, then as many as 2e12 products allow (4 per unknown at 8192 unknowns), but
-    never below 3. A depthwise convolution has a few unknowns in each of hundreds of problems, and every position gives
-    a row to each of them: 2048 rows are enough.
+    never below 3. `part` scales all of these but the last. A depthwise convolution has a few unknowns in each of
+    hundreds of problems, and every position gives a row to each of them: 2048 rows are enough.
     """
-    affordable = int(_PRODUCTS / max(unknowns, 1) ** 2)
+    affordable = int(part * _PRODUCTS / max(unknowns, 1) ** 2)
     wide = max(_FEWEST_PER_UNKNOWN * unknowns, affordable)
+    many = max(int(part * _MANY), int(part * _PER_UNKNOWN_WIDE * unknowns))
     return max(
         _FEWEST if problems == 1 else _FEWEST_GROUPED,
-        min(_PER_UNKNOWN * unknowns, max(_MANY, _PER_UNKNOWN_WIDE * unknowns), wide),
+        min(int(part * _PER_UNKNOWN * unknowns), many, wide),
     )
 
 

@@ -22,6 +22,7 @@ from onnxmerge.channels.relations import Indices
 from onnxmerge.decompose.combination import add_combinations, combination_ridge, combinations
 from onnxmerge.decompose.least_squares import Covariances, Moments, choose_ridge, mixed, solve
 from onnxmerge.decompose.row_space import fit_rows
+from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.chunks import Chunks
 from onnxmerge.signals.draws import rows_wanted
 from onnxmerge.signals.statistics import fits_taps
@@ -81,20 +82,22 @@ class Regression(Protocol):
         ...
 
 
-def regression_for(node: WeightedNode, cuts: Cuts, rows: int, memory: int, *, linear: bool = False) -> Regression:
+def regression_for(
+    node: WeightedNode, cuts: Cuts, rows: int, calibration: Calibration, *, linear: bool = False
+) -> Regression:
     """The regression that suits a node.
 
     Args:
         node: The node.
         cuts: Groups that it reads, with their kept channels.
         rows: Number of rows of all samples.
-        memory: Maximum size of its matrices in bytes.
+        calibration: The memory that its matrices may take, and the share of the rows to draw.
         linear: Whether only the linear expression is needed.
     """
-    gram = fits_taps(node, 2, memory)
+    gram = fits_taps(node, 2, calibration.memory)
     if gram and (linear or node.groups > 1 or rows >= node.unknowns):
-        return GramRegression(node, () if linear else cuts)
-    return RowRegression(node, cuts, memory, wide=not gram)
+        return GramRegression(node, () if linear else cuts, calibration.rows)
+    return RowRegression(node, cuts, calibration.memory, wide=not gram)
 
 
 class GramRegression:
@@ -102,12 +105,13 @@ class GramRegression:
 
     approximate = False
 
-    def __init__(self, node: WeightedNode, cuts: Cuts = ()) -> None:
+    def __init__(self, node: WeightedNode, cuts: Cuts = (), part: float = 1.0) -> None:
         """Start without rows.
 
         Args:
             node: The node.
             cuts: The groups that the node reads, with their kept channels; none if `expressed` is called.
+            part: Factor of the number of rows to draw.
         """
         self._node = node
         # Weights of removed inputs are zero, so their products are not needed: at half of the channels, that saves
@@ -115,7 +119,7 @@ class GramRegression:
         self._read = np.flatnonzero(node.alive(cuts)[0]) if node.groups == 1 else np.arange(node.unknowns)
         self._halves = tuple(Moments.empty(len(self._read), node.columns, node.groups) for _ in range(2))
         self._chunks = tuple(Chunks(partial(self._use, half)) for half in (0, 1))
-        self.wanted = rows_wanted(node.unknowns, node.groups)
+        self.wanted = rows_wanted(node.unknowns, node.groups, part)
 
     def add(self, half: int, rows: Values, targets: Values) -> None:
         """See `Regression`."""

@@ -36,10 +36,10 @@ _MATRICES = 4
 """Number of Gram matrices in memory besides those of the folds while one fold is processed."""
 
 
-def fits_taps(node: WeightedNode, folds: int, memory: int) -> bool:
+def fits_taps(node: WeightedNode, folds: int, memory: int, widest: int = WIDEST) -> bool:
     """Whether the Gram matrices of all inputs of a node, one per fold, fit into the given number of bytes."""
     size = 8 * node.groups * node.unknowns**2
-    return node.unknowns <= WIDEST and size * (folds + _MATRICES) <= memory
+    return node.unknowns <= min(widest, WIDEST) and size * (folds + _MATRICES) <= memory
 
 
 class Fold(Protocol):

@@ -1,0 +1,58 @@
+"""The error of a plan on samples that its weights were not fitted to.
+
+A plan predicts its error as the sum of what each group does by itself. Where many groups lose most of their channels
+the sum is too low, and two plans can only be compared by carrying them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from onnxmerge.apply.refit import refit
+from onnxmerge.channels.relations import Indices
+from onnxmerge.signals.calibration import Calibration
+from onnxmerge.signals.divergence import DivergenceMeter
+
+__all__ = ["held_out_error"]
+
+
+def held_out_error(
+    calibration: Calibration,
+    kept: Mapping[int, Indices],
+    *,
+    linear: bool = False,
+    progress: Callable[[float], None] = lambda _done: None,
+) -> float:
+    """Refit on all folds of the samples but the last, and compare the outputs of both networks on the last.
+
+    Args:
+        calibration: The network and its samples in at least two folds.
+        kept: Channels to keep, as for `refit`.
+        linear: As for `refit`.
+        progress: Called with the fraction completed.
+
+    Returns:
+        The divergence of the outputs (`signals/divergence.py`).
+    """
+    batches = calibration.batches
+    if batches.folds < 2:
+        raise ValueError("a trial needs samples in at least two folds")
+    held = [batch for batch in range(len(batches)) if batches.fold(batch) == batches.folds - 1]
+    fitted = refit(
+        _on(calibration, sorted(set(range(len(batches))) - set(held))), kept, linear=linear, progress=progress
+    )
+    dense, cut = _on(calibration, held).frontier(), _on(calibration, held).frontier()
+    cut.weights.update(fitted.weights)
+    for index, vector in fitted.shifts.items():
+        node = calibration.schedule.weighted[index]
+        cut.shifts[index] = (node.trailing, vector.astype(node.array.dtype))
+    meter, every = DivergenceMeter(), range(len(held))
+    for (_, expected), (_, got) in zip(dense.outputs(every), cut.outputs(every), strict=True):
+        meter.add(expected, got)
+    return meter.value
+
+
+def _on(calibration: Calibration, batches: Sequence[int]) -> Calibration:
+    """The same network on some of the batches."""
+    return replace(calibration, batches=calibration.batches.among(batches))

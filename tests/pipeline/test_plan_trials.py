@@ -1,0 +1,55 @@
+"""Plans are tried where predictions fail, and more samples do not make a result worse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxmerge.plan.options import Options
+from onnxmerge.report.results import Report
+from onnxmerge.verify import Verification
+from tests.calls import compress
+
+MODELS = Path(__file__).resolve().parents[2] / "sample_models"
+CPU = Verification(provider="cpu")
+
+
+def _cut(name: str, samples: int, ratio: float, **options: object) -> Report:
+    images = "cifar10" if name == "resnet" else "fashion_mnist"
+    with np.load(MODELS / f"{images}_calibration.npz") as stored:
+        fitting = {key: stored[key][:samples] for key in stored.files if key != "labels"}
+    with np.load(MODELS / f"{images}_test.npz") as stored:
+        held = {key: stored[key][:256] for key in stored.files if key != "labels"}
+    return compress(
+        MODELS / f"{name}.onnx", Options(ratio=ratio, method="refit", round_to=1, **options),
+        calibration=fitting, data=held, verification=CPU,
+    ).report  # fmt: skip
+
+
+def _tried(report: Report) -> str:
+    return next((note for note in report.notes if "plans were tried" in note), "")
+
+
+def test_a_deep_cut_is_predicted_by_a_trial() -> None:
+    report = _cut("vgg_bn", 128, 0.9)
+    assert _tried(report)
+    assert report.predicted is not None
+    assert report.measured is not None
+    # The error of the trial is one of those that the note lists, and what other samples show.
+    assert f"{report.predicted:.3f}" in _tried(report)
+    assert 0.6 < report.measured / report.predicted < 1.6
+    assert not _tried(_cut("vgg_bn", 128, 0.9, effort="fast"))
+
+
+def test_a_shallow_cut_is_not_tried() -> None:
+    assert not _tried(_cut("vgg_bn", 128, 0.2))
+
+
+@pytest.mark.parametrize("name", ["lenet_300_100", "vgg_bn", "resnet"])
+def test_more_samples_do_not_make_the_result_worse(name: str) -> None:
+    few, many = (_cut(name, count, 0.5, effort="fast").measured for count in (64, 256))
+    assert few is not None
+    assert many is not None
+    assert many < 1.05 * few
