@@ -20,7 +20,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 import onnxmerge
-from docs import generate
+from docs import generate, import_graph
 from onnxmerge.cli import cli, main
 from onnxmerge.verify import measure as verify
 
@@ -139,6 +139,17 @@ def test_an_option_that_does_not_exist_is_noticed(folder: Path) -> None:
 
 def test_the_reference_is_what_the_code_says() -> None:
     assert generate.TARGET.read_text(encoding="utf-8") == generate.page(), "run: python docs/generate.py"
+
+
+def test_the_import_graph_is_up_to_date() -> None:
+    text = import_graph.TARGET.read_text(encoding="utf-8")
+    assert import_graph.page(text) == text, "run: python docs/import_graph.py"
+    assert "    PIPELINE --> REPORT" in text
+
+
+def test_edges_that_follow_from_others_are_omitted() -> None:
+    graph = {"a": {"b", "c", "d"}, "b": {"c"}, "c": {"d"}, "d": set[str](), "e": {"d"}}
+    assert import_graph.reduced(graph) == {"a": {"b"}, "b": {"c"}, "c": {"d"}, "d": set(), "e": {"d"}}
 
 
 def test_every_command_and_option_is_in_the_reference() -> None:
