@@ -119,7 +119,7 @@ def test_nothing_to_cut_says_why() -> None:
         compress(net.model(), QUICK)
     net = Net()
     net.output(net.add("Relu", net.input(1, 3, 4, 4)))
-    with pytest.raises(NothingToCutError, match="no operator in it makes channels"):
+    with pytest.raises(NothingToCutError, match="no operator in it produces channels"):
         compress(net.model(), QUICK)
 
 

@@ -20,11 +20,11 @@ __all__ = ["cli"]
 _HELP = """Make an exported ONNX network smaller and faster by removing and merging channels, without training.
 
 \b
-Look first:
+Inspect:
   onnxmerge inspect model.onnx
 
 \b
-Compress; samples make it better, unlabelled ones will do:
+Compress, preferably with samples, which need no labels:
   onnxmerge model.onnx smaller.onnx --ratio 0.5
   onnxmerge model.onnx smaller.onnx --ratio 0.5 --calib samples.npz
   onnxmerge model.onnx smaller.onnx --calib samples.npz --max-drop 1
@@ -34,10 +34,10 @@ Compare:
   onnxmerge compare model.onnx smaller.onnx --data held_out.npz
   onnxmerge tradeoff model.onnx --calib samples.npz --data held_out.npz
 
-Without a command, compress is meant; `onnxmerge compress --help` lists its options.
+compress is the default command; `onnxmerge compress --help` lists its options.
 
 \b
-Completion of commands, options and files, for bash, zsh or fish:
+Enable completion in bash (zsh and fish: docs/commands.md):
   eval "$(_ONNXMERGE_COMPLETE=bash_source onnxmerge)"
 """
 
