@@ -21,7 +21,7 @@ REASONS = 10
 NAMES = 3
 WORDS = {
     "obs": "channels are selected by backward elimination on the samples",
-    "refit": "the weights that read removed channels are refitted to the samples",
+    "refit": "the weights that read removed channels are solved anew on the samples",
 }
 PINNED = "Pinned channels must be kept: a node that reads them needs them all, or its effect on channels is unknown."
 LONGEST = 32
