@@ -307,9 +307,9 @@ def test_version(run: Run, words: list[str]) -> None:
         (["--shape", "x:1,,3"], "expected NAME:"),
         (["--shape", "x:1", "--shape", "x:2"], "the same input twice"),
         (["--mean", "a"], "expected finite numbers"),
-        (["--std", "0"], "--std has to be positive"),
+        (["--std", "0"], "--std must be positive"),
         (["--scale", "nan"], "expected finite numbers"),
-        (["--scale", "1,2"], "--scale is one number"),
+        (["--scale", "1,2"], "--scale takes one number"),
         (["--resize", "0x3"], "--resize is '0x3'"),
         (["--resize", "1x2x3"], "--resize is '1x2x3'"),
         (["--resize", "100000000"], "--resize is '100000000'; expected 256 (the short side) or 224x224"),
@@ -348,7 +348,7 @@ def test_more_ratios_than_are_drawn(run: Run, model: Path) -> None:
 def test_a_missing_target(run: Run, model: Path) -> None:
     status, _, err = run(model)
     assert status == 2
-    assert "OUT is missing" in error_line(err)
+    assert "the file to write, is missing" in error_line(err)
     assert "--dry-run" in err
 
 

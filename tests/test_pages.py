@@ -80,7 +80,7 @@ def test_what_a_gate_refuses_is_reported(tmp_path: Path, capsys: pytest.CaptureF
     assert cli.main([*words, "--provider", "cpu", "--report", str(page), "-q"]) == GateError.exit_status
     assert not target.exists()
     error = capsys.readouterr().err
-    assert f"{page} shows what was refused" in error
+    assert f"{page} shows the rejected result" in error
     read = Reader(page.read_text(encoding="utf-8"))
     assert "Refused by a gate" in "".join(read.text)
     assert "groups" in read.cells
@@ -175,7 +175,7 @@ def test_what_a_gate_refuses_is_in_the_json(tmp_path: Path, capsys: pytest.Captu
     assert account["refused"] in err
     assert len(account["refused"]) > len("--max-drop")
     assert (account["target"], out) == (None, "")
-    assert f"{stale} and {page} show what was refused" in err
+    assert f"{stale} and {page} show the rejected result" in err
     assert cli.main([*words, "--json", "-", "-q"]) == GateError.exit_status
     assert json.loads(capsys.readouterr().out)["refused"] == account["refused"]
 

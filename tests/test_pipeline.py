@@ -221,7 +221,7 @@ def test_data_that_another_model_reads_are_left_alone(tmp_path: Path) -> None:
         compress_file(source, tmp_path / "out.onnx", QUICK, external_data=True)
         assert relative(outputs_of(source), before) == 0
         assert (tmp_path / "out.onnx.data").exists()
-    with pytest.raises(UsageError, match=r"holds weights of .*in\.onnx"):
+    with pytest.raises(UsageError, match=r"contains weights of .*in\.onnx"):
         compress_file(source, tmp_path / "out.onnx.data", QUICK)
 
 

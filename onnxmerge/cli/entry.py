@@ -126,7 +126,7 @@ def _explained(error: click.ClickException) -> str:
     if isinstance(error, click.NoSuchOption) and context is not None:
         options = [name for each in context.command.params for name in (*each.opts, *each.secondary_opts)]
         known = [name for name in options if name.startswith("--")]
-        words = f"no option is named '{error.option_name}'{did_you_mean(error.option_name, known)}"
+        words = f"there is no option '{error.option_name}'{did_you_mean(error.option_name, known)}"
     if context is None:
         return words
     return f"{words}{' See' if words.endswith('?') else '; see'} {context.command_path} --help"

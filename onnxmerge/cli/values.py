@@ -68,7 +68,7 @@ def ratios(value: str) -> tuple[float, ...]:
                     least = math.ceil((high - low) / (_MOST_RATIOS - 1) * 1e6) / 1e6
                     raise UsageError(
                         f"--ratios is {value!r}, which are {count} ratios; at most {_MOST_RATIOS} are drawn: "
-                        f"take a STEP of {least:g} or more"
+                        f"use a STEP of {least:g} or more"
                     )
                 return tuple(round(low + step * place, 9) for place in range(count))
         elif ":" not in value and all(0 < each < 1 for each in parts):

@@ -92,7 +92,7 @@ def test_an_answer_names_what_the_command_takes(
     if answer:
         assert named(answer) <= takes(cli.commands[command])
     else:
-        assert said.startswith(f"onnxmerge: error: no option is named '{option}'")
+        assert said.startswith(f"onnxmerge: error: there is no option '{option}'")
     if command == "compress":
         assert answer
 
@@ -103,15 +103,15 @@ def test_an_answer_names_what_the_command_takes(
         ("inspect IN -o net.html", "--html F"),
         ("tradeoff IN -o curve.png", "--plot F"),
         ("compare IN IN -o a.json", "--json F"),
-        ("inspect IN --check", "no option is named '--check'"),
-        ("inspect IN --skip-optimization", "no option is named '--skip-optimization'"),
-        ("inspect IN --save-external-data", "no option is named '--save-external-data'"),
-        ("compare IN IN --atol 1", "no option is named '--atol'"),
+        ("inspect IN --check", "there is no option '--check'"),
+        ("inspect IN --skip-optimization", "there is no option '--skip-optimization'"),
+        ("inspect IN --save-external-data", "there is no option '--save-external-data'"),
+        ("compare IN IN --atol 1", "there is no option '--atol'"),
         ("compare IN IN --check-n 3", "both models are run and compared; --data"),
         ("tradeoff IN --model-check", "every cut is compared"),
         ("compare IN IN --batch 1 8", "unexpected extra argument (8)"),
         ("IN OUT --calib-size 4 8", "unexpected extra argument (8)"),
-        ("IN OUT 12 --bogus", "no option is named '--bogus'"),
+        ("IN OUT 12 --bogus", "there is no option '--bogus'"),
         ("IN OUT 12", "the number 12 stands alone; the result is always verified"),
         ("IN OUT --ratio 0.5 x:1,3 --of mac", "none of macs"),
         ("IN OUT --silent --bogus", "use -q"),

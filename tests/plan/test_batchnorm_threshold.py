@@ -188,7 +188,7 @@ def test_a_compensation_on_top(compensate: str) -> None:
 def test_no_valley_no_cut() -> None:
     rng = np.random.default_rng(4)
     layers = {name: rng.uniform(0.2, 0.9, 40).astype(np.float32) for name in "abc"}
-    with pytest.raises(NothingToCutError, match=r"no valley .* one mode explains them \(chance 1;"):
+    with pytest.raises(NothingToCutError, match=r"no valley .* a single mode explains them \(chance 1;"):
         automatic(network(layers))
 
 

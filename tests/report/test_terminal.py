@@ -68,7 +68,7 @@ def test_words_are_explained_where_they_are_used(account: Account) -> None:
     text = " ".join(shown(show_account, fitted).split())
     assert "obs: channels are selected by backward elimination" in text
     assert "refit: the weights that read removed channels are solved anew" in text
-    assert "Pinned: channels that must be kept" in text
+    assert "Pinned channels must be kept" in text
     assert "obs:" not in shown(show_account, account)
     assert "Pinned:" not in shown(show_account, replace(account, pinned=()))
 
