@@ -20,7 +20,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -114,10 +113,7 @@ def _advised(error: click.ClickException, given: Sequence[str]) -> str:
     if isinstance(error, click.NoSuchOption):
         return option_advice(error.option_name, takes(context.command))
     # Superfluous arguments are the only error that click raises as a bare UsageError.
-    if type(error) is not click.UsageError:
-        return ""
-    target: Path | None = context.params.get("target")
-    return loose_advice(given, target)
+    return loose_advice(given) if type(error) is click.UsageError else ""
 
 
 def _explained(error: click.ClickException) -> str:

@@ -11,9 +11,6 @@ from click_default_group import DefaultGroup
 from onnxmerge._version import __version__
 from onnxmerge.cli.arguments import check_command
 from onnxmerge.cli.options import PROGRAM
-from onnxmerge.cli.other_tools import command_advice
-from onnxmerge.cli.sections import takes
-from onnxmerge.errors import UsageError
 
 __all__ = ["cli"]
 
@@ -50,9 +47,6 @@ class _Group(DefaultGroup):  # type: ignore[misc] # untyped
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Resolved:
         """Find the command, and refuse a mistyped one before its options are parsed as those of the default."""
-        known = command_advice(args, takes(self.commands[self.default_cmd_name]))
-        if known and not ctx.resilient_parsing:
-            raise UsageError(known)
         if args and not args[0].startswith("-") and args[0] not in self.commands and not ctx.resilient_parsing:
             check_command(Path(args[0]), self.commands)
         resolved: Resolved = super().resolve_command(ctx, args)

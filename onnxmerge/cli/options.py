@@ -9,7 +9,6 @@ import click
 
 from onnxmerge._version import __version__
 from onnxmerge.cli import values
-from onnxmerge.cli.other_tools import read_shape
 from onnxmerge.cli.sections import Choice, Option, all_of, in_section
 from onnxmerge.pipeline.request import CALIB_SIZE
 from onnxmerge.plan.options import (
@@ -98,7 +97,7 @@ DATA = of_samples(
 SHAPES = of_samples(
     "--shape",
     "shapes",
-    type=read_shape,
+    type=values.shape,
     metavar="NAME:1,3,224,224",
     multiple=True,
     help="Shape of an input with free dimensions; repeatable.",
