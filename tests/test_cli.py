@@ -285,9 +285,9 @@ def test_version(run: Run, words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["--ratio", "1"], "ratio is 1; it is the fraction to remove"),
-        (["--ratio", "-0.1"], "ratio is -0.1; it is the fraction to remove"),
-        (["--ratio", "nan"], "ratio is nan; it is the fraction to remove"),
+        (["--ratio", "1"], "ratio is 1; expected the fraction to remove"),
+        (["--ratio", "-0.1"], "ratio is -0.1; expected the fraction to remove"),
+        (["--ratio", "nan"], "ratio is nan; expected the fraction to remove"),
         (["--ratio", "half"], "--ratio is 'half'; expected a fraction such as 0.5, or auto"),
         (["--ratio"], "--ratio"),
         (["--rato", "0.5"], "--ratio"),

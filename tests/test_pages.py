@@ -60,7 +60,7 @@ def test_a_report_of_a_file_that_was_written(tmp_path: Path) -> None:
     total = kept + lost + gained + never
     assert 100 * (kept + lost) / total == pytest.approx(account["accuracy_before"])
     assert 100 * (kept + gained) / total == pytest.approx(account["accuracy_after"])
-    assert f"{changed} of {total} samples have another top class" in text
+    assert f"changed for {changed} of {total} samples" in text
     assert account["environment"]["provider"] == "CPUExecutionProvider"
     assert {"harm", "depth", "latency"} <= set(read.ids)
     assert sum(tag == "img" for tag, _ in read.tags) == len(account["differences"]["worst"])
@@ -82,12 +82,12 @@ def test_what_a_gate_refuses_is_reported(tmp_path: Path, capsys: pytest.CaptureF
     error = capsys.readouterr().err
     assert f"{page} shows the rejected result" in error
     read = Reader(page.read_text(encoding="utf-8"))
-    assert "Refused by a gate" in "".join(read.text)
+    assert "Rejected by a gate" in "".join(read.text)
     assert "groups" in read.cells
 
 
 def test_in_python(tmp_path: Path) -> None:
-    with pytest.raises(NothingToCutError, match=r"at most 0\.10\d can go: skipped by --skip"):
+    with pytest.raises(NothingToCutError, match=r"at most 0\.10\d can be removed: skipped by --skip"):
         onnxmerge.compress(MODEL, 0.5, method="prune", data=DATA, provider="cpu", skip=("/fc1/*",))
     options: dict[str, Any] = {"method": "prune", "skip": ("/fc1/*",), "round_to": 1, "best_effort": True}
     with pytest.warns(onnxmerge.OnnxMergeWarning, match=r"asked for 0\.500 of the macs, reached 0\.115"):
