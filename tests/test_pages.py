@@ -18,7 +18,7 @@ import onnxmerge
 from onnxmerge import cli
 from onnxmerge.errors import GateError, NothingToCutError, UsageError
 from onnxmerge.pipeline.request import CALIB_SIZE
-from onnxmerge.report.model import Account
+from onnxmerge.report.results import Report
 from tests.pages import Reader
 
 pytest.importorskip("jinja2", reason="the extra `report` is not installed")
@@ -101,7 +101,7 @@ def test_in_python(tmp_path: Path) -> None:
     with pytest.raises(GateError) as refused:
         onnxmerge.compress(MODEL, 0.9, method="prune", data=DATA, provider="cpu", max_drop=1.0)
     account = refused.value.account
-    assert isinstance(account, Account)
+    assert isinstance(account, Report)
     assert account.refused == str(refused.value)
     assert account.target is None
 
@@ -184,10 +184,10 @@ def test_what_a_gate_refuses_is_in_the_json(tmp_path: Path, capsys: pytest.Captu
 def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk fills up between the check of a page and its writing."""
 
-    def refuse(_: Account, target: Path) -> Path:
+    def refuse(_: Report, target: Path) -> Path:
         raise UsageError(f"{target} cannot be written: No space left on device")
 
-    monkeypatch.setattr(Account, "html", refuse)
+    monkeypatch.setattr(Report, "html", refuse)
 
 
 @pytest.mark.usefixtures("no_page")

@@ -87,8 +87,8 @@ def test_a_node(fails: Fails, option: str) -> None:
         f"{option} '/conv2/Cnov' matches no node; nearest are '/conv2/Conv', '/conv1/Conv', '/conv3/Conv'"
     )
     assert fails(*words, "zzz*") == (
-        f"{option} 'zzz*' matches no node; nodes that produce channels are '/conv1/Conv', '/conv2/Conv', '/conv3/Conv', "
-        "… (onnxmerge inspect lists them)"
+        f"{option} 'zzz*' matches no node; nodes that produce channels are '/conv1/Conv', '/conv2/Conv', "
+        "'/conv3/Conv', … (onnxmerge inspect lists them)"
     )
 
 
