@@ -12,7 +12,7 @@ __all__ = ["Linear"]
 
 
 class Linear(Refit):
-    """See the module's docstring."""
+    """Fit one linear combination for each removed channel. For comparison: a refit is at least as good, and as fast."""
 
     name = "linear"
     linear = True
