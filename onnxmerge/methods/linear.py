@@ -12,7 +12,7 @@ __all__ = ["Linear"]
 
 
 class Linear(Refit):
-    """Fit one linear combination for each removed channel. For comparison: a refit is at least as good, and as fast."""
+    """Fit one linear combination for each removed channel. A refit has more freedom."""
 
     name = "linear"
     linear = True
