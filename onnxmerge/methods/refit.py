@@ -24,7 +24,8 @@ __all__ = ["Refit"]
 class Refit:
     """Refit the weights that read removed channels, layer by layer.
 
-    Preferred if there are samples, even synthetic ones. Nothing is assumed about the activation: inputs and targets are measured.
+    Preferred if there are samples, even synthetic ones. Nothing is assumed about the activation: inputs and targets are
+    measured.
     """
 
     name = "refit"
