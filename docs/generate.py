@@ -19,12 +19,12 @@ from onnxmerge.writing import write_text
 
 TARGET = Path(__file__).resolve().parent / "commands.md"
 STATUS = (
-    ("0", "done; for `compress`: written and verified"),
+    ("0", "success; for `compress`: OUT was written and verified"),
     ("1", "a gate failed; nothing was written"),
-    ("2", "options, samples or paths that cannot be used"),
-    ("3", "the model is bad, or nothing in it can be cut, or less than half of what was asked"),
+    ("2", "invalid options, samples or paths"),
+    ("3", "the model is invalid, or nothing in it can be cut, or less than half of what was asked"),
     ("4", "a runtime or provider is missing"),
-    ("70", "a bug of ours"),
+    ("70", "internal error: a bug in onnxmerge"),
     ("130", "interrupted"),
 )
 
@@ -34,9 +34,9 @@ def page() -> str:
     lines = [
         "# Commands",
         "",
-        "Made from the code by `python docs/generate.py`; change the options in `onnxmerge/cli/`, not this page.",
+        "Generated from the code by `python docs/generate.py`; change the options in `onnxmerge/cli/`, not this page.",
         "",
-        "Without a command, `compress` is meant. Results go to standard output, progress and errors to standard error.",
+        "`compress` is the default command. Results go to standard output, progress and errors to standard error.",
     ]
     for command in cli.commands.values():
         lines += _command(command)
@@ -44,7 +44,7 @@ def page() -> str:
     lines += [f"| `{name}` | `{m.select}` | `{m.compensate}` | `{m.allocate}` |" for name, m in METHODS.items()]
     lines += [
         "",
-        "How they work is in [the method](method.md).",
+        "[The method](method.md) explains them.",
         "",
         "## Exit status",
         "",
@@ -62,7 +62,7 @@ def page() -> str:
         'eval "$(_ONNXMERGE_COMPLETE=bash_source onnxmerge)"',
         "```",
         "",
-        "For zsh the same with `zsh_source`; for fish `_ONNXMERGE_COMPLETE=fish_source onnxmerge | source`.",
+        "In zsh, use `zsh_source`; in fish, `_ONNXMERGE_COMPLETE=fish_source onnxmerge | source`.",
     ]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
 

@@ -1,18 +1,18 @@
-"""Every error onnxmerge raises on purpose, and the exit status that each one means.
+"""The errors that onnxmerge raises on purpose, and the exit status of each.
 
 ::
 
-    OnnxMergeError                70  our own bug, unless a subclass says otherwise
+    OnnxMergeError                70  a bug in onnxmerge, unless a subclass says otherwise
     ├── UsageError                 2  options, samples or paths that cannot be used
-    ├── ModelError                 3  the model is bad: unreadable, invalid, not finite
-    │   ├── NothingToCutError      3  the model is fine, but no channel of it can go, or far less than was asked
+    ├── ModelError                 3  the model is unreadable, invalid or not finite
+    │   ├── NothingToCutError      3  the model is valid, but nothing, or much less than was asked, can be removed
     │   └── FeedError              3  the model loads, but does not run on these inputs
-    ├── GateError                  1  the result is below what was asked; nothing was written
-    └── RuntimeMissingError        4  ONNX Runtime, a provider that was asked for, or torch for training is missing
+    ├── GateError                  1  the result fails a gate; nothing was written
+    └── RuntimeMissingError        4  ONNX Runtime, the requested provider, or torch for training is missing
 
-And one warning, for results that stand but that the caller should look at: `OnnxMergeWarning`.
+And one warning, for valid results that the caller should check: `OnnxMergeWarning`.
 
-A message says what is wrong, where (file, node, tensor), what was expected and got, and what to try.
+A message says what is wrong, where (file, node, tensor), what was expected, what was found, and what to try.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class OnnxMergeError(Exception):
-    """Base of the tree; raised itself only where a postcondition of our own is broken."""
+    """The base class; raised itself only if a postcondition of onnxmerge is violated."""
 
     exit_status: ClassVar[int] = 70
 
@@ -50,18 +50,18 @@ class ModelError(OnnxMergeError):
 
 
 class NothingToCutError(ModelError):
-    """No channel group can lose a channel, or less than half of what was asked can go; the message says why."""
+    """Nothing can be removed, or less than half of what was asked; the message says why."""
 
 
 class FeedError(ModelError):
-    """ONNX Runtime loads the model and fails to run it on the inputs that it got."""
+    """ONNX Runtime loads the model but cannot run it on the given inputs."""
 
 
 class GateError(OnnxMergeError):
-    """Fidelity or accuracy of the result is below the gate; nothing was written.
+    """The fidelity or accuracy of the result fails a gate; nothing was written.
 
     Attributes:
-        account: What was measured of the result, an `onnxmerge.report.results.Report`; None where there is none.
+        account: The report of the rejected result, an `onnxmerge.report.results.Report`; None if there is none.
     """
 
     exit_status = 1
@@ -69,10 +69,10 @@ class GateError(OnnxMergeError):
 
 
 class RuntimeMissingError(OnnxMergeError):
-    """ONNX Runtime, the provider that was asked for, or the torch that training needs is not available."""
+    """ONNX Runtime, the requested provider, or torch for training is not available."""
 
     exit_status = 4
 
 
 class OnnxMergeWarning(UserWarning):
-    """The result stands, but it is not what was asked for, or less is known of it than usual; `compress` warns so."""
+    """The result is valid, but differs from what was asked for or could not be verified as usual."""

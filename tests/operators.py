@@ -386,7 +386,7 @@ def contraction_cases() -> Iterator[Case]:
     yield Case("Attention", "grouped queries", attentions(2), (2, 4, 5), opset=23)
     yield Case("Attention", "one head of keys", attentions(1), (6, 4, 5), opset=23)
     yield Case("Attention", "packed heads", attentions(6, packed=True), (), "heads packed in one axis", opset=23)
-    yield Case("MatMul", "a vector", matmul_vector, (), "MatMul with a vector")
+    yield Case("MatMul", "a vector", matmul_vector, (), "MatMul multiplies a vector")
     yield Case("Einsum", "", einsums("bti,io->bto", "bti,oi->bto", ((5, 6), (4, 6))))
     yield Case("Einsum", "heads", einsums("bti,ihw->bhtw", "bhtw,hwo->bto", ((5, 2, 3), (2, 3, 4))), (2, 3))
     yield Case("Einsum", "two signals", einsum_two_signals)
@@ -482,7 +482,7 @@ def slice_cases() -> Iterator[Case]:
     def every_other(net: Net, x: str) -> str:
         return net.add("Slice", x, net.ints(0), net.ints(6), net.ints(1), net.ints(2))
 
-    yield Case("Slice", "step", chain(every_other, 3), (), "Slice with step 2 along the channels")
+    yield Case("Slice", "step", chain(every_other, 3), (), "Slice has step 2 along the channels")
 
     def places(net: Net, x: str) -> str:
         return net.add("Slice", x, net.ints(-1), net.ints(-9), net.ints(2), net.ints(-2))
@@ -514,7 +514,7 @@ def gather_cases() -> Iterator[Case]:
         one = net.add("Gather", x, net.const(np.int64(2)), axis=1)
         return net.add("Add", x, net.add("Unsqueeze", one, net.ints(1)))
 
-    yield Case("Gather", "one of them", chain(single), (), "Gather picks from it by number")
+    yield Case("Gather", "one of them", chain(single), (), "Gather indexes this axis")
 
     def places(net: Net, x: str) -> str:
         return net.add("Gather", x, net.const(np.int64(1)), axis=3)
@@ -610,7 +610,7 @@ def pad_cases() -> Iterator[Case]:
     def mirrored_channels(net: Net, x: str) -> str:
         return net.add("Pad", x, net.ints(0, 1, 0, 0, 0, 0, 0, 0), mode="reflect")
 
-    yield Case("Pad", "reflect along channels", chain(mirrored_channels, 7), (), "Pad works along it")
+    yield Case("Pad", "reflect along channels", chain(mirrored_channels, 7), (), "Pad works along this axis")
 
 
 def layout_cases() -> Iterator[Case]:
@@ -750,7 +750,7 @@ def normaliser_cases() -> Iterator[Case]:
     yield Case("CumSum", "channels", chain(running), (), "CumSum mixes all channels")
     yield Case("MeanVarianceNormalization", "", chain(lambda net, x: net.add("MeanVarianceNormalization", x)))
     across = lambda net, x: net.add("MeanVarianceNormalization", x, axes=[1, 2])  # noqa: E731
-    over = "MeanVarianceNormalization takes its statistics over it"
+    over = "MeanVarianceNormalization computes statistics over this axis"
     yield Case("MeanVarianceNormalization", "channels", chain(across), (), over)
     yield Case("LRN", "", chain(lambda net, x: net.add("LRN", x, size=3)), (), "LRN mixes neighbouring channels")
 
@@ -789,7 +789,7 @@ def pool_cases() -> Iterator[Case]:
 
     yield Case("ReduceMean", "keepdims 0", dropped)
     everything = lambda net, x: net.add("Mul", x, net.add("ReduceSum", x))  # noqa: E731
-    yield Case("ReduceSum", "everything", chain(everything), (), "ReduceSum over the channels")
+    yield Case("ReduceSum", "everything", chain(everything), (), "ReduceSum reduces over the channels")
     nothing = lambda net, x: net.add("ReduceSum", x, noop_with_empty_axes=1)  # noqa: E731
     yield Case("ReduceSum", "no axes", chain(nothing))
     for op in ("ReduceSum", "ReduceMax"):
@@ -888,7 +888,7 @@ def quantization_cases() -> Iterator[Case]:
         w = net.add("DequantizeLinear", stored, scale, block_size=2, axis=0)
         net.output(net.add("MatMul", h, w, name="last"), 2)
 
-    yield Case("DequantizeLinear", "blocks", blocks, (), "DequantizeLinear with one scale a block", opset=21)
+    yield Case("DequantizeLinear", "blocks", blocks, (), "DequantizeLinear has one scale per block", opset=21)
 
 
 def recurrent_cases() -> Iterator[Case]:

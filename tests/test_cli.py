@@ -285,9 +285,9 @@ def test_version(run: Run, words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["--ratio", "1"], "ratio is 1; it is the fraction to remove"),
-        (["--ratio", "-0.1"], "ratio is -0.1; it is the fraction to remove"),
-        (["--ratio", "nan"], "ratio is nan; it is the fraction to remove"),
+        (["--ratio", "1"], "ratio is 1; expected the fraction to remove"),
+        (["--ratio", "-0.1"], "ratio is -0.1; expected the fraction to remove"),
+        (["--ratio", "nan"], "ratio is nan; expected the fraction to remove"),
         (["--ratio", "half"], "--ratio is 'half'; expected a fraction such as 0.5, or auto"),
         (["--ratio"], "--ratio"),
         (["--rato", "0.5"], "--ratio"),
@@ -307,9 +307,9 @@ def test_version(run: Run, words: list[str]) -> None:
         (["--shape", "x:1,,3"], "expected NAME:"),
         (["--shape", "x:1", "--shape", "x:2"], "the same input twice"),
         (["--mean", "a"], "expected finite numbers"),
-        (["--std", "0"], "--std has to be positive"),
+        (["--std", "0"], "--std must be positive"),
         (["--scale", "nan"], "expected finite numbers"),
-        (["--scale", "1,2"], "--scale is one number"),
+        (["--scale", "1,2"], "--scale takes one number"),
         (["--resize", "0x3"], "--resize is '0x3'"),
         (["--resize", "1x2x3"], "--resize is '1x2x3'"),
         (["--resize", "100000000"], "--resize is '100000000'; expected 256 (the short side) or 224x224"),
@@ -348,7 +348,7 @@ def test_more_ratios_than_are_drawn(run: Run, model: Path) -> None:
 def test_a_missing_target(run: Run, model: Path) -> None:
     status, _, err = run(model)
     assert status == 2
-    assert "OUT is missing" in error_line(err)
+    assert "the file to write, is missing" in error_line(err)
     assert "--dry-run" in err
 
 
@@ -399,7 +399,7 @@ def test_next_to_nothing_is_written_only_where_that_is_wanted(run: Run, tmp_path
     words = (source, target, "--method", "prune", "--skip", "/fc1/*", "--no-verify")
     status, out, err = run(*words)
     assert (status, out, target.exists()) == (3, "", False)
-    assert "asked for 0.500 of the macs, at most 0.1" in error_line(err)
+    assert "asked for 0.500 of the macs, but at most 0.1" in error_line(err)
     assert "skipped by --skip" in err
     status, out, _ = run(*words, "--best-effort")
     assert (status, target.exists()) == (0, True)

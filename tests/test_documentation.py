@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,8 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from docs import generate
+import onnxmerge
+from docs import generate, import_graph
 from onnxmerge.cli import cli, main
 from onnxmerge.verify import measure as verify
 
@@ -53,9 +55,9 @@ net (float[batch,{channels},{side},{side}] images) => (float[batch,10] logits)
 
 def commands(page: Path) -> Iterator[str]:
     """All commands of a page, in order."""
-    for block in re.findall(
-        r"^```(?:sh|console|)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    ):
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    for block in (block for language, block in blocks if language in ("", "sh", "console")):
         for line in block.replace("\\\n", " ").splitlines():
             words = line.partition("  #")[0].strip().removeprefix("$ ")
             if re.match(r"onnxmerge(?= [^\[]*$)", words) and "[" not in words:
@@ -139,12 +141,49 @@ def test_the_reference_is_what_the_code_says() -> None:
     assert generate.TARGET.read_text(encoding="utf-8") == generate.page(), "run: python docs/generate.py"
 
 
+def test_the_import_graph_is_up_to_date() -> None:
+    text = import_graph.TARGET.read_text(encoding="utf-8")
+    assert import_graph.page(text) == text, "run: python docs/import_graph.py"
+    assert "    PIPELINE --> REPORT" in text
+
+
+def test_edges_that_follow_from_others_are_omitted() -> None:
+    graph = {"a": {"b", "c", "d"}, "b": {"c"}, "c": {"d"}, "d": set[str](), "e": {"d"}}
+    assert import_graph.reduced(graph) == {"a": {"b"}, "b": {"c"}, "c": {"d"}, "d": set(), "e": {"d"}}
+
+
 def test_every_command_and_option_is_in_the_reference() -> None:
     page = generate.TARGET.read_text(encoding="utf-8")
     for name, command in cli.commands.items():
         section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
         for option in (each for parameter in command.params for each in parameter.opts if each.startswith("--")):
             assert re.search(rf"{option}(?![\w-])", section), f"{name} {option}"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_the_first_python_example(page: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = re.search(r"^```python\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
+    assert found is not None
+    program = re.sub(r"^.*\.html\(.*$", "", found[1], flags=re.M)  # needs the extra report
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", onnxmerge.OnnxMergeWarning)  # the stand-in is too small for every ratio
+        exec(program, {})
+    assert (folder / "smaller.onnx").exists()
+    assert "of the MACs removed" in capsys.readouterr().out
+
+
+def test_the_cpu_runtime_alone_is_installed_with_every_other_dependency() -> None:
+    page = (ROOT / "docs" / "installing.md").read_text(encoding="utf-8")
+    (told,) = re.findall(r"^pip install (click .*)$", page, re.M)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.search(r"^dependencies = \[\n(.*?)^\]", project, re.M | re.S)
+    assert listed is not None
+    needed = set(re.findall(r'^ +"([\w-]+)', listed[1], re.M))
+    assert set(told.split()) == needed - {"onnxruntime-gpu"}
 
 
 def test_links_lead_somewhere() -> None:

@@ -208,6 +208,9 @@ def test_wide_layers_are_merged_rather_than_fitted_without_samples() -> None:
     """8192 channels would be eliminated one by one from a matrix of 8192²: hours."""
     account = compress(pictures(8192), Options(), verification=UNVERIFIED).report
     assert {entry.compensate for entry in account.groups} == {"merge"}
-    assert "layers of this width are fitted to samples (--calib); --method refit makes some up" in account.notes
+    assert (
+        "layers of this width are fitted only to real samples (--calib); --method refit fits to synthetic ones"
+        in account.notes
+    )
     narrow = compress(pictures(32), Options(), verification=UNVERIFIED).report
     assert {entry.compensate for entry in narrow.groups} == {"refit"}

@@ -156,7 +156,7 @@ def test_folders_are_numbered_by_the_model_s_names(tmp_path: Path) -> None:
     model = exported()
     del model.graph.node[3], model.graph.output[1]
     result = compress(model, HALF, data=tmp_path, verification=Verification(provider="cpu"))
-    assert "labels are the model's numbers of the classes that subfolders are named after" in str(result.report)
+    assert "labels are the model's numbers for the classes that the subfolders are named after" in str(result.report)
     (tmp_path / "car").rename(tmp_path / "lorry")
     with pytest.raises(UsageError, match="'lorry' is none of the 3 classes"):
         compress(model, HALF, data=tmp_path, verification=Verification(provider="cpu"))

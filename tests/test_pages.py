@@ -18,7 +18,7 @@ import onnxmerge
 from onnxmerge import cli
 from onnxmerge.errors import GateError, NothingToCutError, UsageError
 from onnxmerge.pipeline.request import CALIB_SIZE
-from onnxmerge.report.model import Account
+from onnxmerge.report.results import Report
 from tests.pages import Reader
 
 pytest.importorskip("jinja2", reason="the extra `report` is not installed")
@@ -60,7 +60,7 @@ def test_a_report_of_a_file_that_was_written(tmp_path: Path) -> None:
     total = kept + lost + gained + never
     assert 100 * (kept + lost) / total == pytest.approx(account["accuracy_before"])
     assert 100 * (kept + gained) / total == pytest.approx(account["accuracy_after"])
-    assert f"{changed} of {total} samples have another top class" in text
+    assert f"changed for {changed} of {total} samples" in text
     assert account["environment"]["provider"] == "CPUExecutionProvider"
     assert {"harm", "depth", "latency"} <= set(read.ids)
     assert sum(tag == "img" for tag, _ in read.tags) == len(account["differences"]["worst"])
@@ -80,14 +80,14 @@ def test_what_a_gate_refuses_is_reported(tmp_path: Path, capsys: pytest.CaptureF
     assert cli.main([*words, "--provider", "cpu", "--report", str(page), "-q"]) == GateError.exit_status
     assert not target.exists()
     error = capsys.readouterr().err
-    assert f"{page} shows what was refused" in error
+    assert f"{page} shows the rejected result" in error
     read = Reader(page.read_text(encoding="utf-8"))
-    assert "Refused by a gate" in "".join(read.text)
+    assert "Rejected by a gate" in "".join(read.text)
     assert "groups" in read.cells
 
 
 def test_in_python(tmp_path: Path) -> None:
-    with pytest.raises(NothingToCutError, match=r"at most 0\.10\d can go: skipped by --skip"):
+    with pytest.raises(NothingToCutError, match=r"at most 0\.10\d can be removed: skipped by --skip"):
         onnxmerge.compress(MODEL, 0.5, method="prune", data=DATA, provider="cpu", skip=("/fc1/*",))
     options: dict[str, Any] = {"method": "prune", "skip": ("/fc1/*",), "round_to": 1, "best_effort": True}
     with pytest.warns(onnxmerge.OnnxMergeWarning, match=r"asked for 0\.500 of the macs, reached 0\.115"):
@@ -101,7 +101,7 @@ def test_in_python(tmp_path: Path) -> None:
     with pytest.raises(GateError) as refused:
         onnxmerge.compress(MODEL, 0.9, method="prune", data=DATA, provider="cpu", max_drop=1.0)
     account = refused.value.account
-    assert isinstance(account, Account)
+    assert isinstance(account, Report)
     assert account.refused == str(refused.value)
     assert account.target is None
 
@@ -175,7 +175,7 @@ def test_what_a_gate_refuses_is_in_the_json(tmp_path: Path, capsys: pytest.Captu
     assert account["refused"] in err
     assert len(account["refused"]) > len("--max-drop")
     assert (account["target"], out) == (None, "")
-    assert f"{stale} and {page} show what was refused" in err
+    assert f"{stale} and {page} show the rejected result" in err
     assert cli.main([*words, "--json", "-", "-q"]) == GateError.exit_status
     assert json.loads(capsys.readouterr().out)["refused"] == account["refused"]
 
@@ -184,10 +184,10 @@ def test_what_a_gate_refuses_is_in_the_json(tmp_path: Path, capsys: pytest.Captu
 def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk fills up between the check of a page and its writing."""
 
-    def refuse(_: Account, target: Path) -> Path:
+    def refuse(_: Report, target: Path) -> Path:
         raise UsageError(f"{target} cannot be written: No space left on device")
 
-    monkeypatch.setattr(Account, "html", refuse)
+    monkeypatch.setattr(Report, "html", refuse)
 
 
 @pytest.mark.usefixtures("no_page")

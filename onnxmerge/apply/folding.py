@@ -37,7 +37,7 @@ def can_fold(context: Context, group: ChannelGroup) -> str:
         if not is_alone(context, producer.weight.tensor):
             return f"the weight of {node.name} is read elsewhere too"
         if bias_of(context, node) is None:
-            return f"the bias of {node.name} is not one number a channel"
+            return f"the bias of {node.name} is not one number per channel"
         on_weight = places_of(group.members[producer.weight], group.size)
         on_output = places_of(group.members[producer.output], group.size)
         if on_weight is None or on_output is None or on_weight.shape != on_output.shape:

@@ -26,8 +26,8 @@ def check_command(source: Path, commands: Collection[str]) -> None:
         return
     if word in commands:
         raise UsageError(f"options come after the command; try: {PROGRAM} {word} … OPTIONS")
-    known = f"; commands are {', '.join(commands)}, and a model is a file such as model.onnx"
-    raise UsageError(f"no command and no file is named '{word}'{meant or known}")
+    known = f"; the commands are {', '.join(commands)}; a model is a file such as model.onnx"
+    raise UsageError(f"there is no command and no file named '{word}'{meant or known}")
 
 
 def _could_be_command(source: Path) -> bool:
@@ -63,8 +63,8 @@ def images(given: Mapping[str, Any]) -> ImageOptions | None:
         name: given[name] for name in ("mean", "std", "scale", "resize", "preprocessor") if given[name] is not None
     }
     if min(named.get("std", (1.0,))) <= 0:
-        raise UsageError("--std has to be positive; pixels are divided by it")
+        raise UsageError("--std must be positive, because pixels are divided by it")
     if len(named.get("scale", (1.0,))) > 1:
-        raise UsageError("--scale is one number; --std takes one for each channel")
+        raise UsageError("--scale takes one number; use --std for one per channel")
     named.update({name: value[0] for name, value in named.items() if name == "scale"})
     return ImageOptions(**named) if named else None

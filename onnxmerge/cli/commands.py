@@ -47,41 +47,47 @@ __all__ = ["cli"]
     "--ratio",
     type=values.ratio,
     metavar="R|auto",
-    help="Fraction to remove, 0 <= R < 1; auto, with --method receding or --select bn: what lies below the valley of "
-    "the BatchNormalization scales.  [default: 0.5; with --max-drop or --min-cosine as much as they allow]",
+    help="Fraction to remove, 0 <= R < 1; auto, with --method receding or --select bn: the channels below the valley "
+    "of the BatchNormalization scales.  [default: 0.5; with --max-drop or --min-cosine, as much as they allow]",
 )
-@of_budget("--best-effort", is_flag=True, help="Also write a result that reaches less than half of R.")
+@of_budget("--best-effort", is_flag=True, help="Write the result even if less than half of R can be removed.")
 @of_budget(
     "--plan",
     metavar="F",
     type=click.Path(path_type=Path),
-    help="Apply a plan that --save-plan wrote, perhaps edited, instead of making one.",
+    help="Apply this plan, written by --save-plan and possibly edited, instead of making one.",
 )
 @WHAT
 @CALIB
 @DATA
 @IMAGES
 @SHAPES
-@of_verification("--verify/--no-verify", default=True, show_default=True, help="Run both models before OUT is written.")
+@of_verification(
+    "--verify/--no-verify",
+    default=True,
+    show_default=True,
+    help="Check the cut and compare both models before OUT is written.",
+)
 @GATES
 @PROVIDER
-@of_output("--dry-run", is_flag=True, help="Do everything, write nothing; OUT may be left out.")
-@of_output("--overwrite", is_flag=True, help="Let OUT replace IN.")
+@of_output("--dry-run", is_flag=True, help="Do everything but write OUT, which may be omitted.")
+@of_output("--overwrite", is_flag=True, help="Allow OUT to replace IN.")
 @of_output(
-    "--external-data", is_flag=True, help="Weights into a file beside OUT; always so if IN or OUT is above 2 GB."
+    "--external-data",
+    is_flag=True,
+    help="Store weights in a file beside OUT; always done if IN or OUT is larger than 2 GB.",
 )
 @of_output(
     "--save-plan",
     metavar="F",
     type=click.Path(path_type=Path),
-    help="Also write the plan as JSON, to be edited and applied with --plan; also in a dry run.",
+    help="Also write the plan as JSON, which can be edited and applied with --plan; works with --dry-run.",
 )
 @of_output(
     "--report",
     metavar="F",
     type=click.Path(path_type=Path),
-    help="Also write the account as a page, .html, that opens offline, with pictures; also where a gate refuses OUT. "
-    "Needs onnxmerge[report].",
+    help="Also write an HTML report that opens offline, even if a gate rejects the result. Needs onnxmerge[report].",
 )
 @SEED
 @EVERYWHERE
@@ -96,7 +102,7 @@ def compress(
     quiet: bool,
     **given: Any,  # noqa: ANN401 - every other option, by its name
 ) -> None:
-    """Write a smaller, faster model OUT made of IN, and say what it cost.
+    """Write OUT, a smaller and faster version of IN, and report what the cut cost.
 
     \b
     Examples:
@@ -105,26 +111,26 @@ def compress(
       onnxmerge model.onnx smaller.onnx --calib samples.npz --max-drop 1
 
     \b
-    As much time as possible, and no worse than that:
+    Remove latency, or as much as a limit on fidelity allows:
       onnxmerge model.onnx smaller.onnx --of latency --ratio 0.4
       onnxmerge model.onnx smaller.onnx --calib samples.npz --min-cosine 0.99
 
     \b
-    Only parts of the network, and nothing written:
+    Cut only parts of the network; write no model:
       onnxmerge model.onnx smaller.onnx --no-coupled --skip '*head*'
       onnxmerge model.onnx --dry-run --of params
 
     \b
-    The plan as a file, to be edited and applied:
+    Save the plan, edit it, and apply it:
       onnxmerge model.onnx --dry-run --save-plan plan.json
       onnxmerge model.onnx smaller.onnx --plan plan.json
 
-    Verified on --data, else on calibration samples, else on synthetic ones. IN is never touched; OUT appears whole,
-    after verification, or not at all.
+    The result is verified on --data, otherwise on calibration samples, otherwise on synthetic ones. OUT is written
+    completely, after verification, or not at all. IN is never changed.
     """  # noqa: D301 - click reads the backspace
     check_command(source, cli.commands)
     if target is None and not given["dry_run"]:
-        raise UsageError(f"OUT is missing, the file to write; or try --dry-run: {PROGRAM} {source} OUT.onnx")
+        raise UsageError(f"OUT, the file to write, is missing; try: {PROGRAM} {source} OUT.onnx, or --dry-run")
     request = request_of(source, given)
     check_files({"--json": json_path, "--report": report, "--save-plan": save_plan}, (source,), target, given)
     if report is not None:
@@ -146,14 +152,14 @@ def compress(
     show(account, show_account, json_path, page=page, written=written, verbose=verbose, quiet=quiet)
 
 
-@cli.command(cls=Command, short_help="List what could go, what is pinned, and why.")
+@cli.command(cls=Command, short_help="List what can be removed, what is pinned, and why.")
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @SHAPES
 @of_output(
     "--html",
     metavar="F",
     type=click.Path(path_type=Path),
-    help="Also draw the network as a page, .html, that opens offline. Needs onnxmerge[report].",
+    help="Also draw the network as an HTML page that opens offline. Needs onnxmerge[report].",
 )
 @EVERYWHERE
 def inspect(
@@ -165,7 +171,7 @@ def inspect(
     verbose: bool,
     quiet: bool,
 ) -> None:
-    """List the channel groups of IN: what could go, what is pinned, and why.
+    """List the channel groups of IN: what can be removed, what is pinned, and why.
 
     \b
     Examples:
@@ -181,7 +187,7 @@ def inspect(
     show(inspection, show_inspection, json_path, page=(html, inspection.html), verbose=verbose, quiet=quiet)
 
 
-@cli.command(cls=Command, short_help="Set two models side by side.")
+@cli.command(cls=Command, short_help="Compare two models: size, fidelity, accuracy, latency.")
 @click.argument("first", metavar="A", type=click.Path(path_type=Path))
 @click.argument("second", metavar="B", type=click.Path(path_type=Path))
 @DATA
@@ -194,7 +200,7 @@ def inspect(
     type=values.counts,
     default="",
     metavar="N[,N…]",
-    help="Also time these batch sizes; on a GPU with and without the copies to it.",
+    help="Also time these batch sizes; on a GPU, with and without the copies to the device.",
 )
 @SEED
 @EVERYWHERE
@@ -207,7 +213,7 @@ def compare(
     quiet: bool,
     **given: Any,  # noqa: ANN401
 ) -> None:
-    """Set two models with the same inputs and outputs side by side: size, fidelity of B to A, accuracy, latency.
+    """Compare two models with the same inputs and outputs: size, fidelity of B to A, accuracy, latency.
 
     \b
     Examples:
@@ -221,7 +227,7 @@ def compare(
     show(result, show_side_by_side, json_path, verbose=verbose, quiet=quiet)
 
 
-@cli.command(cls=Command, short_help="Draw fidelity against cost over many ratios.")
+@cli.command(cls=Command, short_help="Measure fidelity and cost at many ratios.")
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @of_budget(
     "--ratios",
@@ -229,7 +235,7 @@ def compare(
     default="0.1:0.8",
     show_default=True,
     metavar="A:B[:STEP]|R[,R…]",
-    help="Fractions to remove, from A to B in steps of 0.1 or of STEP, or one by one.",
+    help="Fractions to remove: from A to B in steps of 0.1 or STEP, or a list.",
 )
 @WHAT
 @CALIB
@@ -242,7 +248,7 @@ def compare(
     "--plot",
     metavar="F",
     type=click.Path(path_type=Path),
-    help="Also draw the curve: .png, .svg or .pdf; needs onnxmerge[report].",
+    help="Also plot the curve: .png, .svg or .pdf. Needs onnxmerge[report].",
 )
 @SEED
 @EVERYWHERE
@@ -256,15 +262,15 @@ def tradeoff(
     quiet: bool,
     **given: Any,  # noqa: ANN401 - every other option, by its name
 ) -> None:
-    """Cut IN at many ratios and set fidelity or accuracy against MACs, parameters and latency. Writes no model.
+    """Cut IN at many ratios and measure fidelity or accuracy, MACs, parameters and latency. Writes no model.
 
     \b
     Examples:
       onnxmerge tradeoff model.onnx --calib samples.npz --max-drop 1
       onnxmerge tradeoff model.onnx --ratios 0.2:0.6:0.05 --plot curve.png
 
-    What plans are made of is measured once for all ratios. Marked are the knee of the curve and, with --max-drop or
-    --min-cosine, the largest cut that holds them.
+    Importance is measured once and reused for every ratio. The table marks the knee of the curve and, with --max-drop
+    or --min-cosine, the largest cut within the limit.
     """  # noqa: D301 - click reads the backspace
     request = request_of(source, given)
     check_files({"--json": json_path, "--plot": plot}, (source,), given=given)

@@ -20,7 +20,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -114,10 +113,7 @@ def _advised(error: click.ClickException, given: Sequence[str]) -> str:
     if isinstance(error, click.NoSuchOption):
         return option_advice(error.option_name, takes(context.command))
     # Superfluous arguments are the only error that click raises as a bare UsageError.
-    if type(error) is not click.UsageError:
-        return ""
-    target: Path | None = context.params.get("target")
-    return loose_advice(given, target)
+    return loose_advice(given) if type(error) is click.UsageError else ""
 
 
 def _explained(error: click.ClickException) -> str:
@@ -126,7 +122,7 @@ def _explained(error: click.ClickException) -> str:
     if isinstance(error, click.NoSuchOption) and context is not None:
         options = [name for each in context.command.params for name in (*each.opts, *each.secondary_opts)]
         known = [name for name in options if name.startswith("--")]
-        words = f"no option is named '{error.option_name}'{did_you_mean(error.option_name, known)}"
+        words = f"there is no option '{error.option_name}'{did_you_mean(error.option_name, known)}"
     if context is None:
         return words
     return f"{words}{' See' if words.endswith('?') else '; see'} {context.command_path} --help"

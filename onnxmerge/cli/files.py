@@ -3,7 +3,7 @@
 A written file (JSON, page, plot, OUT) must not be, in this order:
 1. a model, or a file with weights of one; ``check_target`` decides whether OUT may replace IN;
 2. a file beside OUT that takes its weights, ``OUT.data`` and so on, or may;
-3. samples, or the file that says how pictures become inputs, named or found; nor may it be in the folder of samples
+3. samples, or the file that defines the preprocessing of images, named or found; nor may it be in the folder of samples
    under a name that is read as one;
 4. another file that is written.
 """
@@ -51,20 +51,20 @@ def check_files(
     read = {f"--{option}": given[option] for option in _READ if given.get(option) is not None}
     taken = [(model, "is one of the models") for model in (*models, target) if model is not None]
     if any(path.exists() for path in files.values()):  # to find weights the whole model is read
-        taken += [(file, f"holds weights of {model}") for model, _ in taken for file in external_files(model)]
+        taken += [(file, f"contains weights of {model}") for model, _ in taken for file in external_files(model)]
     for option, path in files.items():
         _refuse(option, path, taken)
         if target is not None and is_data_of(path, target):
-            raise UsageError(f"{option} {path} is where weights of {target} may go; give another name")
-    named = [(path, f"is what {option} names") for option, path in read.items()]
-    named += [(model.parent / FILE_NAME, "says how pictures become inputs") for model in models if given]
+            raise UsageError(f"{option} {path} may be used for weights of {target}; choose another name")
+    named = [(path, f"is the file of {option}") for option, path in read.items()]
+    named += [(model.parent / FILE_NAME, "defines the preprocessing of images") for model in models if given]
     for option, path in {**({_OUT: target} if target is not None else {}), **files}.items():
         _refuse(option, path, named)
         for samples, folder in read.items():
             if _lies_among(path, folder):
-                raise UsageError(f"{option} {path} would be one of the samples of {samples}; give another place")
+                raise UsageError(f"{option} {path} would become one of the samples in {samples}; choose another folder")
         if option != _OUT:
-            named.append((path, f"is what {option} names"))
+            named.append((path, f"is the file of {option}"))
     for option in ("--json", "--save-plan"):
         if option in files:
             check_writable(files[option])
@@ -73,7 +73,7 @@ def check_files(
 def _refuse(option: str, path: Path, taken: Sequence[tuple[Path, str]]) -> None:
     for other, what in taken:
         if _same(path, other):
-            raise UsageError(f"{option} {path} {what}; give another name")
+            raise UsageError(f"{option} {path} {what}; choose another name")
 
 
 def _same(path: Path, other: Path) -> bool:

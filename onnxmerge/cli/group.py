@@ -11,20 +11,17 @@ from click_default_group import DefaultGroup
 from onnxmerge._version import __version__
 from onnxmerge.cli.arguments import check_command
 from onnxmerge.cli.options import PROGRAM
-from onnxmerge.cli.other_tools import command_advice
-from onnxmerge.cli.sections import takes
-from onnxmerge.errors import UsageError
 
 __all__ = ["cli"]
 
 _HELP = """Make an exported ONNX network smaller and faster by removing and merging channels, without training.
 
 \b
-Look first:
+Inspect:
   onnxmerge inspect model.onnx
 
 \b
-Compress; samples make it better, unlabelled ones will do:
+Compress, preferably with samples, which need no labels:
   onnxmerge model.onnx smaller.onnx --ratio 0.5
   onnxmerge model.onnx smaller.onnx --ratio 0.5 --calib samples.npz
   onnxmerge model.onnx smaller.onnx --calib samples.npz --max-drop 1
@@ -34,10 +31,10 @@ Compare:
   onnxmerge compare model.onnx smaller.onnx --data held_out.npz
   onnxmerge tradeoff model.onnx --calib samples.npz --data held_out.npz
 
-Without a command, compress is meant; `onnxmerge compress --help` lists its options.
+compress is the default command; `onnxmerge compress --help` lists its options.
 
 \b
-Completion of commands, options and files, for bash, zsh or fish:
+Enable completion in bash (zsh and fish: docs/commands.md):
   eval "$(_ONNXMERGE_COMPLETE=bash_source onnxmerge)"
 """
 
@@ -50,9 +47,6 @@ class _Group(DefaultGroup):  # type: ignore[misc] # untyped
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Resolved:
         """Find the command, and refuse a mistyped one before its options are parsed as those of the default."""
-        known = command_advice(args, takes(self.commands[self.default_cmd_name]))
-        if known and not ctx.resilient_parsing:
-            raise UsageError(known)
         if args and not args[0].startswith("-") and args[0] not in self.commands and not ctx.resilient_parsing:
             check_command(Path(args[0]), self.commands)
         resolved: Resolved = super().resolve_command(ctx, args)

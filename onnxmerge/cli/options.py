@@ -9,7 +9,6 @@ import click
 
 from onnxmerge._version import __version__
 from onnxmerge.cli import values
-from onnxmerge.cli.other_tools import read_shape
 from onnxmerge.cli.sections import Choice, Option, all_of, in_section
 from onnxmerge.pipeline.request import CALIB_SIZE
 from onnxmerge.plan.options import (
@@ -61,36 +60,44 @@ IMAGES = all_of(
         "--mean",
         type=values.numbers,
         metavar="X[,X…]",
-        help="Images: subtracted after scaling, one number or one a channel.",
+        help="Images: value to subtract after scaling; one number, or one per channel.",
     ),
-    of_samples("--std", type=values.numbers, metavar="X[,X…]", help="Images: divided by after that."),
+    of_samples(
+        "--std",
+        type=values.numbers,
+        metavar="X[,X…]",
+        help="Images: value to divide by after that; one number, or one per channel.",
+    ),
     of_samples(
         "--scale",
         type=values.numbers,
         metavar="X",
-        help="Images: factor of a pixel 0..255; 1/255 for models that take floats.",
+        help="Images: factor for pixels 0..255, such as 0.00392157 (1/255) for models that expect 0..1.",
     ),
     of_samples(
-        "--resize", type=values.size, metavar="N|HxW", help="Images: short side, then centre crop; or height x width."
+        "--resize",
+        type=values.size,
+        metavar="N|HxW",
+        help="Images: resize the short side to N and crop the centre, or resize to HxW.",
     ),
     of_samples(
         "--preprocessor",
         type=click.Path(path_type=Path),
         metavar="F|none",
-        help="Images: a preprocessor_config.json that says all this; options above override it.  "
-        "[default: the one beside the images or the model]",
+        help="Images: a preprocessor_config.json to take these values from; the options above override it.  [default: "
+        "the one beside the images or the model]",
     ),
 )
 DATA = of_samples(
     "--data",
     type=click.Path(path_type=Path),
-    help="Held-out samples to verify on, in the forms of --calib; an array `labels`, or a subfolder for each class, "
-    "gives accuracy.",
+    help="Held-out samples for verification, in the same forms as --calib. An array `labels`, or one subfolder per "
+    "class, adds accuracy.",
 )
 SHAPES = of_samples(
     "--shape",
     "shapes",
-    type=read_shape,
+    type=values.shape,
     metavar="NAME:1,3,224,224",
     multiple=True,
     help="Shape of an input with free dimensions; repeatable.",
@@ -101,13 +108,14 @@ PROVIDER = all_of(
         type=Choice(get_args(Provider)),
         default="auto",
         show_default=True,
-        help="What runs the models.",
+        help="Device that runs the models.",
     ),
     of_verification(
         "--threads",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Threads for whatever is timed on the CPU; 1 is steadiest on a shared machine.  [default: ONNX Runtime's]",
+        help="Threads for timing on the CPU; 1 is the most reproducible on a shared machine.  [default: chosen by "
+        "ONNX Runtime]",
     ),
 )
 SEED = of_output(
@@ -116,7 +124,7 @@ SEED = of_output(
     metavar="N",
     default=Options.seed,
     show_default=True,
-    help="Of synthetic samples and of intervals.",
+    help="Seed of synthetic samples and bootstrap intervals.",
 )
 EVERYWHERE = all_of(
     of_output(
@@ -124,10 +132,16 @@ EVERYWHERE = all_of(
         "json_path",
         metavar="F",
         type=click.Path(path_type=Path, allow_dash=True),
-        help="Also write the account as JSON; - is standard output, and the tables go to standard error.",
+        help="Also write the report as JSON. If F is -, JSON goes to standard output and tables to standard error.",
     ),
-    of_output("-v", "--verbose", is_flag=True, callback=_remember, help="All groups, stage times; traces of bugs."),
-    of_output("-q", "--quiet", is_flag=True, help="No tables and no progress, only errors."),
+    of_output(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        callback=_remember,
+        help="Show all groups, stage times, and tracebacks of internal errors.",
+    ),
+    of_output("-q", "--quiet", is_flag=True, help="Show errors only."),
     click.version_option(__version__, prog_name=PROGRAM, cls=Option, section="Output"),
 )
 
@@ -138,28 +152,35 @@ def _presets() -> str:
 
 
 WHAT = all_of(
-    of_budget("--of", type=Choice(BUDGETS), default=Options.of, show_default=True, help="What the ratio counts."),
+    of_budget(
+        "--of", type=Choice(BUDGETS), default=Options.of, show_default=True, help="The cost that the ratio refers to."
+    ),
     of_budget(
         "--allocate",
         type=Choice(ALLOCATIONS),
         default=Options.allocate,
         show_default=True,
-        help="Spread over groups: uniform, the same share of each; global, the least important; auto, the method's.",
+        help="How the budget is distributed over groups: uniform, the same fraction of each; global, where it costs "
+        "least; auto, the default of the method.",
     ),
     of_budget(
         "--round-to",
         type=values.multiple,
         metavar="N|auto",
-        help="Cut to multiples of N channels; auto: to counts at which the measured time of the operators falls.  "
-        "[default: 8, or 4 in groups of fewer than 32 channels; 1 with --of latency, and with --of channels for the "
-        "methods of papers, all but auto and refit]",
+        help="Keep a multiple of N channels in each group; auto: only counts at which the operators were measured to "
+        "be faster.  [default: 8, or 4 in groups of fewer than 32 channels; 1 with --of latency, and with --of "
+        "channels for all methods but auto and refit]",
     ),
     of_method("--method", type=Choice(tuple(METHODS)), default=Options.method, show_default=True, help=_presets()),
-    of_method("--select", type=Choice(MEASURED_SELECTIONS), help="Which channels stay; overrides the preset's."),
+    of_method(
+        "--select",
+        type=Choice(MEASURED_SELECTIONS),
+        help="How to select the channels to keep; overrides the selection of the method.",
+    ),
     of_method(
         "--compensate",
         type=Choice(MEASURED_COMPENSATIONS),
-        help="What stands in for the others; overrides the preset's.",
+        help="How to compensate for removed channels; overrides the compensation of the method.",
     ),
     of_method(
         "--threshold",
@@ -167,7 +188,7 @@ WHAT = all_of(
         metavar="T",
         default=Options.threshold,
         show_default=True,
-        help="Merge: least cosine, -1..1.",
+        help="Merging: minimum cosine similarity, -1..1.",
     ),
     of_method(
         "--balance",
@@ -175,26 +196,26 @@ WHAT = all_of(
         metavar="L",
         default=Options.balance,
         show_default=True,
-        help="Merge: weight of direction against offset, 0..1.",
+        help="Merging: weight of direction against offset, 0..1.",
     ),
     of_method(
         "--fold-mean/--no-fold-mean",
         default=None,
-        help="Put known means of removed channels into the biases of what reads them.  [default: the method's]",
+        help="Add known means of removed channels to the biases of their consumers.  [default: that of the method]",
     ),
     of_method(
         "--effort",
         type=Choice(EFFORT_NAMES),
         default=Options.effort,
         show_default=True,
-        help="How much planning looks at the samples: up to about 5, 12 or 50 times each.",
+        help="Number of passes over the samples for planning: up to about 5, 12 or 50.",
     ),
     of_method(
         "--memory",
         type=values.memory,
         metavar="SIZE",
-        help="Memory for the matrices of one layer, such as 4GB; wider layers are solved from a sample of their rows.  "
-        "[default: a quarter of what is free]",
+        help="Maximum size of the matrices of one layer, such as 4GB; wider layers are solved from a sample of their "
+        "rows.  [default: a quarter of the free memory]",
     ),
     of_groups(
         "--coupled/--no-coupled",
@@ -202,14 +223,22 @@ WHAT = all_of(
         show_default=True,
         help="Also cut groups with several producers, such as residual streams.",
     ),
-    of_groups("--only", multiple=True, metavar="GLOB", help="Cut only groups of nodes with such names; repeatable."),
-    of_groups("--skip", multiple=True, metavar="GLOB", help="Leave groups of nodes with such names alone; repeatable."),
+    of_groups(
+        "--only", multiple=True, metavar="GLOB", help="Cut only groups with a producer whose name matches; repeatable."
+    ),
+    of_groups(
+        "--skip",
+        multiple=True,
+        metavar="GLOB",
+        help="Do not cut groups with a producer whose name matches; repeatable.",
+    ),
 )
 CALIB = all_of(
     of_samples(
         "--calib",
         type=click.Path(path_type=Path),
-        help="Calibration samples: .npz (keys are input names), .npy, a folder of those, of test_data_set_* or images.",
+        help="Unlabelled samples to fit to: .npz (keys are input names), .npy, or a folder of these, of "
+        "test_data_set_* or of images.",
     ),
     of_samples(
         "--calib-size",
@@ -217,7 +246,7 @@ CALIB = all_of(
         default=CALIB_SIZE,
         show_default=True,
         metavar="N",
-        help="At most N of them.",
+        help="Use at most N calibration samples.",
     ),
 )
 GATES = all_of(
@@ -225,12 +254,13 @@ GATES = all_of(
         "--min-cosine",
         type=float,
         metavar="C",
-        help="Gate: with a lower cosine of any output nothing is written.",
+        help="Gate: write nothing if the cosine similarity of any output is below C.",
     ),
     of_verification(
         "--max-drop",
         type=float,
         metavar="PP",
-        help="Gate: with more points of accuracy lost (of top-1 agreement, without labels) nothing is written.",
+        help="Gate: write nothing if accuracy (without labels: top-1 agreement) falls by more than PP percentage "
+        "points.",
     ),
 )

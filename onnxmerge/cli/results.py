@@ -110,7 +110,7 @@ def reporting(json_path: Path | None, page: Path | None) -> Iterator[None]:
             raise
         account = with_command(error.account)
         files = [str(path) for path in (json_path, page) if path is not None and str(path) != STDOUT]
-        told = f"; {' and '.join(files)} {'show' if len(files) > 1 else 'shows'} what was refused" if files else ""
+        told = f"; {' and '.join(files)} {'show' if len(files) > 1 else 'shows'} the rejected result" if files else ""
         try:
             show(account, show_account, json_path, page=(page, account.html), verbose=False, quiet=True)
         except UsageError as failed:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 
 from onnxmerge.errors import UsageError
 from onnxmerge.samples.image_options import LONGEST_SIDE
 
-__all__ = ["counts", "memory", "multiple", "numbers", "ratio", "ratios", "size"]
+__all__ = ["counts", "lengths", "memory", "multiple", "numbers", "ratio", "ratios", "shape", "size"]
 
 _UNITS = {"MB": 1 << 20, "GB": 1 << 30}
 _MOST_RATIOS, _ENDLESS = 1000, 1e15
+
+_LENGTHS = re.compile(r"\[\s*(?P<inner>[^\[\]]*)\]|(?P<bare>[^\[\]]*)")
 
 
 def numbers(value: str) -> tuple[float, ...]:
@@ -68,7 +71,7 @@ def ratios(value: str) -> tuple[float, ...]:
                     least = math.ceil((high - low) / (_MOST_RATIOS - 1) * 1e6) / 1e6
                     raise UsageError(
                         f"--ratios is {value!r}, which are {count} ratios; at most {_MOST_RATIOS} are drawn: "
-                        f"take a STEP of {least:g} or more"
+                        f"use a STEP of {least:g} or more"
                     )
                 return tuple(round(low + step * place, 9) for place in range(count))
         elif ":" not in value and all(0 < each < 1 for each in parts):
@@ -85,3 +88,32 @@ def size(value: str) -> int | tuple[int, int]:
             f"--resize is {value!r}; expected 256 (the short side) or 224x224 (height x width), at most {LONGEST_SIDE}"
         )
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """The name and the lengths of ``NAME:1,3,224,224``, ``NAME:[1,3,224,224]`` or ``NAME:1x3x224x224``.
+
+    The name may hold colons itself, so the last one counts.
+
+    Raises:
+        UsageError: There is no name, or a length is not a positive number.
+
+    Example:
+        >>> shape("model/input:0:[1, 3, 224, 224]")
+        ('model/input:0', (1, 3, 224, 224))
+    """
+    name, _, dims = text.rpartition(":")
+    found = lengths(dims)
+    if found and not name:
+        raise UsageError(f"--shape is {text!r}; name the input as well: --shape NAME:{','.join(map(str, found))}")
+    if not found:
+        raise UsageError(f"--shape is {text!r}; expected NAME:1,3,224,224, with positive lengths")
+    return name, found
+
+
+def lengths(dims: str) -> tuple[int, ...]:
+    """The lengths that a text lists, separated by commas or x; () if it lists anything else."""
+    matched = _LENGTHS.fullmatch(dims.strip())
+    listed = (matched["inner"] if matched["inner"] is not None else matched["bare"]) if matched else ""
+    parts = [part.strip() for part in re.split(r"[xX]" if "," not in listed else ",", listed)]
+    return tuple(map(int, parts)) if all(part.isdecimal() and int(part) > 0 for part in parts) else ()

@@ -88,14 +88,16 @@ def find_valley(values: Floats) -> Valley | str:
     counts, edges = np.histogram(logs, bins=CELLS)
     chance, first, last = one_mode_chance(counts)
     if chance > _CHANCE:
-        return f"one mode explains them (chance {min(chance, 1.0):.2g}; two modes would make it {_CHANCE:g} at most)"
+        return f"a single mode explains them (p = {min(chance, 1.0):.2g}; two modes require at most {_CHANCE:g})"
     place, depth = _lowest(logs, edges[first], edges[last])
     below = int(np.searchsorted(logs, place))
     if depth > _DEPTH:
-        return f"their density falls to {depth:.2f} of the lower of its peaks, and a valley is {_DEPTH:g} at most"
+        return f"their density falls only to {depth:.2f} of its lower peak; a valley requires at most {_DEPTH:g}"
     fewest = min(below, len(logs) - below) / len(logs)
     if fewest < _LEAST_SIDE:
-        return f"the smaller of their two modes holds {fewest:.1%} of them, and a mode at least {_LEAST_SIDE:.0%}"
+        return (
+            f"the smaller of their two modes contains {fewest:.1%} of them, and a mode needs at least {_LEAST_SIDE:.0%}"
+        )
     # Halfway between the two adjacent numbers, so that rounding has no effect.
     return Valley(float(np.exp((logs[below - 1] + logs[below]) / 2)), below, chance, depth)
 

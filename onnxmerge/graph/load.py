@@ -76,7 +76,7 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
             f"{name} is not an ONNX model ({len(data)} bytes that are no protobuf): truncated, or another format?"
         ) from error
     if not proto.ir_version or not proto.HasField("graph"):
-        raise ModelError(f"{name} holds no ONNX graph ({len(data)} bytes): empty, truncated, or another format?")
+        raise ModelError(f"{name} contains no ONNX graph ({len(data)} bytes): empty, truncated, or another format?")
     return proto
 
 
@@ -161,16 +161,16 @@ def _check_external(proto: onnx.ModelProto, name: str, folder: Path | None) -> N
         try:
             location, offset, length = external_entries(tensor)
         except ValueError as error:
-            raise ModelError(f"{name}: external data of {tensor.name!r} have a malformed entry: {error}") from error
+            raise ModelError(f"{name}: the external data of {tensor.name!r} has a malformed entry: {error}") from error
         what = f"{name}: external data of {tensor.name!r} in {location!r}"
         if folder is None:
-            raise ModelError(f"{what}, but a model given as an object has no folder; give its path instead")
+            raise ModelError(f"{what}, but a model passed as an object has no folder; pass its path instead")
         if not location or Path(location).is_absolute() or not (folder / location).resolve().is_relative_to(folder):
-            raise ModelError(f"{what} lie outside the model's folder; refused")
+            raise ModelError(f"{what} is outside the model's folder, which is not allowed")
         file = folder / location
         if not file.is_file():
             beside = "the model" if Path(name).resolve() == Path(name).absolute() else f"the model itself, in {folder}"
-            raise ModelError(f"{what} are missing; the file must lie beside {beside}")
+            raise ModelError(f"{what} is missing; the file must be beside {beside}")
         need = (onnx_bits(tensor.data_type) * prod(tensor.dims) + 7) // 8
         if offset < 0 or (length is not None and length < need) or file.stat().st_size < offset + need:
             raise ModelError(
@@ -189,7 +189,9 @@ def _check_finite(model: Model) -> None:
             raise ModelError(f"{model.source}: initializer {name!r} cannot be read: {error}") from error
         for start in range(0, flat.size, _CHUNK):
             if np.isnan(flat[start : start + _CHUNK]).any():
-                raise ModelError(f"{model.source}: initializer {name!r} holds NaN; nothing sound can be made of it")
+                raise ModelError(
+                    f"{model.source}: initializer {name!r} contains NaN, so the model cannot be compressed"
+                )
 
 
 def external_files(path: Path) -> tuple[Path, ...]:

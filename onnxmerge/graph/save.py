@@ -112,9 +112,9 @@ def check_target(target: Path, source: Path | None, overwrite: bool) -> None:
         raise UsageError(f"the folder of {target} does not exist; create {folder} first")
     if source is not None and source.is_file() and target.exists():
         if target.samefile(source) and not overwrite:
-            raise UsageError(f"{target} is the input itself; give another name, or --overwrite to replace it")
+            raise UsageError(f"{target} is the input itself; choose another name, or use --overwrite to replace it")
         if any(file.exists() and target.samefile(file) for file in external_files(source)):
-            raise UsageError(f"{target} holds weights of {source}; give another name")
+            raise UsageError(f"{target} contains weights of {source}; choose another name")
     if not os.access(folder, os.W_OK | os.X_OK) or (target.exists() and not os.access(target, os.W_OK)):
         raise UsageError(f"{target} cannot be written: permission denied")
 

@@ -35,7 +35,7 @@ def read_tensor(path: Path) -> NDArray[Any]:
             "sequences, maps and optionals are not supported as samples"
         )
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise UsageError(f"{path}: the tensor's data lies in another file; expected it inside the .pb")
+        raise UsageError(f"{path}: the data of the tensor is in another file; expected it inside the .pb")
     try:
         return np.asarray(numpy_helper.to_array(tensor))
     except (TypeError, ValueError) as error:

@@ -20,7 +20,11 @@ __all__ = ["Fold"]
 
 
 class Fold:
-    """See the module's docstring."""
+    """Replace clusters of channels by their mean.
+
+    Copies pass through any function of one element, so the activation does not matter; the weights of every producer
+    have to be writable.
+    """
 
     name = "fold"
     requires = Requires(CommutesWith.SELECTION, (can_absorb, can_fold))

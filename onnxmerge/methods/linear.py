@@ -12,7 +12,7 @@ __all__ = ["Linear"]
 
 
 class Linear(Refit):
-    """See the module's docstring."""
+    """Fit one linear combination for each removed channel. A refit has more freedom."""
 
     name = "linear"
     linear = True

@@ -20,7 +20,10 @@ __all__ = ["NeuronMerging"]
 
 
 class NeuronMerging:
-    """See the module's docstring."""
+    """Merge each removed channel into the most similar kept one. Preferred if there are no samples to fit to.
+
+    Every node between producer and consumer has to satisfy f(s·x) = s·f(x) for s ≥ 0, as ReLU does.
+    """
 
     name = "merge"
     requires = Requires(CommutesWith.POSITIVE, (can_absorb,))

@@ -18,7 +18,10 @@ __all__ = ["Prune"]
 
 
 class Prune:
-    """See the module's docstring."""
+    """Removal without compensation: the baseline, and what every other method falls back to.
+
+    Allowed for every group, because nothing is scaled.
+    """
 
     name = "none"
     requires = Requires()

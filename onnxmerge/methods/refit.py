@@ -22,7 +22,11 @@ __all__ = ["Refit"]
 
 
 class Refit:
-    """See the module's docstring."""
+    """Refit the weights that read removed channels, layer by layer.
+
+    Preferred if there are samples, even synthetic ones. Nothing is assumed about the activation: inputs and targets are
+    measured.
+    """
 
     name = "refit"
     requires = Requires(samples=True)

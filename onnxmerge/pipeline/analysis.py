@@ -21,7 +21,7 @@ def analyse(run: Run, samples: Samples | None) -> Network:
     missing = network.cost.uncounted()
     if missing:
         listed = ", ".join(f"{count} × {op} ({reason})" for (op, reason), count in missing.items())
-        run.notes.append(f"MACs leave out {listed}")
+        run.notes.append(f"MACs do not include {listed}")
     return network
 
 

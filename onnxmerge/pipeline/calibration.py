@@ -78,10 +78,12 @@ def why_unfitted(network: Network) -> str:
     outputs = ((node, name) for node in network.model.nodes for name in node.outputs if name)
     unknown = [node.name for node, name in outputs if not network.has_kind(name)]
     if network.model.bytes_of_weights() > MEMORY_LIMIT:
-        return "above 2 GB weights are not fitted to samples"
+        return "above 2 GB, weights are not fitted to samples"
     if _nothing_to_solve(network):
-        return "no weight behind a channel group is stored as plain numbers of its own, so none is fitted to samples"
-    return f"the type of what {unknown[0]} makes is not known, so weights are not fitted to samples" if unknown else ""
+        return (
+            "no weight behind a channel group is stored as plain numbers used only once, so none is fitted to samples"
+        )
+    return f"the type of the output of {unknown[0]} is unknown, so weights are not fitted to samples" if unknown else ""
 
 
 def _nothing_to_solve(network: Network) -> bool:
@@ -109,7 +111,7 @@ def _affordable(run: Run, network: Network) -> bool:
         what = "layers of this width are"
     else:
         return True
-    run.notes.append(f"{what} fitted to samples (--calib); --method refit makes some up")
+    run.notes.append(f"{what} fitted only to real samples (--calib); --method refit fits to synthetic ones")
     return False
 
 
@@ -159,7 +161,7 @@ def _clearest(
     return replace(
         samples,
         feeds=tuple(samples.feeds[place] for place in most_confident(scores, count)),
-        source=f"{samples.source}, the {count} of clearest class, evenly from all classes",
+        source=f"{samples.source}: the {count} with the most confident predictions, evenly from all classes",
     )
 
 
@@ -170,7 +172,7 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None) -> C
     images. The weights found with it are written to the original model.
     """
     effort, provider = EFFORTS[run.options.effort], run.request.verification.provider
-    with run.stage("looking at signals"):
+    with run.stage("measuring signals"):
         samples = fitting
         if samples is None:
             samples = _made_up(run, network, provider)

@@ -132,7 +132,7 @@ def compress_file(
     elif not dry_run:
         raise UsageError("no output file was given")
     if dry_run and request.verification.gated:
-        raise UsageError("a dry run verifies nothing; leave --min-cosine and --max-drop out")
+        raise UsageError("a dry run verifies nothing; omit --min-cosine and --max-drop")
     session = Session(request, progress)
     cut = find_cut(session)
     if dry_run or target is None:
@@ -170,4 +170,4 @@ def _written(session: Session, cut: Cut, target: Path, external_data: bool) -> R
     if not existed:
         return report
     what = "the input" if replaces else "an older file of that name"
-    return replace(report, notes=(*report.notes, f"{target} has replaced {what}"))
+    return replace(report, notes=(*report.notes, f"{target} replaced {what}"))

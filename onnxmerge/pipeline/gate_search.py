@@ -34,7 +34,7 @@ def find_cut(session: Session) -> Cut:
         raise UsageError("--min-cosine or --max-drop without --ratio needs samples to search on: --data or --calib")
     best: Cut | None = None
     tried: list[str] = []
-    refused: OnnxMergeError = GateError("no channel can go; nothing was written")
+    refused: OnnxMergeError = GateError("no channel can be removed; nothing was written")
     low, high = 0.0, session.prepared.most
     notes = list(run.notes)
     while high - low > _STEP:
@@ -52,8 +52,11 @@ def find_cut(session: Session) -> Cut:
             refused, high = error, middle
         else:
             best, low, of_best = found, middle, list(run.notes)
-        tried.append(f"{middle:.3f} {'held' if low == middle else 'did not'}")
+        tried.append(f"{middle:.3f} {'passed' if low == middle else 'failed'}")
     if best is None:
         raise refused
-    run.notes[:] = [*of_best, f"the largest cut that holds the gate on {session.held.source}; tried {', '.join(tried)}"]
+    run.notes[:] = [
+        *of_best,
+        f"the largest cut that passes the gate on {session.held.source}; tried {', '.join(tried)}",
+    ]
     return best

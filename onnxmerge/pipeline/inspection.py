@@ -72,7 +72,7 @@ def _unfitted(options: Options, network: Network, most: float, left_alone: Mappi
     reasons = listed(by_saving(network, more))
     return [
         f"{len(more)} of the groups can only be cut without a fit to samples ({reasons}): "
-        f"--method neuron-merging could take up to {without:.3f} of the MACs"
+        f"--method neuron-merging can remove up to {without:.3f} of the MACs"
     ]
 
 
@@ -81,7 +81,7 @@ def _refused(network: Network) -> list[str]:
     notes, told = [], {""}
     for reason, count in network.refused.items():
         fix = advice(reason)
-        notes.append(f"{count} of the nodes: {sentence(reason)}{'' if fix in told else f'; {fix}'}")
+        notes.append(f"{count} nodes: {sentence(reason)}{'' if fix in told else f'; {fix}'}")
         told.add(fix)
     return notes
 

@@ -44,7 +44,7 @@ def plan_for_latency(run: Run, network: Network, planner: Planner, clock: Clock,
         NothingToCutError: Every timed plan is slower than the dense network.
     """
     if run.model.bytes_of_weights() > MEMORY_LIMIT:
-        run.notes.append("above 2 GB plans are not timed; the time that goes is predicted")
+        run.notes.append("above 2 GB, plans are not timed; the latency reduction is only predicted")
         with run.stage("planning"):
             return planner.plan(asked)
     timed, unsteady = 0, 1.0
@@ -85,9 +85,9 @@ def _why(clock: Clock, planner: Planner) -> str:
     """Why no plan is faster than the network."""
     timed = sum(bool(each.plan.groups) for each in clock.tried)
     if timed:
-        return f"none of {timed} plans came out faster than the network as it is; try --of macs"
+        return f"none of {timed} plans was measured to be faster than the original network; try --of macs"
     return (
-        f"of its time {max(planner.most, 0.0):.3f} can go at most, as predicted: no channel goes; "
+        f"at most {max(planner.most, 0.0):.3f} of its latency can be removed, as predicted, so no channel is removed; "
         "try --of macs, or a smaller --round-to"
     )
 

@@ -53,17 +53,18 @@ def _check_reached(run: Run, prepared: Prepared, plan: Plan) -> None:
     source, asked, can = run.model.source, plan.asked, max(plan.most, plan.reached)
     if plan.of == "latency":
         can = plan.reached  # plans were timed; the largest fraction was only predicted
-    wider = "; --round-to 1 takes any number of channels" if run.options.multiple != 1 else ""
+    wider = "; --round-to 1 allows any number of channels" if run.options.multiple != 1 else ""
     if not plan.groups:
         raise NothingToCutError(
-            f"{source}: at a ratio of {asked:g} of the {plan.of} no channel goes; up to {plan.most:.3f} can{wider}"
+            f"{source}: at a ratio of {asked:g} of the {plan.of}, no channel is removed; up to {plan.most:.3f} can "
+            f"be{wider}"
         )
     if can < _USELESS * asked and not run.options.best_effort:
         why = listed(why_little(prepared.network, plan.left_alone))
         raise NothingToCutError(
-            f"{source}: asked for {asked:.3f} of the {plan.of}, at most {can:.3f} can go: {why}; "
-            "ask for less, or take what can go with --best-effort (best_effort=True)"
+            f"{source}: asked for {asked:.3f} of the {plan.of}, but at most {can:.3f} can be removed: {why}; "
+            "ask for less, or accept what is possible with --best-effort (best_effort=True)"
         )
     if abs(plan.reached - asked) > _NEAR:
-        limit = f"; at most {plan.most:.3f} can go" if plan.most < asked else ""
+        limit = f"; at most {plan.most:.3f} can be removed" if plan.most < asked else ""
         run.caution(f"asked for {asked:.3f} of the {plan.of}, reached {plan.reached:.3f}{limit or wider}")

@@ -184,6 +184,6 @@ def _notes(run: Run, measured: Measured) -> tuple[str, ...]:
     notes, timing = [*run.notes, *measured.notes], measured.latency
     if timing is not None and timing.high is not None and timing.high < 1 and not run.options.timed:
         odd = run.options.multiple == 1
-        why = "CPUs work in blocks of 8 or 16 channels" if odd else "fewer MACs are not always less time"
-        notes.append(f"slower than before: {why}; try --of latency or --round-to {'8' if odd else 'auto'}")
+        why = "CPUs work in blocks of 8 or 16 channels" if odd else "fewer MACs do not always take less time"
+        notes.append(f"slower than the original: {why}; try --of latency or --round-to {'8' if odd else 'auto'}")
     return tuple(dict.fromkeys(notes))

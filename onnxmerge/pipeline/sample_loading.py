@@ -102,7 +102,9 @@ def load_both(run: Run) -> tuple[Samples | None, Samples | None]:
             )
         else:
             held = fitting
-            run.caution("too few calibration samples to hold some out: fidelity was measured on those fitted to")
+            run.caution(
+                "too few calibration samples to hold some out: fidelity was measured on the samples used for the fit"
+            )
     return fitting, held
 
 

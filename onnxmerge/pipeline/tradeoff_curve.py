@@ -53,7 +53,7 @@ def tradeoff(request: Request, ratios: Sequence[float], progress: Progress = qui
     points, absent = _points(session, wanted, reference)
     if not points:
         why = "; ".join(absent)
-        raise NothingToCutError(f"{run.model.source}: no channel goes at any of the ratios: {why}")
+        raise NothingToCutError(f"{run.model.source}: no channel is removed at any of the ratios: {why}")
     return Tradeoff(
         source=run.model.source,
         of=run.options.of,
@@ -90,7 +90,7 @@ def _point(session: Session, ratio: float, reference: Reference) -> Point:
         NothingToCutError: The ratio cannot be reached.
     """
     if ratio > session.prepared.most:
-        raise NothingToCutError(f"at most {session.prepared.most:.3f} can go")
+        raise NothingToCutError(f"at most {session.prepared.most:.3f} can be removed")
     found = session.cut(session.plan(ratio))
     smaller = to_proto(found.model).SerializeToString()
     with session.input_hint(), session.run.stage("measuring"):

@@ -29,7 +29,7 @@ def verify(run: Run, result: Cut, written: bytes | Path, samples: Samples) -> Me
                     "they were empty, zero up to rounding, or not finite"
                 )
         else:
-            run.notes.append("above 2 GB the cut is not compared with its dense reference")
+            run.notes.append("above 2 GB, the cut is not compared with its dense reference")
     with run.stage("measuring"):
         return measure_models(
             ort_source(run.source), written, samples, verification.provider, run.options.seed, run.progress,

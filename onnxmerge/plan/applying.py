@@ -57,7 +57,7 @@ def governed(options: Options, plan: Plan) -> Options:
         value = getattr(options, name)
         if value != getattr(usual, name):
             option = name.replace("_", "-")
-            raise UsageError(f"{option} is {value!r}, but a plan decides that; leave {option} out, or edit the plan")
+            raise UsageError(f"{option} is {value!r}, but the plan determines that; omit {option}, or edit the plan")
     # A fraction of the latency was measured for one plan; for another plan, or an edited one, it is unknown.
     used = replace(options, of="macs" if plan.of == "latency" else plan.of, allocate=plan.allocate)
     if not says_how:
@@ -83,7 +83,7 @@ def applied(plan: Plan, network: Network, options: Options, preset: Preset, sche
     for entry in plan.groups:
         position = _position(entry, target)
         if position in found:
-            raise UsageError(f"the plan: group {entry.name!r} is there twice, expected once; delete one of the two")
+            raise UsageError(f"the plan: group {entry.name!r} is listed twice; delete one entry")
         found[position] = _entry(entry, position, target)
     entries = tuple(entry for _, entry in sorted(found.items()) if len(entry.kept) < entry.size)
     cut = {entry.group for entry in entries}
@@ -126,7 +126,7 @@ def _position(entry: GroupPlan, target: _Target) -> int:
         near = did_you_mean(entry.name, dict.fromkeys(group.name for group in groups))
         raise UsageError(
             f"the plan: group {entry.name!r} is none of the {len(groups)} groups of {source}{near or ';'} "
-            f"onnxmerge inspect lists them; for another model plan again"
+            f"onnxmerge inspect lists them; for another model, make a new plan"
         )
     if len(named) > 1 and entry.group not in named:
         got = f"got {entry.group}" if entry.group >= 0 else "got none"
@@ -162,11 +162,11 @@ def _entry(entry: GroupPlan, position: int, target: _Target) -> GroupPlan:
         kept = _counted(entry, group.size)
     count = entry.count if kept is None else len(kept)
     if not count and position not in target.may_vanish:
-        raise _wrong(entry, "kept is empty, and only a branch of a residual sum that is refitted may go whole",
+        raise _wrong(entry, "kept is empty, but only a refitted branch of a residual sum can be removed entirely",
                      "keep at least one channel")  # fmt: skip
     why = refusal(target.network, target.schedule, group) if target.schedule is not None and count != group.size else ""
     if why:
-        raise _wrong(entry, f"its weights cannot be refitted: {why}", "take the group out of the plan")
+        raise _wrong(entry, f"its weights cannot be refitted: {why}", "remove the group from the plan")
     if entry.count is None and kept is not None and (entry.removed or used.compensate not in ("merge", "fold")):
         _check_expressed(entry, kept, position, used.compensate, target)
         names = producer_names(target.network, group)
@@ -181,10 +181,13 @@ def _decided(entry: GroupPlan, kept: Indices | None, position: int, used: Preset
     """Complete an entry without channels or expressions, as a planner would."""
     network, note, select = target.network, "", used.select
     if kept is None and select not in SELECTIONS:
-        used, note = used._replace(select="l2"), f"no order of {select} in the plan: channels of largest norm stay"
+        used, note = (
+            used._replace(select="l2"),
+            f"the plan has no order for {select}: the channels of largest norm are kept",
+        )
     group = network.groups[position]
     if producer_rows(network, group, importance=ranked_by(used) == "bn") is None:
-        raise _wrong(entry, "the weights that make it cannot be read", "list the channels that stay, without merges")
+        raise _wrong(entry, "the weights that produce it cannot be read", "list the channels to keep, without merges")
     count = len(kept) if kept is not None else entry.count or 0
     decided = plan_group(network, position, count, kept, target.options, used)
     notes = "; ".join(filter(None, (note, decided.note)))
@@ -203,7 +206,7 @@ def _check_how(entry: GroupPlan, used: Preset, preset: Preset) -> None:
         ("compensate", used.compensate, compensations),
     ):
         if value not in known:
-            raise _wrong(entry, f"{key} is {value!r}, expected {' or '.join(known)}", "correct it, or leave it out")
+            raise _wrong(entry, f"{key} is {value!r}, expected {' or '.join(known)}", "correct it, or omit it")
 
 
 def _listed(entry: GroupPlan, key: str, size: int) -> Indices:
@@ -228,13 +231,13 @@ def _counted(entry: GroupPlan, size: int) -> Indices | None:
     if not entry.order:
         return None
     if len(_listed(entry, "order", size)) < size:
-        raise _wrong(entry, f"order has {len(entry.order)} channels, expected all {size}", "leave it out")
+        raise _wrong(entry, f"order has {len(entry.order)} channels, expected all {size}", "omit it")
     return np.sort(np.array(entry.order[size - count :], dtype=np.int64))
 
 
 def _check_expressed(entry: GroupPlan, kept: Indices, position: int, compensate: str, target: _Target) -> None:
     """Check that the listed expressions express removed channels by kept ones, where the network allows it."""
-    advice = "leave expressed out to have it computed"
+    advice = "omit expressed to have it computed"
     stay = set(kept.tolist())
     for channel, by in zip(entry.removed, entry.target, strict=True):
         if channel in stay:
@@ -251,4 +254,4 @@ def _check_expressed(entry: GroupPlan, kept: Indices, position: int, compensate:
         raise _wrong(entry, f"expressed lacks {missing} removed channels, expected all for fold", advice)
     why = obstacle(COMPENSATIONS[compensate], target.network, target.network.groups[position]) if entry.removed else ""
     if why:
-        raise _wrong(entry, why, "set compensate to none and leave expressed out")
+        raise _wrong(entry, why, "set compensate to none and omit expressed")

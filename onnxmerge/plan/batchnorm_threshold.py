@@ -88,8 +88,8 @@ def below_valley(
         found = f"the one at {found.at:.3g} lies between layers, not between channels"
     if isinstance(found, str):
         raise NothingToCutError(
-            f"{source}: the importances of its channels ({what}) have no valley that a ratio of auto could cut at: "
-            f"{found}; give a fraction such as 0.3, or train so that unneeded scales recede"
+            f"{source}: the importances of its channels ({what}) have no valley at which a ratio of auto could cut: "
+            f"{found}; use a fraction such as 0.3, or train so that unneeded scales recede"
         )
     sizes = {group: len(score) for group, score in listed.items()}
     above = {group: int(np.count_nonzero(score >= found.at)) for group, score in listed.items()}
@@ -98,8 +98,9 @@ def below_valley(
     counts = {group: count for group, count in counts.items() if count < sizes[group]}
     if not counts:
         raise NothingToCutError(
-            f"{source}: {found.below} channels lie below the valley at {found.at:.3g} and all stay, because each group "
-            "keeps its floor, or its multiple; try --round-to 1, or give a fraction such as 0.3"
+            f"{source}: {found.below} channels lie below the valley at {found.at:.3g}, but all are kept, because "
+            f"each group "
+            "keeps a minimum or a multiple; try --round-to 1, or a fraction such as 0.3"
         )
     staying = sum(max(counts.get(group, sizes[group]) - above[group], 0) for group in listed)
     bins = histogram(values, found.at)

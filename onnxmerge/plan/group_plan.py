@@ -69,12 +69,12 @@ def plan_group(
     # Read again instead of being kept for all groups at once: rows are float64, twice the size of the weights.
     rows = producer_rows(network, group, importance=ranked_by(preset) == "bn")
     if rows is None:
-        raise OnnxMergeError(f"the weights of {group.name} could be read before and cannot now")
+        raise OnnxMergeError(f"the weights of {group.name} were readable before, but are not now")
     if kept is None:
         kept = select(rows, count, preset.select)
     compensate, notes = preset.compensate, []
     if ranked_by(preset) == "bn" and not has_scales(rows):
-        notes.append("no BatchNormalization: the deviation that white inputs would give stands in for its scale")
+        notes.append("no BatchNormalization: ranked by the standard deviation for white inputs instead of its scale")
     problem = obstacle(COMPENSATIONS[compensate], network, group)
     if problem:
         compensate = "none"

@@ -95,7 +95,7 @@ class Options:
         if isinstance(ratio, str):
             self._check_automatic()
         elif self.ratio is not None and not 0 <= float(self.ratio) < 1:
-            raise UsageError(f"ratio is {self.ratio:g}; it is the fraction to remove, at least 0 and below 1")
+            raise UsageError(f"ratio is {self.ratio:g}; expected the fraction to remove, at least 0 and below 1")
         for name, value, known in (
             ("of", self.of, BUDGETS),
             ("allocate", self.allocate, ALLOCATIONS),
@@ -124,13 +124,15 @@ class Options:
             raise UsageError(f"ratio is {self.ratio!r}; it is the fraction to remove, or auto")
         if self.method in METHODS and (self.select or METHODS[self.method].select) != "bn":
             raise UsageError(
-                "a ratio of auto cuts at the valley of BatchNormalization scales: take the method receding or the "
-                "selection bn, or give a fraction such as 0.5"
+                "a ratio of auto cuts at the valley of BatchNormalization scales: use the method receding or the "
+                "selection bn, or a fraction such as 0.5"
             )
         if self.allocate == "uniform":
-            raise UsageError("a ratio of auto ranks the channels of all groups together; leave uniform out")
+            raise UsageError("a ratio of auto ranks the channels of all groups together; omit --allocate uniform")
         if self.of == "latency":
-            raise UsageError("a ratio of auto aims at no time; leave latency out, or give a fraction such as 0.5")
+            raise UsageError(
+                "a ratio of auto does not refer to latency; omit --of latency, or use a fraction such as 0.5"
+            )
 
     @property
     def timed(self) -> bool:

@@ -222,11 +222,11 @@ def _left_alone(data: Mapping[str, Any]) -> dict[int, Reason]:
     try:
         return {int(position): Reason.of(fields) for position, fields in data.items()}
     except (TypeError, ValueError) as error:
-        raise refused(f"left_alone: {error}; leave the key out") from error
+        raise refused(f"left_alone: {error}; omit the key") from error
 
 
 def _importances(data: Mapping[str, Any] | None) -> Importances | None:
     try:
         return None if data is None else Importances.of(data)
     except TypeError as error:
-        raise refused(f"importances: {error}; leave the key out") from error
+        raise refused(f"importances: {error}; omit the key") from error

@@ -104,6 +104,8 @@ def _instead(network: Network, glob: str) -> str:
     if near:
         return f"nearest are {', '.join(map(repr, near))}"
     if any(word in name for name in makers):
-        return f"globs match whole names: try '*{word}*'"
+        return f"a glob matches whole names: try '*{word}*'"
     shown = ", ".join(map(repr, makers[:_SHOWN])) or "none"
-    return f"nodes that make channels are {shown}{', …' if len(makers) > _SHOWN else ''} (onnxmerge inspect lists them)"
+    return (
+        f"nodes that produce channels are {shown}{', …' if len(makers) > _SHOWN else ''} (onnxmerge inspect lists them)"
+    )

@@ -1,4 +1,4 @@
-"""A network that was looked at, drawn as one page: its nodes from top to bottom, its groups, and what is pinned."""
+"""An inspected network, drawn as one page: its nodes from top to bottom, its groups, and what is pinned."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def _cards(inspection: Inspection) -> list[tuple[str, str, str]]:
     sizes = inspection.sizes
     pinned = sum(entry.size for entry in inspection.pinned)
     return [
-        ("MACs that groups can shrink", units.percent(inspection.cuttable_macs_share), f"of {units.count(sizes.macs)}"),
-        ("Groups", str(len(inspection.groups)), f"{sizes.channels} channels that can go"),
+        ("MACs that can shrink", units.percent(inspection.cuttable_macs_share), f"of {units.count(sizes.macs)}"),
+        ("Groups", str(len(inspection.groups)), f"{sizes.channels} removable channels"),
         ("Pinned channels", str(pinned), f"of {pinned + sizes.channels}"),
         ("Parameters", units.count(sizes.parameters), units.bytes_of(sizes.file_bytes)),
         ("Nodes", str(inspection.nodes), f"opset {inspection.opset}"),

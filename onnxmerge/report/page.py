@@ -16,7 +16,7 @@ from typing import Any
 
 from onnxmerge.errors import RuntimeMissingError, UsageError
 from onnxmerge.report import units
-from onnxmerge.report.charts import depth_chart, harm_chart, latency_chart
+from onnxmerge.report.charts import depth_chart, depth_key, harm_chart, latency_chart, latency_range
 from onnxmerge.report.data import INSTALL
 from onnxmerge.report.model import Account
 from onnxmerge.report.verdict import account_verdict, outcome
@@ -105,6 +105,7 @@ def _value(value: object) -> str:
 def _shown(account: Account) -> dict[str, object]:
     curves = [group for group in account.groups if len(group.curve) > 1]
     differences = account.differences
+    end, beyond = latency_range(account.latency) if account.latency is not None else (0.0, 0.0)
     pictures, missing = _pictures(differences.worst if differences is not None else ())
     return {
         "title": Path(account.source).name,
@@ -115,8 +116,11 @@ def _shown(account: Account) -> dict[str, object]:
         "cards": _cards(account),
         "depth": depth_chart(account) if account.groups or account.pinned else "",
         "harm": harm_chart(curves) if curves else "",
+        "depth_key": depth_key(curves) if curves else [],
         "harm_measured": any(group.probed for group in curves),
         "latency": latency_chart(account.latency) if account.latency is not None else "",
+        "latency_end": end,
+        "beyond": beyond,
         "confusion": _confusion(differences.confusion) if differences and differences.confusion else None,
         "worst": list(zip(differences.worst, pictures, strict=True)) if differences is not None else [],
         "without_pictures": missing,
@@ -141,7 +145,7 @@ def _cards(account: Account) -> list[dict[str, object]]:
             cards.append(_card("Same top class", "", units.percent(min(agreements)), "of the samples", min(agreements)))
         elif account.fidelity.cosine is not None:
             cosine = account.fidelity.cosine
-            cards.append(_card("Cosine of the outputs", "", units.cosine(cosine), "1 is equal", max(cosine, 0.0)))
+            cards.append(_card("Cosine of the outputs", "", units.cosine(cosine), "1 means equal", max(cosine, 0.0)))
     for name, old, new, form in (
         ("MACs", before.macs, after.macs, units.count),
         ("Parameters", before.parameters, after.parameters, units.count),
@@ -153,7 +157,7 @@ def _cards(account: Account) -> list[dict[str, object]]:
         medians = timing.dense.median_ms, timing.compressed.median_ms
         words = units.speed(timing.speedup, timing.low, timing.high)
         was, now = map(units.milliseconds, medians)
-        cards.append(_card("Time of a run", was, now, words, medians[1] / max(medians[0], 1e-9)))
+        cards.append(_card("Latency", was, now, words, medians[1] / max(medians[0], 1e-9)))
     return cards
 
 

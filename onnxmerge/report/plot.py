@@ -1,4 +1,4 @@
-"""The trade-off curve as a picture, drawn with matplotlib where it is installed."""
+"""The trade-off curve as a plot, if matplotlib is installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KINDS = (".png", ".svg", ".pdf")
 
 
 def check_plot(target: Path) -> None:
-    """Refuses what `draw_tradeoff` would fail on, before anyone waits for it.
+    """Check in advance that a plot can be written.
 
     Raises:
         RuntimeMissingError: matplotlib is not installed.
@@ -29,7 +29,7 @@ def check_plot(target: Path) -> None:
 
 
 def draw_tradeoff(result: Tradeoff, target: Path) -> None:
-    """Draws quality against MACs, parameters and latency that are left.
+    """Draw quality against the remaining MACs, parameters and latency.
 
     Args:
         result: The curve.
@@ -46,7 +46,7 @@ def draw_tradeoff(result: Tradeoff, target: Path) -> None:
     for label, left in _shares(result).items():
         known = [(share, value) for share, value in zip(left, values, strict=True) if share is not None]
         axes.plot(*zip(*known, strict=True), marker="o", label=label)
-    for word, place in (("knee", result.knee), ("largest that holds", result.largest)):
+    for word, place in (("knee", result.knee), ("largest within the limit", result.largest)):
         if place is not None:
             share = _shares(result)["MACs"][place + 1]
             axes.annotate(
@@ -54,7 +54,7 @@ def draw_tradeoff(result: Tradeoff, target: Path) -> None:
                 arrowprops={"arrowstyle": "-"},
             )  # fmt: skip
     axes.invert_xaxis()
-    axes.set(xlabel="left of the original, in percent", ylabel=name, title=Path(result.source).name)
+    axes.set(xlabel="remaining, % of the original", ylabel=name, title=Path(result.source).name)
     axes.grid(alpha=0.3)
     axes.legend()
     try:
@@ -64,17 +64,17 @@ def draw_tradeoff(result: Tradeoff, target: Path) -> None:
 
 
 def _quality(result: Tradeoff) -> tuple[str, list[float]]:
-    """What the curve is of, and its values from the original on."""
+    """The quantity of the curve, and its values, starting with the original."""
     points = result.points
     if result.accuracy_before is not None and all(point.accuracy is not None for point in points):
-        return "top-1 accuracy, percent", [result.accuracy_before, *(point.accuracy or 0.0 for point in points)]
+        return "top-1 accuracy, %", [result.accuracy_before, *(point.accuracy or 0.0 for point in points)]
     if all(point.agreement is not None for point in points):
-        return "same top-1 decision, percent", [100.0, *(point.agreement or 0.0 for point in points)]
+        return "same top-1 class, %", [100.0, *(point.agreement or 0.0 for point in points)]
     return "lowest cosine of an output", [1.0, *(point.cosine or 0.0 for point in points)]
 
 
 def _shares(result: Tradeoff) -> dict[str, list[float | None]]:
-    """Percent of the original that is left, from the original on."""
+    """Remaining percentage of the original, starting with the original."""
     before = result.before
 
     def time(point: Point) -> float | None:

@@ -22,7 +22,7 @@ __all__ = ["StageDisplay"]
 _LOGGER = logging.getLogger("onnxmerge")
 PATIENCE = 1.0
 LINE_EVERY = 10.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines if there is no terminal."""
 # A second; few, because latency is measured meanwhile.
 REFRESHES = 2
 
@@ -40,7 +40,7 @@ class _Lines(logging.Handler):
 
 
 class StageDisplay:
-    """A context in which calls of the object tell the stage; it leaves no trace on the terminal.
+    """A context manager whose calls show the current stage; it clears its display on exit.
 
     Args:
         console: Where to show it.
@@ -76,7 +76,7 @@ class StageDisplay:
         self._timer = threading.Timer(patience, self._bars.start) if shown else None
 
     def __call__(self, stage: str, fraction: float | None) -> None:
-        """Tells the stage that runs, and the part of it that is done where that is known."""
+        """Show the current stage and, if known, the fraction of it that is done."""
         if self._console is not None:
             self._tell(stage, fraction)
         if stage != self._stage:
@@ -87,7 +87,7 @@ class StageDisplay:
             self._bars.update(self._task, total=1.0, completed=min(max(fraction, 0.0), 1.0))
 
     def _tell(self, stage: str, fraction: float | None) -> None:
-        """Prints a line if the last one is long enough ago."""
+        """Print a line if the last one was long enough ago."""
         now = time.monotonic()
         if self._console is not None and now - self._told >= LINE_EVERY:
             done = "" if fraction is None else f" {min(max(fraction, 0.0), 1.0):.0%}"

@@ -19,9 +19,11 @@ from xml.etree import ElementTree
 
 from onnxmerge.report.wording import printable
 
-__all__ = ["INKS", "drawing", "to_svg"]
+__all__ = ["DEPTHS", "INKS", "drawing", "to_svg"]
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+DEPTHS = ("depth0", "depth1", "depth2", "depth3", "depth4")
+"""Colours from the input to the output of a network."""
 INKS: Mapping[str, str] = {
     "ink": "#010101",
     "muted": "#020202",
@@ -30,8 +32,9 @@ INKS: Mapping[str, str] = {
     "after": "#050505",
     "faint": "#060606",
     "pinned": "#070707",
+    **{name: f"#08080{number}" for number, name in enumerate(DEPTHS)},
 }
-"""The page's colours, and what stands for each in a figure."""
+"""The page's colours, and the placeholder of each in a figure."""
 _MARK = "mark-"
 
 
@@ -74,7 +77,7 @@ def to_svg(figure: Any, name: str, title: str, marks: Mapping[str, str]) -> str:
 
     Args:
         figure: A matplotlib figure, made inside ``drawing(name)``.
-        name: Of the picture; unique on its page.
+        name: Of the picture; unique on its page. Its first word is a class, and so is "narrow" or "wide".
         title: What the picture shows, for readers who cannot see it.
         marks: Words for each mark, by its key.
     """
@@ -98,7 +101,8 @@ def to_svg(figure: Any, name: str, title: str, marks: Mapping[str, str]) -> str:
             element.attrib.pop("id", None)
     for size in ("width", "height"):
         root.attrib.pop(size, None)
-    root.attrib.update({"id": name, "class": "chart", "role": "group", "aria-label": title})
+    what, _, form = name.partition("-")
+    root.attrib.update({"id": name, "class": f"chart {what} {form or 'wide'}", "role": "group", "aria-label": title})
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
     return ElementTree.tostring(root, encoding="unicode")

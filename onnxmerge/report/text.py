@@ -1,7 +1,6 @@
 """The messages of reasons: the one table from codes to messages and advice.
 
-A code has no advice if its message is sufficient, or if nothing helps: a softmax over channels does need all of
-them.
+A code has no advice if its message is sufficient, or if nothing helps: a softmax over channels needs all of them.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ class Text(NamedTuple):
     """The messages of a code.
 
     Attributes:
-        words: Why, with ``{op}``, ``{axis}`` and numbers in the places of a reason's operator, axis and details.
-        fix: What can be done about it, "" where nothing can or the words say it.
-        short: Why, where many are told together and names would be too many; "" for the words.
+        words: Why, with placeholders: ``{op}``, ``{axis}``, and numbers for the details of a reason.
+        fix: What can be done about it; "" if nothing, or if the words say so.
+        short: Why, without names, for nodes that share a row; "" for the words themselves.
     """
 
     words: str
@@ -33,7 +32,7 @@ class Text(NamedTuple):
 
 
 def sentence(reason: Reason) -> str:
-    """Why, with the node in front.
+    """Why, preceded by the node.
 
     Example:
         >>> sentence(Reason("mixes_free_length", "Reshape", where="/head/Reshape"))
@@ -43,7 +42,7 @@ def sentence(reason: Reason) -> str:
 
 
 def kind(reason: Reason) -> str:
-    """Why, in words that all nodes share.
+    """Why, in words that are the same for all nodes.
 
     Example:
         >>> kind(Reason("mixes_all", "Softmax", where="/head/Softmax")), kind(Reason("graph_output", detail=("y",)))
@@ -53,16 +52,16 @@ def kind(reason: Reason) -> str:
 
 
 def advice(reason: Reason) -> str:
-    """What can be done about it, "" where nothing can or the words say it."""
+    """What can be done about it; "" if nothing, or if the words say so."""
     return TEXTS[reason.code].fix
 
 
 def nothing_to_cut(source: str, reasons: Sequence[Reason]) -> str:
-    """What to say of a model in which no group may be cut.
+    """The message for a model in which no group can be cut.
 
     Args:
-        source: What the model is called.
-        reasons: Why, each once, at least one.
+        source: The name of the model.
+        reasons: Why, without duplicates; at least one.
     """
     return f"{source}: nothing can be cut: {listed(reasons)}"
 
@@ -82,15 +81,15 @@ def _shown(detail: Detail) -> str:
     return "x".join(map(str, detail)) or "a scalar" if isinstance(detail, tuple) else str(detail)
 
 
-_FIXED_LENGTH = "if the model always runs at one length, say so: --shape NAME:1,3,224,224"
-_OPEN_SIZES = "export with fixed sizes, or fold constants (onnxsim), so that these numbers stand in the file"
+_FIXED_LENGTH = "if the length is always the same, fix it: --shape NAME:1,3,224,224"
+_OPEN_SIZES = "export with fixed sizes, or fold constants (onnxsim), so that the file contains these numbers"
 _UNKNOWN_SHAPES = f"{_FIXED_LENGTH}, or fold constants (onnxsim)"
-_EXPORT_AGAIN = "the file contradicts itself: export it again"
-_NO_SUBGRAPH = "export for one case, so that no If, Loop or Scan is left"
+_EXPORT_AGAIN = "the file is inconsistent: export it again"
+_NO_SUBGRAPH = "export a single branch, without If, Loop or Scan"
 _UNFUSED = "export without fused operators"
-_HEADS_APART = "export with an axis of heads: (batch, heads, tokens, width)"
+_HEADS_APART = "export with a separate axis for heads: (batch, heads, tokens, width)"
 _PLAIN_HEADS = "export without the cache, with as many heads for keys as for queries"
-_EINSUM = "write it as MatMul and Transpose, and export again"
+_EINSUM = "rewrite it with MatMul and Transpose, and export again"
 
 _AROUND: Mapping[Code, Text] = {
     "graph_features": Text(
@@ -100,7 +99,7 @@ _AROUND: Mapping[Code, Text] = {
     "graph_input": Text("graph input {0}", short="graph input"),
     "graph_output": Text(
         "graph output {0}",
-        "where another network reads this result, export both as one, and these channels can go too",
+        "if another network reads this output, export both as one model; then these channels can be removed too",
         "graph output",
     ),
     "has_subgraph": Text("{op} has a subgraph", _NO_SUBGRAPH),
@@ -112,91 +111,92 @@ _AROUND: Mapping[Code, Text] = {
 }
 
 _REFUSED: Mapping[Code, Text] = {
-    "no_rule": Text("{op} has no rule", "teach it the operator: docs/adding-an-operator.md"),
+    "no_rule": Text("{op} has no rule", "add a rule: docs/adding-an-operator.md"),
     "old_opset": Text("{op} of opset {0} has no rule", "convert the model to a newer opset (onnx.version_converter)"),
-    "no_cpu_kernel": Text("{op} has no CPU implementation to hold a cut against", _UNFUSED),
-    "packed_in_attributes": Text("{op} keeps several heads packed in one axis, and its sizes in attributes", _UNFUSED),
+    "no_cpu_kernel": Text("{op} has no CPU implementation with which a cut could be verified", _UNFUSED),
+    "packed_in_attributes": Text(
+        "{op} packs several heads into one axis and stores their sizes in attributes", _UNFUSED
+    ),
     "integer_arithmetic": Text(
-        "{op} computes in integers, whose scales were measured for all channels; quantize after cutting"
+        "{op} computes in integers with scales calibrated for all channels; quantize after cutting"
     ),
     "integer_weights": Text(
-        "{op} reads a weight stored as packed integers in blocks that cross channels; quantize after cutting"
+        "{op} reads a weight packed into blocks of integers that span channels; quantize after cutting"
     ),
 }
 
 _COMPUTED: Mapping[Code, Text] = {
-    "computed_amounts": Text("{op} by amounts that are computed while the network runs", _OPEN_SIZES),
-    "computed_axes": Text("{op} along axes that are computed while the network runs", _OPEN_SIZES),
-    "computed_axis": Text("{op} along an axis that is computed while the network runs", _OPEN_SIZES),
-    "computed_bounds": Text("{op} between bounds that are computed while the network runs", _OPEN_SIZES),
-    "computed_counts": Text("{op} by counts that are computed while the network runs", _OPEN_SIZES),
-    "computed_positions": Text(
-        "{op} reads or writes by positions that are computed while the network runs", _OPEN_SIZES
-    ),
-    "reduces_computed": Text("{op} over axes that are computed while the network runs", _OPEN_SIZES),
-    "bounds_not_followed": Text("{op} whose bounds could not be followed", _OPEN_SIZES),
+    "computed_amounts": Text("the amounts of {op} are computed at run time", _OPEN_SIZES),
+    "computed_axes": Text("the axes of {op} are computed at run time", _OPEN_SIZES),
+    "computed_axis": Text("the axis of {op} is computed at run time", _OPEN_SIZES),
+    "computed_bounds": Text("the bounds of {op} are computed at run time", _OPEN_SIZES),
+    "computed_counts": Text("the counts of {op} are computed at run time", _OPEN_SIZES),
+    "computed_positions": Text("the positions of {op} are computed at run time", _OPEN_SIZES),
+    "reduces_computed": Text("the axes that {op} reduces are computed at run time", _OPEN_SIZES),
+    "bounds_not_followed": Text("the bounds of {op} could not be traced", _OPEN_SIZES),
 }
 
 _FORMS: Mapping[Code, Text] = {
-    "attention_extras": Text("{op} with a cache, a length or a second output", _PLAIN_HEADS),
-    "heads_uneven": Text("{op} of {0} heads over {1}", _PLAIN_HEADS),
-    "heads_packed": Text("{op} with heads packed in one axis", _HEADS_APART),
-    "heads_unknown": Text("{op} of packed heads whose number is not known", _HEADS_APART),
-    "batch_first": Text("{op} with the batch first", "export with layout 0, (sequence, batch, input)"),
-    "einsum_form": Text("{op} {0!r} is not of a form that is understood", _EINSUM),
-    "einsum_sum": Text("{op} {0!r} sums over an axis of one operand", _EINSUM),
-    "returns_positions": Text("{op} returns positions", "export without the positions, if nobody reads them"),
-    "scale_a_block": Text("{op} with one scale a block", "cut the float model, then quantize the result"),
-    "unequal_elements": Text("{op} from {0} to {1}, which hold unequally many elements", _EXPORT_AGAIN),
-    "weight_does_not_fit": Text("{op} whose weight does not fit its input", _EXPORT_AGAIN),
-    "empty_tensor": Text("{op} of an empty tensor"),
-    "of_a_vector": Text("{op} of a vector"),
-    "with_a_vector": Text("{op} with a vector"),
+    "attention_extras": Text("{op} has a cache, a length input or a second output", _PLAIN_HEADS),
+    "heads_uneven": Text("{op} has {0} query heads for {1} key heads", _PLAIN_HEADS),
+    "heads_packed": Text("{op} packs its heads into one axis", _HEADS_APART),
+    "heads_unknown": Text("{op} packs an unknown number of heads into one axis", _HEADS_APART),
+    "batch_first": Text("{op} has the batch axis first", "export with layout 0, (sequence, batch, input)"),
+    "einsum_form": Text("{op} {0!r} is not supported", _EINSUM),
+    "einsum_sum": Text("{op} {0!r} sums over an axis of a single operand", _EINSUM),
+    "returns_positions": Text("{op} returns positions", "export without the positions if they are not needed"),
+    "scale_a_block": Text("{op} has one scale per block", "cut the float model, then quantize the result"),
+    "unequal_elements": Text("{op} from {0} to {1}, which differ in their number of elements", _EXPORT_AGAIN),
+    "weight_does_not_fit": Text("the weight of {op} does not match its input", _EXPORT_AGAIN),
+    "empty_tensor": Text("{op} has an empty tensor as input"),
+    "of_a_vector": Text("{op} has a vector as input"),
+    "with_a_vector": Text("{op} multiplies a vector"),
 }
 
 _AXES: Mapping[Code, Text] = {
     "angles": Text("angles of {op}"),
     "grid": Text("grid of {op}"),
     "hidden_state": Text("hidden state of {op}"),
-    "made_by": Text("made by {op}"),
-    "place": Text("place of {op}"),
+    "made_by": Text("produced by {op}"),
+    "place": Text("position of {op}"),
     "resampled": Text("resampled by {op}"),
     "spatial_axis": Text("spatial axis of {op}"),
     "time_or_batch": Text("time or batch of {op}"),
     "tokens": Text("tokens of {op}"),
-    "works_along": Text("{op} works along it"),
-    "works_by_number": Text("{op} works along it by number"),
-    "gathers_from": Text("{op} picks from it by number"),
-    "gathers": Text("{op} picks by number"),
-    "statistics_over_all": Text("{op} takes its statistics over all channels"),
-    "statistics_over_it": Text("{op} takes its statistics over it"),
-    "normalises_over_it": Text("{op} over it"),
+    "works_along": Text("{op} works along this axis"),
+    "works_by_number": Text("{op} addresses this axis by index"),
+    "gathers_from": Text("{op} indexes this axis"),
+    "gathers": Text("{op} selects by index"),
+    "statistics_over_all": Text("{op} computes statistics over all channels"),
+    "statistics_over_it": Text("{op} computes statistics over this axis"),
+    "normalises_over_it": Text("{op} normalises over this axis"),
     "mixes_all": Text("{op} mixes all channels"),
     "mixes_neighbours": Text("{op} mixes neighbouring channels"),
     "numbers": Text("{op} numbers the channels"),
-    "reduces": Text("{op} over the channels"),
-    "turns_pairs": Text("{op} turns pairs of elements of it"),
-    "steps": Text("{op} with step {0} along the channels"),
-    "grouped_convolution": Text("convolution in {0} groups"),
+    "reduces": Text("{op} reduces over the channels"),
+    "turns_pairs": Text("{op} rotates pairs of elements of this axis"),
+    "steps": Text("{op} has step {0} along the channels"),
+    "grouped_convolution": Text("convolution with {0} groups"),
     "mixes_axes": Text(
-        "{op} mixes it with other axes ({0} to {1})", "export without this step, if what reads the result can take it"
+        "{op} mixes this axis with others ({0} to {1})",
+        "export without this step if its consumers allow it",
     ),
-    "mixes_free_length": Text("{op} mixes it with an axis of free length", _FIXED_LENGTH),
+    "mixes_free_length": Text("{op} mixes this axis with one of free length", _FIXED_LENGTH),
 }
 
 _GROUPS: Mapping[Code, Text] = {
     "one_channel": Text("a single channel"),
-    "made_together": Text("made by {0} nodes together (--no-coupled)"),
-    "not_chosen": Text("not chosen by --only"),
+    "made_together": Text("produced by {0} nodes together (--no-coupled)"),
+    "not_chosen": Text("not selected by --only"),
     "skipped": Text("skipped by --skip"),
-    "not_readable": Text("the weights that make it cannot be read"),
-    "not_finite": Text("the weights that make it are not all finite"),
-    "no_scale": Text("no BatchNormalization, so no importance that could be set beside the others'"),
+    "not_readable": Text("the weights that produce it cannot be read"),
+    "not_finite": Text("the weights that produce it are not all finite"),
+    "no_scale": Text("no BatchNormalization, so its importance cannot be compared with that of other groups"),
     "two_signals": Text("{0} multiplies two signals"),
-    "weight_not_solved": Text("the weight of {0} cannot be solved again"),
-    "read_unevenly": Text("{0} reads channels unevenly"),
+    "weight_not_solved": Text("the weight of {0} cannot be refitted"),
+    "read_unevenly": Text("{0} does not read the same number of elements of every channel"),
     "no_reader": Text("no weighted node reads it"),
-    "no_channels": Text("no operator in it makes channels"),
+    "no_channels": Text("no operator in it produces channels"),
 }
 
 TEXTS: Mapping[Code, Text] = MappingProxyType({**_AROUND, **_REFUSED, **_COMPUTED, **_FORMS, **_AXES, **_GROUPS})

@@ -16,7 +16,7 @@ from onnxmerge.runtime.latency import Comparison
 __all__ = ["account_verdict", "inspection_verdict", "outcome", "side_by_side_verdict", "tradeoff_verdict"]
 
 NAMES = {"macs": "MACs", "params": "parameters", "channels": "channels", "latency": "time"}
-CAUTION = "fidelity measured on synthetic inputs: says how far outputs moved, not how good they are"
+CAUTION = "fidelity measured on synthetic inputs: it shows how far the outputs moved, not how good they are"
 
 
 def account_verdict(account: Account) -> str:
@@ -42,12 +42,12 @@ def outcome(account: Account) -> str:
 def inspection_verdict(inspection: Inspection) -> str:
     """The sentence for an inspection."""
     if not inspection.groups:
-        return f"Nothing in {inspection.source} can be cut; below is why."
+        return f"Nothing in {inspection.source} can be cut; the reasons are below."
     shrinking = sum(not group.note for group in inspection.groups)
     return (
         f"{units.percent(inspection.cuttable_macs_share)} of the MACs lie in nodes that "
         f"{shrinking} channel {'group' if shrinking == 1 else 'groups'} can shrink; "
-        f"up to {units.percent(inspection.most_macs_share)} of the MACs could go."
+        f"up to {units.percent(inspection.most_macs_share)} of the MACs can be removed."
     )
 
 
@@ -67,9 +67,9 @@ def tradeoff_verdict(result: Tradeoff) -> str:
         f"{len(result.points)} cuts of {units.percent(first.reached)} to {units.percent(last.reached)} of the {name}"
     ]
     if result.gated and result.largest is None:
-        words.append("none holds the gate")
+        words.append("none passes the gate")
     elif result.largest is not None:
-        words.append(f"the largest that holds the gate is {_cut(result.points[result.largest])}")
+        words.append(f"the largest that passes the gate is {_cut(result.points[result.largest])}")
     if result.knee is not None:
         words.append(f"the knee is at {_cut(result.points[result.knee])}")
     return ", ".join(words) + "."
@@ -78,8 +78,8 @@ def tradeoff_verdict(result: Tradeoff) -> str:
 def _cut(point: Point) -> str:
     timing = point.latency
     speed = "" if timing is None else f", {units.speed_alone(timing.speedup, timing.low, timing.high)}"
-    quality = "" if point.accuracy is None else f", {units.percent(point.accuracy / 100)} right"
-    return f"{point.ratio:g} ({units.percent(point.reached)} gone{speed}{quality})"
+    quality = "" if point.accuracy is None else f", {units.percent(point.accuracy / 100)} top-1"
+    return f"{point.ratio:g} ({units.percent(point.reached)} removed{speed}{quality})"
 
 
 def _accuracies(result: SideBySide) -> tuple[float | None, float | None]:
@@ -111,5 +111,5 @@ def _quality(fidelity: Fidelity | None, synthetic: bool, accuracies: tuple[float
     elif fidelity.cosine is not None:
         parts.append(f"cosine of the outputs {units.cosine(fidelity.cosine)}")
     elif equal:
-        parts.append(f"{units.percent(min(equal))} of the outputs equal")
+        parts.append(f"{units.percent(min(equal))} of the output entries equal")
     return [*parts, CAUTION] if synthetic else parts

@@ -13,17 +13,17 @@ from onnxmerge.report.text import advice, kind, sentence
 
 __all__ = ["Why", "how", "printable", "reasons_of"]
 
-_NOT_SAID = "not said why"
+_NOT_SAID = "no reason given"
 
 
 @dataclass
 class Why:
-    """Why channels stay.
+    """Why channels are kept.
 
     Attributes:
-        why: In words.
-        fix: What can be done about it, "" where nothing can or the words say it.
-        entries: What is pinned for it, each once.
+        why: The reason, in words.
+        fix: What can be done about it; "" if nothing, or if the words say so.
+        entries: What is pinned for this reason, without duplicates.
     """
 
     why: str
@@ -32,12 +32,12 @@ class Why:
 
     @property
     def words(self) -> str:
-        """Why, and what can be done about it."""
+        """The reason, and what can be done about it."""
         return f"{self.why}: {self.fix}" if self.fix else self.why
 
 
 def how(group: GroupEntry) -> str:
-    """How a group was cut. One that could not be touched has a note; any other was worth more whole than cut."""
+    """How a group was cut. A group that could not be cut has a note; any other was kept whole by the plan."""
     if group.kept == group.size:
         return "left alone" if group.note else "kept whole"
     return " + ".join(each for each in (group.select, group.compensate) if each and each != "none") or "–"
@@ -48,7 +48,7 @@ def reasons_of(pinned: Sequence[PinnedEntry], *, full: bool = False) -> list[Why
 
     Args:
         pinned: What is pinned.
-        full: Whether reasons of several nodes stay apart.
+        full: Whether to list the reasons of nodes separately.
     """
     found: dict[str, Why] = {}
     words_of = sentence if full else kind

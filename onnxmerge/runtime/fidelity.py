@@ -129,7 +129,7 @@ class FidelityMeter:
                     raise ModelError(f"output '{name}': expected shape {a.shape} as in the dense model, got {b.shape}")
                 self._sums.pop(name, None)
                 self._left_out[name] = (
-                    f"output '{name}' was left out of the comparison: its shape depends on values, "
+                    f"output '{name}' was not compared: its shape depends on values, "
                     f"{a.shape} in the dense model and {b.shape} in the compressed one"
                 )
             if name in self._left_out:

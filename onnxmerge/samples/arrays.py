@@ -151,7 +151,7 @@ def _column(
         advice = f"; rename {near[0]!r} to {spec.name!r}" if near else ""
         raise UsageError(f"{path}: expected an array named {spec.name!r} for the model's input, got {got}{advice}")
     if stored.dtype.kind == "V":
-        raise UsageError(f"{stored.where}: holds records or a type NumPy does not know; save it as float32 instead")
+        raise UsageError(f"{stored.where}: contains records or a type unknown to NumPy; save it as float32 instead")
     return Column(spec, stored, _form(spec, stored, in_folder))
 
 

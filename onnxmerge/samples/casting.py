@@ -64,7 +64,7 @@ def as_declared(array: NDArray[Any], spec: TensorSpec, where: str) -> tuple[NDAr
         return _exactly(array, target, spec, where), None
     if source.kind in "biu" and target.kind in "iu":
         return _exactly(array, target, spec, where), None
-    raise _refused(source, spec, where, "convert the array yourself, so that the rounding is your choice")
+    raise _refused(source, spec, where, "convert the array yourself, so that you choose the rounding")
 
 
 def _float_to_float(
@@ -104,7 +104,7 @@ def _numpy_type(spec: TensorSpec, where: str) -> np.dtype[Any]:
     try:
         return np.dtype(getattr(ml_dtypes, spec.dtype, None) or spec.dtype)
     except TypeError as error:
-        raise UsageError(f"{where}: input '{spec.name}' has type {spec.dtype!r}, which samples cannot hold") from error
+        raise UsageError(f"{where}: input '{spec.name}' has type {spec.dtype!r}, which samples cannot have") from error
 
 
 def _is_ml_float(dtype: np.dtype[Any]) -> bool:

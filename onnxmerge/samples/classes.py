@@ -70,7 +70,7 @@ def find_images(folder: Path, numbers: Mapping[str, int], *, labelled: bool = Tr
         return None
     files = tuple(file for each in filled for file in groups[each])
     if any((folder / "annotations").glob("*.json")):
-        return Found(files, note="images beside annotations/*.json: boxes are no class labels, so there are none")
+        return Found(files, note="images beside annotations/*.json: boxes are not class labels, so there are no labels")
     names = [each.name for each in subfolders]
     doubt = _doubt([each.name for each in filled], numbers)
     if doubt and labelled:
@@ -84,9 +84,9 @@ def find_images(folder: Path, numbers: Mapping[str, int], *, labelled: bool = Tr
         note = ""
     elif all(each.name in numbers for each in filled):
         place = {each: numbers[each.name] for each in filled}
-        note = "labels are the model's numbers of the classes that subfolders are named after"
+        note = "labels are the model's numbers for the classes that the subfolders are named after"
     elif len(filled) == 1:
-        return Found(files, note=f"all images are in {filled[0].name}, which says nothing about classes: no labels")
+        return Found(files, note=f"all images are in {filled[0].name}, so there are no class labels")
     else:
         place = {each: number for number, each in enumerate(subfolders)}
         note = f"labels are subfolders in the order {_listed(names)}"
@@ -108,7 +108,7 @@ def _doubt(names: Sequence[str], numbers: Mapping[str, int]) -> str:
     if all(name.isdecimal() for name in names):
         return ""
     if all(_PART.fullmatch(name) for name in names):
-        return f"holds {_listed(names)}, parts of a data set; give one of them"
+        return f"contains {_listed(names)}, the parts of a data set; give one of them"
     stranger = next((name for name in names if name not in numbers), None)
     if stranger is None or not any(name in numbers for name in names):
         return ""

@@ -132,7 +132,7 @@ class Samples:
         """
         total = len(self.feeds)
         if not 0 < n < total:
-            raise UsageError(f"{self.source}: cannot hold {n} of {total} feeds out: both parts need at least one")
+            raise UsageError(f"{self.source}: cannot hold out {n} of {total} feeds: both parts need at least one")
         out = np.zeros(total, dtype=bool)
         out[(2 * np.arange(n) + 1) * total // (2 * n)] = True
         return self._chosen(~out), self._chosen(out)

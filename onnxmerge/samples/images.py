@@ -128,7 +128,7 @@ def open_images(
     if len(inputs) != 1:
         raise UsageError(
             f"{folder}: images feed a model with one input, this one has {', '.join(repr(i.name) for i in inputs)}; "
-            "use a .npz with one array an input"
+            "use a .npz with one array per input"
         )
     spec = inputs[0]
     channels_last = _channels_last(folder, spec)
@@ -138,7 +138,7 @@ def open_images(
     notes: tuple[str, ...] = ()
     if file is not None and file != NO_FILE:
         options = options.over(read_preprocessor(file))
-        notes = (f"images are prepared as {file} says: {options.described()}",)
+        notes = (f"images are preprocessed according to {file}: {options.described()}",)
     _check_options(options, spec, dims[3] if channels_last else dims[1])
     if not scaled:
         _check_mean(options, spec)
@@ -152,7 +152,7 @@ def _channels_last(folder: Path, spec: TensorSpec) -> bool:
     shown = "unknown" if dims is None else words(dims)
     raise UsageError(
         f"{folder}: holds images, but input '{spec.name}' has dims {shown}; expected rank 4 with 1 or 3 channels at "
-        "axis 1 (NCHW) or axis 3 (NHWC); use a .npz with arrays as the model takes them"
+        "axis 1 (NCHW) or axis 3 (NHWC); use a .npz with arrays in the model's layout"
     )
 
 

@@ -78,7 +78,7 @@ def load_samples(
     chosen = np.arange(taken, dtype=np.intp) * usable // taken
     feeds, notes = source.read(chosen)
     if usable < source.count and taken == usable:
-        notes = (*notes, f"the last {source.count - usable} samples do not fill a batch of {batch} and were left out")
+        notes = (*notes, f"the last {source.count - usable} samples do not fill a batch of {batch} and were omitted")
     labels = None if source.labels is None else source.labels[chosen]
     spaced = ", evenly spaced" if taken < usable else ""
     what = "feeds" if source.whole else "samples"
@@ -103,10 +103,10 @@ def _check(path: Path, inputs: Sequence[TensorSpec], limit: int | None) -> None:
     if limit is not None and limit < 1:
         raise UsageError(f"expected a number of samples of at least 1, got {limit}")
     if not inputs:
-        raise UsageError(f"{path}: the model has no inputs, so it takes no samples; leave the option out")
+        raise UsageError(f"{path}: the model has no inputs, so it takes no samples; omit the option")
     for spec in inputs:
         if spec.dtype in NO_TENSORS:
-            raise UsageError(f"{path}: input '{spec.name}' is {NO_TENSORS[spec.dtype]}; samples hold tensors only")
+            raise UsageError(f"{path}: input '{spec.name}' is {NO_TENSORS[spec.dtype]}; samples can only be tensors")
 
 
 def _open(path: Path, inputs: Sequence[TensorSpec], as_images: Callable[..., FeedSource | None]) -> FeedSource:
@@ -126,7 +126,7 @@ def _open(path: Path, inputs: Sequence[TensorSpec], as_images: Callable[..., Fee
         return Joined(tuple(parts))
     found = as_images(path, inputs)
     if found is None:
-        raise UsageError(f"{path}: nothing in this folder can be read as samples; expected {FORMS}")
+        raise UsageError(f"{path}: this folder contains nothing that can be read as samples; expected {FORMS}")
     return found
 
 

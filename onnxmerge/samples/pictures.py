@@ -53,7 +53,7 @@ def read_picture(path: Path, size: Dims, options: ImageOptions, *, grey: bool) -
         with warnings.catch_warnings(), Image.open(path) as opened:
             warnings.simplefilter("ignore")  # of damaged metadata, and of pictures beyond 89 megapixels
             if opened.mode[0] in "IF":
-                raise UsageError(f"{path}: expected 8 bits a channel, got mode {opened.mode}; use a .npz instead")
+                raise UsageError(f"{path}: expected 8 bits per channel, got mode {opened.mode}; use a .npz instead")
             image = ImageOps.exif_transpose(opened).convert("L" if grey else "RGB")
     except UsageError:
         raise

@@ -150,7 +150,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: expected a {FILE_NAME}, got no JSON: {error}") from error
+        raise UsageError(f"{path}: expected a {FILE_NAME}, but it is not JSON: {error}") from error
     if not isinstance(given, dict):
         raise UsageError(f"{path}: expected a {FILE_NAME}, an object with keys, got {type(given).__name__}")
     return {key: value for key, value in given.items() if value is not None}
@@ -188,13 +188,13 @@ def _sizes(
             )
         return ((resize, resize), None) if resize >= 384 else (int(resize / share), (resize, resize))
     if "crop_pct" in given:
-        raise UsageError(f"{path}: crop_pct is known of ConvNext processors only; use --preprocessor none")
+        raise UsageError(f"{path}: crop_pct is supported for ConvNext processors only; use --preprocessor none")
     return resize, _crop(path, given, kind)
 
 
 def _crop(path: Path, given: Mapping[str, Any], kind: Kind) -> tuple[int, int] | None:
     if "do_center_crop" not in given and (kind.crops is None or ("crop_size" in given and not kind.crops)):
-        raise UsageError(f"{path}: does not say do_center_crop, and it may be either; set it to true or false")
+        raise UsageError(f"{path}: do_center_crop is missing and its default is ambiguous; set it to true or false")
     if not _flag(path, given, "do_center_crop", bool(kind.crops)):
         return None
     if "crop_size" not in given and kind.centre is not None:
@@ -240,7 +240,7 @@ def _numbers(path: Path, given: Mapping[str, Any], key: str) -> tuple[float, ...
     several = value if isinstance(value, list) else [value]
     numbers = tuple(float(each) for each in several if _is_number(each))
     if not several or len(numbers) < len(several):
-        raise UsageError(f"{path}: {key} is {json.dumps(value)}; expected numbers, one a channel")
+        raise UsageError(f"{path}: {key} is {json.dumps(value)}; expected numbers, one per channel")
     return numbers
 
 

@@ -60,10 +60,14 @@ class Joined:
             UsageError: Some parts hold whole feeds or labels and others do not.
         """
         if len({part.whole for part in self.parts}) > 1:
-            raise UsageError("some files of the folder hold whole feeds and others rows; expected one form throughout")
+            raise UsageError(
+                "some files of the folder contain whole feeds and others single samples; expected one form throughout"
+            )
         widths = {None if part.labels is None else part.labels.shape[1] for part in self.parts}
         if len(widths) > 1:
-            raise UsageError("some files of the folder have labels and others none; expected labels in all or in none")
+            raise UsageError(
+                "some files of the folder have labels and others do not; expected labels in all or in none"
+            )
 
     @property
     def count(self) -> int:

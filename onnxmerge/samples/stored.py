@@ -113,8 +113,8 @@ def stored_arrays(path: Path) -> dict[str, StoredArray]:
             raise _unreadable(where, error) from error
         if dtype.hasobject:
             raise UsageError(
-                f"{where}: holds Python objects, which are refused because loading them can run code; "
-                "expected a plain numeric array: stack the samples into one, or save one file a sample"
+                f"{where}: contains Python objects, which are rejected because loading them can run code; "
+                "expected a plain numeric array: stack the samples into one array, or save one file per sample"
             )
         arrays[key] = StoredArray(path, key or None, shape, dtype, fortran)
     return arrays
@@ -136,7 +136,7 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         return npy.read_array_header_1_0(stream)
     if version == (2, 0):
         return npy.read_array_header_2_0(stream)
-    raise ValueError(f"format version {version} holds records; expected a plain array")
+    raise ValueError(f"format version {version} contains records; expected a plain array")
 
 
 def _unreadable(where: str, error: Exception) -> UsageError:

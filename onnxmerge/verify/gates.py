@@ -45,7 +45,7 @@ class Verification:
             UsageError: A gate is given without verification, or is out of range.
         """
         if not self.enabled and self.gated:
-            raise UsageError("--min-cosine and --max-drop need verification; leave --no-verify out")
+            raise UsageError("--min-cosine and --max-drop need verification; omit --no-verify")
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"threads is {self.threads}; expected at least 1")
         if self.min_cosine is not None and not -1 <= self.min_cosine <= 1:
@@ -99,7 +99,7 @@ def check_gates(measured: Measured, verification: Verification) -> None:
     if verification.min_cosine is not None and measured.fidelity is not None:
         cosine = measured.fidelity.cosine
         if cosine is None:
-            raise UsageError("--min-cosine: no output of this model is a number that has a cosine")
+            raise UsageError("--min-cosine: no output of this model is floating-point, so there is no cosine")
         if cosine < verification.min_cosine:
             raise GateError(
                 f"the lowest cosine of an output is {cosine:.5f}, below --min-cosine {verification.min_cosine:g}; "

@@ -155,7 +155,7 @@ def time_batches(
         UsageError: The models' first axis is fixed, so that there are no other batch sizes.
     """
     if not samples.batchable:
-        raise UsageError("--batch: the first axis of an input is fixed or does not count samples; leave it out")
+        raise UsageError("--batch: the first axis of an input is fixed or is not a batch axis; omit --batch")
     found = []
     with (
         Session.open(dense, provider, threads=threads) as first,

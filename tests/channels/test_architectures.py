@@ -52,7 +52,7 @@ class Expected(NamedTuple):
     shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
 
-LAYER_NORM = {"residual stream": "LayerNormalization takes its statistics over all channels"}
+LAYER_NORM = {"residual stream": "LayerNormalization computes statistics over all channels"}
 
 EXPECTED = {
     "resnet": Expected(
@@ -99,7 +99,7 @@ EXPECTED = {
     "yolo": Expected(
         28,
         {"half of a split": Kind(6, 1, 2), "residual inside": Kind(6, 2, 2), "pooled thrice": Kind(8, 1, 1)},
-        {"sides of a box, and bins under a softmax": "Reshape mixes it with other axes (16 to 4x4)"},
+        {"sides of a box, and bins under a softmax": "Reshape mixes this axis with others (16 to 4x4)"},
     ),
     "conv_lstm": Expected(3, {"read by the LSTM": Kind(16, 1, 1)}),
     "vit": Expected(
@@ -131,7 +131,7 @@ EXPECTED = {
             "widths of values": Kind(6, 1, 1),
             "gated hidden": Kind(72, 2, 1),
         },
-        {"residual stream": "ReduceMean over the channels"},
+        {"residual stream": "ReduceMean reduces over the channels"},
         {"ids": (1, 12)},
     ),
 }

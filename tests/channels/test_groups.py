@@ -99,7 +99,7 @@ def test_an_axis_that_only_a_shared_weight_reaches() -> None:
     net.output(net.conv(deep, 4, 3, name="other"))
     analysed = analyse(net.model())
     assert hold(net.model()).error < TOLERANCE
-    assert "deep: ConvTranspose works along it" in analysed.reasons
+    assert "deep: ConvTranspose works along this axis" in analysed.reasons
 
 
 def test_a_mask_that_is_computed() -> None:
@@ -111,7 +111,7 @@ def test_a_mask_that_is_computed() -> None:
     h = net.add("Attention", *(net.add("Unsqueeze", part, net.ints(1)) for part in parts), mask, name="attention")
     net.output(net.matmul(net.add("Squeeze", h, net.ints(1)), 4, 3, name="last"), 3)
     analysed = check(net.model())
-    assert "attention: Attention works along it" in analysed.reasons
+    assert "attention: Attention works along this axis" in analysed.reasons
     assert [producers_of(analysed, group) for group in analysed.groups] == [("query", "key"), ("value",)]
 
 

@@ -42,12 +42,12 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
 
 def test_an_option(fails: Fails) -> None:
     see = "See onnxmerge compress --help"
-    assert fails("a.onnx", "b.onnx", "--raito", "0.5") == f"no option is named '--raito'; did you mean '--ratio'? {see}"
-    assert fails("--raito", "0.5", "a.onnx", "b.onnx") == f"no option is named '--raito'; did you mean '--ratio'? {see}"
+    assert fails("a.onnx", "b.onnx", "--raito", "0.5") == f"there is no option '--raito'; did you mean '--ratio'? {see}"
+    assert fails("--raito", "0.5", "a.onnx", "b.onnx") == f"there is no option '--raito'; did you mean '--ratio'? {see}"
     assert fails("inspect", "a.onnx", "--jsno", "-") == (
-        "no option is named '--jsno'; did you mean '--json'? See onnxmerge inspect --help"
+        "there is no option '--jsno'; did you mean '--json'? See onnxmerge inspect --help"
     )
-    assert fails("a.onnx", "--xyzzy") == "no option is named '--xyzzy'; see onnxmerge compress --help"
+    assert fails("a.onnx", "--xyzzy") == "there is no option '--xyzzy'; see onnxmerge compress --help"
     assert "did you mean '--no-verify'?" in fails("a.onnx", "b.onnx", "--no-verfy")
 
 
@@ -62,19 +62,19 @@ def test_a_choice(fails: Fails) -> None:
 
 
 def test_a_command(fails: Fails) -> None:
-    said = "no command and no file is named 'comapre'; did you mean 'compare'?"
+    said = "there is no command and no file named 'comapre'; did you mean 'compare'?"
     assert fails("comapre", VGG, VGG) == said
     assert fails("comapre", VGG, VGG, "--batch", "1") == said
     assert (
         fails("foo")
         == fails("foo", VGG, VGG)
         == (
-            "no command and no file is named 'foo'; commands are compress, inspect, compare, tradeoff, "
-            "and a model is a file such as model.onnx"
+            "there is no command and no file named 'foo'; the commands are compress, inspect, compare, tradeoff; "
+            "a model is a file such as model.onnx"
         )
     )
     assert "no command" not in fails("foo.onnx", "out.onnx")
-    assert fails("trade-off", VGG) == "no command and no file is named 'trade-off'; did you mean 'tradeoff'?"
+    assert fails("trade-off", VGG) == "there is no command and no file named 'trade-off'; did you mean 'tradeoff'?"
 
 
 @pytest.mark.parametrize("option", ["--only", "--skip"])
@@ -87,8 +87,8 @@ def test_a_node(fails: Fails, option: str) -> None:
         f"{option} '/conv2/Cnov' matches no node; nearest are '/conv2/Conv', '/conv1/Conv', '/conv3/Conv'"
     )
     assert fails(*words, "zzz*") == (
-        f"{option} 'zzz*' matches no node; nodes that make channels are '/conv1/Conv', '/conv2/Conv', '/conv3/Conv', … "
-        "(onnxmerge inspect lists them)"
+        f"{option} 'zzz*' matches no node; nodes that produce channels are '/conv1/Conv', '/conv2/Conv', "
+        "'/conv3/Conv', … (onnxmerge inspect lists them)"
     )
 
 

@@ -119,10 +119,13 @@ def test_one_mode_has_no_valley(name: str, n: int) -> None:
         (np.array([0.1 + 0.2, 0.3] * 50), "all equal"),
         (np.array([1.0, np.inf, 0.5]), "not finite"),
         (np.array([1.0, np.nan, 0.5]), "not finite"),
-        (np.array([0.01, 0.011, 1.0, 1.1]), "one mode explains them"),
-        (np.concatenate([[0.01], planted(0, 0, 500)]), "one mode explains them"),
-        (planted(0, 2000, 2000, apart=5.0, spread=0.5), "their density falls to 0."),
-        (np.concatenate([planted(0, 0, 3000), planted(0, 0, 40) / 100]), "the smaller of their two modes holds 1.3%"),
+        (np.array([0.01, 0.011, 1.0, 1.1]), "a single mode explains them"),
+        (np.concatenate([[0.01], planted(0, 0, 500)]), "a single mode explains them"),
+        (planted(0, 2000, 2000, apart=5.0, spread=0.5), "their density falls only to 0."),
+        (
+            np.concatenate([planted(0, 0, 3000), planted(0, 0, 40) / 100]),
+            "the smaller of their two modes contains 1.3%",
+        ),
     ],
     ids=["one", "zeros", "equal up to rounding", "infinite", "no number", "few", "an outlier", "shallow", "small"],
 )

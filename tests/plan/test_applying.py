@@ -114,7 +114,7 @@ def test_a_count_without_an_order_goes_by_norm() -> None:
 
     (entry,) = compressed(plan=edited(plan, forget)).plan.groups
     assert len(entry.kept) == 5
-    assert "no order of obs in the plan" in entry.note
+    assert "the plan has no order for obs" in entry.note
 
 
 def test_keeping_all_is_no_cut() -> None:
@@ -177,7 +177,7 @@ def test_what_does_not_fit_is_refused(edit: Data, message: str) -> None:
 def test_a_group_that_is_there_twice() -> None:
     plan = onnxmerge.compress(network(), 0.4, method="prune", verify=False).plan
     twice = edited(plan, lambda data: data["groups"].append(data["groups"][0]))
-    with pytest.raises(UsageError, match="group 'conv0' is there twice"):
+    with pytest.raises(UsageError, match="group 'conv0' is listed twice"):
         onnxmerge.compress(network(), plan=twice)
 
 
@@ -198,7 +198,7 @@ def test_only_a_branch_may_vanish() -> None:
 )
 def test_what_a_plan_decides_is_not_asked_for(option: Data) -> None:
     plan = onnxmerge.compress(network(), 0.4, method="prune", verify=False).plan
-    with pytest.raises(UsageError, match=r"but a plan decides that; leave .* out"):
+    with pytest.raises(UsageError, match=r"but the plan determines that; omit "):
         onnxmerge.compress(network(), plan=plan, **option)
 
 
@@ -224,8 +224,8 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert Plan.load(plan).groups
     capsys.readouterr()
     for words, message in (
-        (["--plan", plan, "--ratio", "0.5"], "ratio is 0.5, but a plan decides that"),
-        (["--plan", plan, "--save-plan", plan], f"--save-plan {plan} is what --plan names"),
+        (["--plan", plan, "--ratio", "0.5"], "ratio is 0.5, but the plan determines that"),
+        (["--plan", plan, "--save-plan", plan], f"--save-plan {plan} is the file of --plan"),
         (["--plan", tmp_path / "none.json"], "none.json cannot be read"),
         (["--save-plan", tmp_path / "no" / "plan.json"], "does not exist"),
     ):

@@ -94,7 +94,7 @@ def test_a_floor_does_not_hold_what_lies_far_below_the_rest_of_its_layer() -> No
 
 
 def test_where_everything_below_has_to_stay_nothing_is_written() -> None:
-    with pytest.raises(NothingToCutError, match=r"35 channels lie below .* all stay.*try --round-to 1"):
+    with pytest.raises(NothingToCutError, match=r"35 channels lie below .* all are kept.*try --round-to 1"):
         automatic(network(LAYERS), round_to=64)
 
 
@@ -155,7 +155,7 @@ def test_deviations_stand_in_where_scales_were_folded_and_the_account_says_so() 
     assert {entry.name: list(entry.kept) for entry in result.plan.groups} == {n: expected[n] for n in ("a", "b")}
     assert result.report.importances is not None
     assert result.report.importances.what == "deviation of the output for white inputs"
-    assert all("stands in for its scale" in entry.note for entry in result.plan.groups)
+    assert all("for white inputs instead of its scale" in entry.note for entry in result.plan.groups)
 
 
 def test_layers_of_different_size_are_no_modes() -> None:
@@ -188,7 +188,7 @@ def test_a_compensation_on_top(compensate: str) -> None:
 def test_no_valley_no_cut() -> None:
     rng = np.random.default_rng(4)
     layers = {name: rng.uniform(0.2, 0.9, 40).astype(np.float32) for name in "abc"}
-    with pytest.raises(NothingToCutError, match=r"no valley .* one mode explains them \(chance 1;"):
+    with pytest.raises(NothingToCutError, match=r"no valley .* a single mode explains them \(p = 1;"):
         automatic(network(layers))
 
 
@@ -201,11 +201,11 @@ def test_networks_that_were_trained_plainly_have_none(name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "take the method receding or the selection bn"),
-        ({"method": "refit"}, "take the method receding or the selection bn"),
-        ({"method": "receding", "select": "l2"}, "take the method receding or the selection bn"),
-        ({"method": "receding", "allocate": "uniform"}, "leave uniform out"),
-        ({"method": "receding", "of": "latency"}, "aims at no time"),
+        ({}, "use the method receding or the selection bn"),
+        ({"method": "refit"}, "use the method receding or the selection bn"),
+        ({"method": "receding", "select": "l2"}, "use the method receding or the selection bn"),
+        ({"method": "receding", "allocate": "uniform"}, "omit --allocate uniform"),
+        ({"method": "receding", "of": "latency"}, "does not refer to latency"),
         ({"ratio": "half"}, "ratio is 'half'"),
     ],
     ids=str,

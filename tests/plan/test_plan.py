@@ -112,7 +112,7 @@ def test_no_coupled() -> None:
     assert list(plan.left_alone.values()) == [Reason("made_together", detail=(2,))]
     assert Plan.from_json(plan.to_json()) == plan
     (entry,) = (entry for entry in result.report.groups if entry.code)
-    assert (entry.code, entry.note) == ("made_together", "made by 2 nodes together (--no-coupled)")
+    assert (entry.code, entry.note) == ("made_together", "produced by 2 nodes together (--no-coupled)")
 
 
 def test_a_compensation_that_does_not_pass_is_not_used() -> None:

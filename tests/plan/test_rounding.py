@@ -146,7 +146,7 @@ def narrow() -> onnx.ModelProto:
 
 
 def test_where_widths_leave_nothing_the_message_says_what_would() -> None:
-    with pytest.raises(NothingToCutError, match=r"up to 0\.000 can; --round-to 1 takes any number"):
+    with pytest.raises(NothingToCutError, match=r"up to 0\.000 can be; --round-to 1 allows any number"):
         compress(narrow(), Options(method="prune"), verification=UNVERIFIED)
     assert compress(narrow(), Options(method="prune", round_to=1), verification=UNVERIFIED).plan.groups
 
@@ -166,7 +166,7 @@ def pinned_but_for_little() -> onnx.ModelProto:
 
 def test_next_to_nothing_is_refused() -> None:
     with pytest.raises(
-        NothingToCutError, match=r"asked for 0\.300 of the macs, at most 0\.000 can go: .*Softmax mixes"
+        NothingToCutError, match=r"asked for 0\.300 of the macs, but at most 0\.000 can be removed: .*Softmax mixes"
     ):
         compress(pinned_but_for_little(), Options(ratio=0.3, method="prune"), verification=UNVERIFIED)
 

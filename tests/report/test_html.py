@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from onnxmerge.errors import RuntimeMissingError, UsageError
 from onnxmerge.report import units
+from onnxmerge.report.charts import depth_key, latency_range
 from onnxmerge.report.page import check_page
 from onnxmerge.report.results import Report
+from onnxmerge.report.svg import DEPTHS
 from onnxmerge.runtime.differences import Confusion, Differences
 from tests.pages import SEEN, Reader, full_account
 
@@ -89,7 +92,7 @@ def test_tables_hold_the_numbers_of_the_account(full: Report, tmp_path: Path) ->
     row = next(row for row in read.cells["pins"] if "LRN" in row[0])
     assert row[1:4] == ["12", "32", "2"]
     text = " ".join("".join(read.text).split())
-    assert "2 of 7 samples have another top class" in text
+    assert "changed for 2 of 7 samples" in text
     assert "1 became wrong" in text
     for digest in (*full.hashes_before.values(), *full.hashes_after.values()):
         assert digest in text
@@ -101,7 +104,7 @@ def test_cards_hold_the_numbers_of_the_account(full: Report, tmp_path: Path) -> 
         ("MACs", units.count(full.before.macs), units.count(full.after.macs)),
         ("Parameters", units.count(full.before.parameters), units.count(full.after.parameters)),
         ("Top-1 accuracy", "91.9 %", "90.4 %"),
-        ("Time of a run", "17.2 ms", "10 ms"),
+        ("Latency", "17.2 ms", "10 ms"),
     ):
         assert f"{name} before {before} → after {after}" in text
     assert "1.72x faster (95 % interval 1.65-1.80)" in text
@@ -118,11 +121,37 @@ def test_marks_say_what_the_bars_mean(full: Report, tmp_path: Path) -> None:
     assert "node 4 of 12" in first
     assert "32 of 64 channels kept (50.0 %)" in first
     assert "method: l2 + merge" in first
-    assert "predicted harm: 0.125" in first
+    assert "predicted error: 0.125" in first
     assert {"curve0", "choice0", "latency-before", "latency-after"} <= labels.keys()
     assert sum(key.startswith("depth") for key in labels) == len(full.groups) + len(full.pinned)
-    # One stop of the tab key for each picture.
-    assert [given["tabindex"] for given in marks].count("0") == 3
+    # One stop of the tab key for each chart, in each of its two forms.
+    assert [given["tabindex"] for given in marks].count("0") == 6
+
+
+@pytest.mark.parametrize(("slow", "ends", "hidden"), [(0.005, 11.0, 0.01), (0.04, 30.0, 0.04)])
+def test_the_axes_of_the_latency_end_before_the_slowest_runs(
+    account: Report, slow: float, ends: float, hidden: float
+) -> None:
+    rng = np.random.default_rng(0)
+    assert account.latency is not None
+    runs = [tuple(np.r_[rng.uniform(9, 11, 1000 - round(1000 * slow)), np.full(round(1000 * slow), 90.0)])] * 2
+    dense, cut = (
+        replace(each, times_ms=times, median_ms=10.0)
+        for each, times in zip((account.latency.dense, account.latency.compressed), runs, strict=True)
+    )
+    end, beyond = latency_range(replace(account.latency, dense=dense, compressed=cut))
+    # At the 99th percentile if fewer runs are slow, at three medians if more are.
+    assert end == pytest.approx(ends, abs=0.1)
+    assert beyond == pytest.approx(hidden)
+
+
+def test_curves_are_coloured_from_input_to_output(account: Report) -> None:
+    groups = [replace(account.groups[0], place=place) for place in (30, 2, 9, 2, 17, 4, 21, 11)]
+    key = depth_key(groups)
+    assert [ink for ink, _, _ in key] == list(DEPTHS)
+    assert [(first, last) for _, first, last in key] == [(2, 2), (2, 4), (9, 9), (11, 17), (21, 30)]
+    assert depth_key(groups[:1]) == [(DEPTHS[0], 30, 30)]
+    assert [ink for ink, _, _ in depth_key(groups[:2])] == [DEPTHS[0], DEPTHS[-1]]
 
 
 def test_words_that_look_like_style_are_left_alone(full: Report, tmp_path: Path) -> None:
@@ -130,7 +159,7 @@ def test_words_that_look_like_style_are_left_alone(full: Report, tmp_path: Path)
     name = "#010101 font-family: x; font: 3px y"
     read = Reader(page_of(replace(full, groups=(replace(full.groups[0], name=name),)), tmp_path))
     labels = [str(given.get("aria-label")) for tag, given in read.tags if tag == "g"]
-    assert sum(label.startswith(name) for label in labels) == 3
+    assert sum(label.startswith(name) for label in labels) == 6
     styles = " ".join(str(given.get("style")) for _, given in read.tags)
     assert "#010101" not in styles
     assert "var(--after)" in styles
@@ -160,9 +189,9 @@ def test_groups_that_vanish_or_stay_can_be_drawn(full: Report, tmp_path: Path, k
 def test_a_refusal_stands_on_top(full: Report, tmp_path: Path) -> None:
     read = Reader(page_of(replace(full, target=None, refused="accuracy fell by 7 points"), tmp_path))
     text = "".join(read.text)
-    assert "Refused by a gate" in text
+    assert "Rejected by a gate" in text
     assert "accuracy fell by 7 points" in text
-    assert "refused: out.onnx" in text
+    assert "rejected: out.onnx" in text
     assert "role" in next(given for tag, given in read.tags if given.get("class") == "refused")
 
 

@@ -110,6 +110,35 @@ def test_pages_open_without_errors_fit_and_can_be_read(
     assert (background == "rgb(255, 255, 255)") == (scheme == "light")
 
 
+OVER = """() => [...document.querySelectorAll("main *")]
+  .filter((each) => each.getClientRects().length && each.getBoundingClientRect().right > innerWidth + 0.5)
+  .map((each) => `${each.tagName}.${each.getAttribute("class")} ${each.textContent.slice(0, 40)}`)"""
+
+
+@pytest.mark.parametrize("name", ["report", "network"])
+def test_nothing_runs_over_on_a_phone(browser: Any, request: pytest.FixtureRequest, name: str) -> None:
+    page = opened(browser, request.getfixturevalue(name), size=PHONE)
+    assert page.evaluate(OVER) == []
+    assert page.evaluate("[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth)") == []
+    # A long name of a file would make any table run over: the check sees it.
+    page.evaluate("document.querySelector('main p').style.minWidth = '400px'")
+    assert page.evaluate(OVER) != []
+
+
+def test_a_reason_has_room_on_a_phone(browser: Any, report: Path) -> None:
+    page = opened(browser, report, size=PHONE)
+    widths = page.evaluate("[...document.querySelectorAll('#pins .reason')].map((e) => e.clientWidth)")
+    assert len(widths) > 1
+    assert min(widths) > 300
+
+
+def test_a_phone_shows_the_narrow_form_of_each_chart(browser: Any, report: Path) -> None:
+    for size, shown, other in ((PHONE, "narrow", "wide"), (DESKTOP, "wide", "narrow")):
+        page = opened(browser, report, size=size)
+        assert page.locator(f".chart.{shown}:visible").count() == 3
+        assert page.locator(f".chart.{other}:visible").count() == 0
+
+
 def test_the_pointer_shows_details(browser: Any, report: Path) -> None:
     page = opened(browser, report)
     tip = page.locator("#tip")

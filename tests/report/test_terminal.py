@@ -45,7 +45,7 @@ def test_figures_of_an_account(account: Account) -> None:
     assert ["Latency,", "median", "17.2", "ms", "10", "ms", "-41.9", "%"] in lines
     assert ["Latency,", "p95", "18.9", "ms", "11", "ms"] in lines
     assert ["logits", "0.99871", "0.0512", "0.75", "98.2", "%", "2000"] in lines
-    assert "Latency: 1.72x faster (95 % interval 1.65-1.80); 100 runs each in turns," in text
+    assert "Latency: 1.72x faster (95 % interval 1.65-1.80); 100 runs each, alternately," in text
     assert "2 threads" in text
     assert "Measured at x 1x3x224x224." in text
     assert "Note: float64 cast to float32" in text
@@ -66,9 +66,9 @@ def test_pins_are_grouped_by_reason(account: Account) -> None:
 def test_words_are_explained_where_they_are_used(account: Account) -> None:
     fitted = replace(account, groups=(replace(account.groups[0], select="obs", compensate="refit"),))
     text = " ".join(shown(show_account, fitted).split())
-    assert "obs: channels selected by backward elimination" in text
-    assert "refit: the weights that read removed channels are solved again" in text
-    assert "Pinned: channels that must be kept" in text
+    assert "obs: channels are selected by backward elimination" in text
+    assert "refit: the weights that read removed channels are solved anew" in text
+    assert "Pinned channels must be kept" in text
     assert "obs:" not in shown(show_account, account)
     assert "Pinned:" not in shown(show_account, replace(account, pinned=()))
 
@@ -85,7 +85,7 @@ def test_one_figure_says_how_fast_it_is(account: Account) -> None:
 def test_a_pin_says_what_can_be_done(account: Account) -> None:
     pinned = (PinnedEntry("fc", 10, 10, (Reason("batch_first", "GRU", where="r"),)), account.pinned[1])
     lines = [" ".join(line) for line in rows(shown(show_account, replace(account, pinned=pinned), 200))]
-    assert "GRU with the batch first: export with layout 0, (sequence, batch, input) 10 / 10 fc" in lines
+    assert "GRU has the batch axis first: export with layout 0, (sequence, batch, input) 10 / 10 fc" in lines
     assert "LRN mixes neighbouring channels 8 / 16 norm1" in lines
 
 
@@ -192,7 +192,7 @@ def blocks(n: int) -> tuple[GroupEntry, ...]:
 def test_inspection(account: Account) -> None:
     groups = tuple(replace(group, kept=group.size, saving=0.5, note="") for group in account.groups)
     text = shown(show_inspection, looked_at(account, groups))
-    assert "2 channel groups can shrink; up to 75.0 % of the MACs could go." in " ".join(text.split())
+    assert "2 channel groups can shrink; up to 75.0 % of the MACs can be removed." in " ".join(text.split())
     assert "m.onnx: opset 17, made by pytorch 2; 9 nodes, 11.2 M parameters, 125.8 M MACs" in text
     assert ["conv1", "63", "/", "64", "75.0", "%", "50.0", "%", "conv2"] in rows(text)
     assert "graph output" in text

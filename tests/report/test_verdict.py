@@ -48,7 +48,7 @@ def test_without_labels_agreement_and_without_classes_cosine(account: Account) -
     image = Fidelity((OutputFidelity("y", 0.9987, 0.1, 0.1, None, None, 8),))
     assert account_verdict(replace(account, fidelity=image)).endswith("cosine of the outputs 0.99870.")
     tokens = Fidelity((OutputFidelity("y", None, None, None, None, 0.5, 8),))
-    assert account_verdict(replace(account, fidelity=tokens)).endswith("50.0 % of the outputs equal.")
+    assert account_verdict(replace(account, fidelity=tokens)).endswith("50.0 % of the output entries equal.")
 
 
 def test_synthetic_inputs_are_said(account: Account) -> None:
@@ -66,7 +66,7 @@ def test_unverified_is_said(account: Account) -> None:
 def test_of_an_inspection(account: Account) -> None:
     inspection = Inspection("m.onnx", 17, "", 9, account.before, 0.42, {}, account.groups, account.pinned)
     assert inspection_verdict(inspection).startswith("42.0 % of the MACs lie in nodes that 1 channel group can")
-    assert inspection_verdict(replace(inspection, groups=())) == "Nothing in m.onnx can be cut; below is why."
+    assert inspection_verdict(replace(inspection, groups=())) == "Nothing in m.onnx can be cut; the reasons are below."
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ ROWS = [
     (f"graph output: {advice(OUTPUTS[0])}", "14", "14"),
     (f"MaxPool returns positions: {advice(UNPACK)}", "4", "4"),
     ("LRN mixes neighbouring channels", "12", "32"),
-    ("not said why", "1", "2"),
+    ("no reason given", "1", "2"),
 ]
 
 
@@ -44,7 +44,7 @@ def test_pins_by_reason() -> None:
     assert [reason.why for reason in reasons_of(PINNED, full=True)] == [
         "graph output logits", "graph output aux", "aux: MaxPool returns positions",
         "norm1: LRN mixes neighbouring channels", "norm2: LRN mixes neighbouring channels",
-        "norm3: LRN mixes neighbouring channels", "not said why",
+        "norm3: LRN mixes neighbouring channels", "no reason given",
     ]  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def test_numbers_and_the_model_s_own_names(tmp_path: Path) -> None:
         (
             ("train/a.png", "train/deep/b.png", "val/a.png"),
             {},
-            "holds train, val, parts of a data set; give one of them",
+            "contains train, val, the parts of a data set; give one of them",
         ),
         (("a/1.png", "a/2.png", "b/1.png"), {"a": 0, "c": 1}, "subfolder 'b' is none of the 2 classes"),
     ],
@@ -87,7 +87,7 @@ def test_labels_that_are_sure_stay_where_none_are_needed(tmp_path: Path) -> None
 def test_what_is_no_class(tmp_path: Path) -> None:
     coco = fill(tmp_path / "coco", "train2017/a.png", "val2017/a.png")
     (coco / "annotations").mkdir()
-    with pytest.raises(UsageError, match=r"holds train2017, val2017, parts of a data set; give one of them"):
+    with pytest.raises(UsageError, match=r"contains train2017, val2017, the parts of a data set; give one of them"):
         labels(coco)
     (coco / "annotations" / "instances.json").write_text("{}")
     assert labels(coco) is None
@@ -140,7 +140,7 @@ def test_modes_of_pictures(tmp_path: Path) -> None:
         got = one(tmp_path / f"grey{mode}", Image.new(mode, (3, 2), value)).feeds[0]["x"]
         assert got[0, :, 1, 2].tolist() == [77 if mode != "1" else 255] * 3
     assert one(tmp_path / "to_grey", Image.new("RGBA", (3, 2), (50, 50, 50, 0)), 1).feeds[0]["x"].max() == 50
-    with pytest.raises(UsageError, match=r"a\.png: expected 8 bits a channel, got mode I;16"):
+    with pytest.raises(UsageError, match=r"a\.png: expected 8 bits per channel, got mode I;16"):
         one(tmp_path / "deep", Image.new("I;16", (3, 2)))
 
 

@@ -114,7 +114,7 @@ def test_a_fixed_batch_groups_samples_and_drops_the_rest_with_a_note(tmp_path: P
     assert samples.labels is not None
     assert samples.labels.tolist() == list(range(8))
     assert (samples.rows, samples.batchable) == (4, False)
-    assert samples.notes == ("the last 2 samples do not fill a batch of 4 and were left out",)
+    assert samples.notes == ("the last 2 samples do not fill a batch of 4 and were omitted",)
     assert load_samples(tmp_path / "a.npz", [fixed], 1).count == 4
 
 
@@ -207,8 +207,8 @@ Y = TensorSpec("y", "float32", (None, 2))
         ([VECTOR], {"x": rows(3), "labels": np.arange(2)}, r"one label for each of 3 samples, got \(2\)"),
         ([VECTOR], {"x": rows(2), "labels": np.array([0.5, 1])}, "expected class numbers"),
         ([VECTOR], {"labels": np.arange(2)}, "expected an array named 'x' .* got 'labels'"),
-        ([VECTOR], {"x": np.array([{}], object)}, "holds Python objects, which are refused"),
-        ([VECTOR], {"x": np.zeros((2, 2), [("a", "f4")])}, "holds records"),
+        ([VECTOR], {"x": np.array([{}], object)}, "contains Python objects, which are rejected"),
+        ([VECTOR], {"x": np.zeros((2, 2), [("a", "f4")])}, "contains records"),
     ],
 )
 def test_what_is_wrong_with_arrays(
@@ -262,7 +262,7 @@ def test_files_that_are_not_what_they_say(
 def test_paths_and_limits_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file or folder"):
         load_samples(tmp_path / "gone.npz", [VECTOR], None)
-    with pytest.raises(UsageError, match="nothing in this folder"):
+    with pytest.raises(UsageError, match="this folder contains nothing"):
         load_samples(tmp_path, [VECTOR], None)
     np.save(tmp_path / "a.npy", rows(2))
     with pytest.raises(UsageError, match="at least 1, got 0"):
@@ -322,7 +322,7 @@ def test_named_tensors_find_their_inputs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["sequence_type", "optional_type", "map_type"])
 def test_inputs_that_are_no_tensors(tmp_path: Path, kind: str) -> None:
     write_set(tmp_path / "test_data_set_0", rows(1))
-    with pytest.raises(UsageError, match=r"input 'x' is (a sequence|an optional|a map); samples hold tensors only"):
+    with pytest.raises(UsageError, match=r"input 'x' is (a sequence|an optional|a map); samples can only be tensors"):
         load_samples(tmp_path, [TensorSpec("x", kind, None)])
 
 

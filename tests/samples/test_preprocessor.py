@@ -129,7 +129,7 @@ def test_every_kind_has_a_row() -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"image_processor_type": "BeitImageProcessor", "size": 8}, "does not say do_center_crop"),
+        ({"image_processor_type": "BeitImageProcessor", "size": 8}, "do_center_crop is missing"),
         ({"image_processor_type": "ConvNextImageProcessor", "size": 8}, "resample is null; expected one of 0 nearest"),
         ({"image_processor_type": "MobileViTImageProcessor", "size": 8}, "resample is null"),
         ({"image_processor_type": "PvtImageProcessor", "size": 8}, "resample is null"),
@@ -144,9 +144,9 @@ def test_every_kind_has_a_row() -> None:
         ({"size": True}, "size is true"),
         ({"do_resize": True}, "size is null"),
         ({"do_resize": "yes"}, 'do_resize is "yes"; expected true or false'),
-        ({"crop_size": 6}, "does not say do_center_crop"),
+        ({"crop_size": 6}, "do_center_crop is missing"),
         ({"crop_size": {"shortest_edge": 6}, "do_center_crop": True}, "expected a number, or height and width"),
-        ({"crop_pct": 0.9}, "known of ConvNext"),
+        ({"crop_pct": 0.9}, "supported for ConvNext"),
         ({"resample": 9}, "expected one of 0 nearest, 1 lanczos"),
         ({"image_mean": None}, "image_mean is null; expected numbers"),
         ({"image_std": [0.2, 0, 1]}, "expected positive numbers"),
@@ -155,7 +155,7 @@ def test_every_kind_has_a_row() -> None:
         ({"rescale_factor": 10**400}, "; expected one positive number"),
         ({"rescale_factor": [0.1, 0.2, 0.3]}, "rescale_factor is [0.1, 0.2, 0.3]; expected one positive number"),
         ({"rescale_factor": 0}, "rescale_factor is 0; expected one positive number"),
-        ({"image_mean": 10**400}, "; expected numbers, one a channel"),
+        ({"image_mean": 10**400}, "; expected numbers, one per channel"),
         ({"size": {"shortest_edge": 10**9}}, "of at most 16384 pixels"),
         ({"size": 16385}, "of at most 16384 pixels"),
         ({"crop_size": 16385, "do_center_crop": True}, "of at most 16384 pixels"),
@@ -191,7 +191,9 @@ def test_where_it_is_found_and_who_wins(tmp_path: Path) -> None:
         file = write(folder, size=side, **NUMBERS)
         samples = load_samples(images, [FREE], beside=model)
         assert samples.feeds[0]["x"].shape == (1, 3, side, side)
-        assert samples.notes[0].startswith(f"images are prepared as {file} says: {side}x{side}, bilinear, scale")
+        assert samples.notes[0].startswith(
+            f"images are preprocessed according to {file}: {side}x{side}, bilinear, scale"
+        )
     assert loaded(images, ImageOptions(preprocessor=model / FILE_NAME), beside=model).shape == (3, 11, 11)
     assert loaded(images, ImageOptions(preprocessor=NO_FILE), beside=model).shape == (3, 30, 40)
     explicit = loaded(images, ImageOptions(mean=(0.0,), std=(1.0,)), beside=model)

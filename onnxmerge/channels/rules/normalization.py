@@ -20,6 +20,7 @@ __all__ = ["RULES"]
 
 
 def _batch(node: Node, context: Context) -> Relation:
+    """BatchNormalization: its parameters follow the channels; in training mode it takes statistics over other axes."""
     x, y = node.input(0), node.outputs[0]
     if context.rank(x) < 2:
         return pin_all(node, context, Reason("of_a_vector", node.op))
@@ -33,6 +34,7 @@ def _batch(node: Node, context: Context) -> Relation:
 
 
 def _instance(node: Node, context: Context) -> Relation:
+    """InstanceNormalization: each channel of each sample separately, over the spatial axes."""
     x, y = node.input(0), node.outputs[0]
     links = [link(x, 0, y, 0), link(x, 1, y, 1), *(link(name, 0, y, 1) for name in node.inputs[1:])]
     pins = [Pin(Axis(x, axis), Reason("normalises_over_it", node.op)) for axis in range(2, context.rank(x))]
@@ -40,6 +42,7 @@ def _instance(node: Node, context: Context) -> Relation:
 
 
 def _group(node: Node, context: Context) -> Relation:
+    """GroupNormalization: a set of channels is cut as a whole."""
     x, y = node.input(0), node.outputs[0]
     dims = context.dims(x) or ()
     groups = int(node.attributes["num_groups"])
@@ -63,7 +66,7 @@ def _resize_group(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...]:
 
 
 def _layer(node: Node, context: Context) -> Relation:
-    """LayerNormalization and RMSNormalization: every axis from `axis` on is normalised over."""
+    """LayerNormalization, RMSNormalization and their fused forms: they normalise over every axis from `axis` on."""
     x, y = node.input(0), node.outputs[0]
     rank = context.rank(x)
     axis = int(node.attributes.get("axis", -1)) % rank
@@ -78,7 +81,7 @@ def _layer(node: Node, context: Context) -> Relation:
 
 
 def _along_axis(node: Node, context: Context) -> Relation:
-    """Softmax, LpNormalization and their kin: one axis is mixed, the others are carried."""
+    """Softmax, LpNormalization and similar operators: they mix one axis, or before opset 13 all from it on."""
     x, y = node.input(0), node.outputs[0]
     rank = context.rank(x)
     softmax = node.op in ("Softmax", "LogSoftmax", "Hardmax")
@@ -101,6 +104,7 @@ def _cumulative(node: Node, context: Context) -> Relation:
 
 
 def _mean_variance(node: Node, context: Context) -> Relation:
+    """MeanVarianceNormalization: over `axes`, by default all but the channels."""
     x, y = node.input(0), node.outputs[0]
     axes = [int(a) % context.rank(x) for a in node.attributes.get("axes", [0, 2, 3])]
     pins = [Pin(Axis(x, a), Reason("statistics_over_it", node.op)) for a in axes]
@@ -108,6 +112,7 @@ def _mean_variance(node: Node, context: Context) -> Relation:
 
 
 def _local_response(node: Node, context: Context) -> Relation:
+    """LRN: a window of neighbouring channels."""
     x, y = node.input(0), node.outputs[0]
     return Relation(
         same_axes(x, y, range(context.rank(x))), pins=(Pin(Axis(x, 1), Reason("mixes_neighbours", node.op)),)

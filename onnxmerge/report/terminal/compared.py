@@ -82,15 +82,15 @@ def show_tradeoff(console: Console, result: Tradeoff, *, verbose: bool = False) 
         (">Cosine", [if_known(units.cosine, point.cosine) for point in points]),
     )
     filled = [(head, values) for head, values in columns if any(values)]
-    table = table_of(">To go", *(head for head, _ in filled), "")
+    table = table_of(">Ratio", *(head for head, _ in filled), "")
     for place, point in enumerate(points):
         marks = [word for word, at in (("knee", result.knee), ("holds", result.largest)) if at == place]
         table.add_row(f"{point.ratio:g}", *(values[place] for _, values in filled), ", ".join(marks))
     print_table(console, table)
     timed = next((each for each in latencies if each is not None), None)
     if timed is not None:
-        line(console, f"Timed in turns with the original, batch {timed.dense.batch}, {timed.dense.provider}.")
-    line(console, f"Same: top-1 decisions that stayed. Measured on {result.samples}.")
+        line(console, f"Timed alternately with the original, batch {timed.dense.batch}, {timed.dense.provider}.")
+    line(console, f"Same: samples whose top class is unchanged. Measured on {result.samples}.")
     notes_of(console, result.notes)
     if verbose:
         stage_times(console, result.seconds)

@@ -20,10 +20,10 @@ __all__ = ["groups_of", "pinned_of"]
 REASONS = 10
 NAMES = 3
 WORDS = {
-    "obs": "channels selected by backward elimination on the samples",
-    "refit": "the weights that read removed channels are solved again on samples",
+    "obs": "channels are selected by backward elimination on the samples",
+    "refit": "the weights that read removed channels are solved anew on the samples",
 }
-PINNED = "Pinned: channels that must be kept, because what reads them needs all of them or is not understood."
+PINNED = "Pinned channels must be kept: a node that reads them needs them all, or its effect on channels is unknown."
 LONGEST = 32
 """Cells of a name in a list of several; shortened beyond that."""
 
@@ -34,7 +34,7 @@ def groups_of(console: Console, groups: Sequence[GroupEntry], *, verbose: bool) 
         return
     shown = most(groups, [group.macs_share for group in groups], verbose=verbose)
     notes = list(dict.fromkeys(group.note for group in shown if group.note))
-    table = table_of("Group", ">Kept / of", ">MACs", "How", *([">Note"] if notes else []))
+    table = table_of("Group", ">Kept / of", ">MACs", "Method", *([">Note"] if notes else []))
     for group in shown:
         note = [str(notes.index(group.note) + 1) if group.note else ""] if notes else []
         name = Name(group.name, full=verbose)

@@ -53,7 +53,7 @@ def show_inspection(console: Console, inspection: Inspection, *, verbose: bool =
         f"{inspection.source}: opset {inspection.opset}{made_by}; {inspection.nodes} nodes, "
         f"{units.count(sizes.parameters)} parameters, {units.count(sizes.macs)} MACs, "
         f"{units.bytes_of(sizes.file_bytes) + ', ' if sizes.file_bytes is not None else ''}"
-        f"{sizes.channels} channels that can go",
+        f"{sizes.channels} removable channels",
     )
     shapes_of(console, inspection.shapes)
     _tree(console, inspection.groups, verbose=verbose)
@@ -67,7 +67,7 @@ def _tree(console: Console, groups: Sequence[GroupEntry], *, verbose: bool) -> N
     lines = outline(groups, fold=not verbose and len(groups) > ROWS)
     shown = lines if verbose else _heaviest(lines, groups)
     read = verbose or console.width >= WIDE
-    table = table_of("Group", ">Can go", ">MACs", ">Saves", *(["Read by"] if read else []))
+    table = table_of("Group", ">Removable", ">MACs", ">Saves", *(["Read by"] if read else []))
     for entry in shown:
         alike = [groups[position] for position in entry.groups]
         table.add_row(
@@ -81,8 +81,9 @@ def _tree(console: Console, groups: Sequence[GroupEntry], *, verbose: bool) -> N
     rest(console, len(groups) - sum(len(entry.groups) for entry in shown), "group")
     line(
         console,
-        "Can go: channels that a cut may take. MACs: share of the model's in what the group touches. "
-        "Saves: share that goes when it alone keeps one channel.",
+        "Removable: channels that a cut can remove. MACs: share of the model's MACs in the nodes that the group "
+        "touches. "
+        "Saves: share that is removed if this group alone is cut to one channel.",
     )
 
 

@@ -57,9 +57,9 @@ def measures(
 def _latency_words(latency: Comparison) -> str:
     dense, compressed = latency.dense, latency.compressed
     providers = list(dict.fromkeys((dense.provider, compressed.provider)))
-    threads = "ONNX Runtime's choice of threads" if dense.threads is None else several(dense.threads, "thread")
+    threads = "threads chosen by ONNX Runtime" if dense.threads is None else several(dense.threads, "thread")
     speed = units.speed(latency.speedup, latency.low, latency.high)
-    turns = f"{several(dense.runs, 'run')} each in turns, batch {dense.batch}"
+    turns = f"{several(dense.runs, 'run')} each, alternately, batch {dense.batch}"
     return f"Latency: {speed}; {turns}, {' against '.join(providers)}, {threads}."
 
 
@@ -91,7 +91,10 @@ def divergence_of(console: Console, predicted: float | None, measured: float | N
     """Print the predicted divergence beside the measured one."""
     if predicted is not None:
         found = "" if measured is None else f", {units.small(measured)} measured"
-        line(console, f"Squared output error in units of the variance: {units.small(predicted)} predicted{found}.")
+        line(
+            console,
+            f"Squared error of the outputs relative to their variance: {units.small(predicted)} predicted{found}.",
+        )
 
 
 def _nearness(output: OutputFidelity) -> float:
