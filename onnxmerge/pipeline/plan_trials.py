@@ -30,11 +30,11 @@ _NEAR = 0.01
 
 def best_of_trials(run: Run, prepared: Prepared, planner: Planner, plan: Plan) -> Plan:
     """The given plan, or a more even one for the same ratio if its error on held-out samples is lower."""
-    calibration, method = prepared.calibration, prepared.method
+    calibration, preset = prepared.calibration, prepared.preset
     floors = EFFORTS[run.options.effort].floors
     if calibration is None or not calibration.real or calibration.batches.folds < 2:
         return plan
-    if not (method.fitted and method.allocate == "global") or planner.predicted(plan) < _LARGE:
+    if not (preset.fitted and preset.allocate == "global") or planner.predicted(plan) < _LARGE:
         return plan
     candidates = [plan]
     for floor in floors:
@@ -46,7 +46,7 @@ def best_of_trials(run: Run, prepared: Prepared, planner: Planner, plan: Plan) -
     errors = []
     for place, each in enumerate(candidates):
         report = partial(_report, run, place, len(candidates))
-        errors.append(held_out_error(calibration, each.kept(), linear=method.compensate == "linear", progress=report))
+        errors.append(held_out_error(calibration, each.kept(), linear=preset.compensate == "linear", progress=report))
     best = errors.index(min(errors))
     listed = ", ".join(f"{error:.3f}" for error in errors)
     run.notes.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ MODELS = Path(__file__).resolve().parents[2] / "sample_models"
 CPU = Verification(provider="cpu")
 
 
-def _cut(name: str, samples: int, ratio: float, **options: object) -> Report:
+def _cut(name: str, samples: int, ratio: float, **options: Any) -> Report:
     images = "cifar10" if name == "resnet" else "fashion_mnist"
     with np.load(MODELS / f"{images}_calibration.npz") as stored:
         fitting = {key: stored[key][:samples] for key in stored.files if key != "labels"}
