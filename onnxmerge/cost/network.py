@@ -52,6 +52,11 @@ class CostModel:
         length = self._length(left)
         return sum(self.node_macs(node, length) for node in self.model.nodes)
 
+    def macs_ratio(self, left: Left) -> float | None:
+        """MACs of the whole model over those with some indices left; None if none are counted."""
+        whole = self.macs({})
+        return whole / max(self.macs(left), 1) if whole else None
+
     def macs_of(self, node: Node) -> int:
         """Multiply-accumulates of one node with all channels."""
         return self.node_macs(node, self._length({}))

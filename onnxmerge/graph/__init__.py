@@ -3,6 +3,7 @@
 from onnxmerge.graph.class_names import class_numbers
 from onnxmerge.graph.edit import Draft, to_proto, written_parameters
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate
+from onnxmerge.graph.every_output import every_output
 from onnxmerge.graph.extract import extract, shift_name
 from onnxmerge.graph.lazy import Lazy
 from onnxmerge.graph.load import external_files, load
@@ -29,6 +30,7 @@ __all__ = [
     "check_target",
     "class_numbers",
     "evaluate",
+    "every_output",
     "external_files",
     "extract",
     "infer_shapes",

@@ -11,6 +11,7 @@ from onnxmerge.graph import Model, check_target, external_files, staged, to_prot
 from onnxmerge.pipeline.cutting import Cut
 from onnxmerge.pipeline.gate_search import find_cut
 from onnxmerge.pipeline.provenance import digests
+from onnxmerge.pipeline.raising import wider_cut
 from onnxmerge.pipeline.request import Request
 from onnxmerge.pipeline.run import MEMORY_LIMIT
 from onnxmerge.pipeline.session import Session
@@ -81,6 +82,10 @@ def compress(request: Request, progress: Progress = quiet) -> Compression:
     proto, measured = to_proto(cut.model), None
     if request.verification.enabled:
         measured = session.verify(cut, proto.SerializeToString())
+        wider = wider_cut(session, cut, measured)
+        if wider is not None:
+            cut, proto = wider, to_proto(wider.model)
+            measured = session.verify(cut, proto.SerializeToString())
     report = session.report(cut, measured, size=proto.ByteSize())
     _hold(report, measured, request.verification)
     cautions = tuple(dict.fromkeys(words for words in session.run.cautions if words in report.notes))
@@ -139,14 +144,14 @@ def compress_file(
         session.run.notes.append("dry run: nothing was written or verified")
         report = session.report(cut)
     else:
-        report = _written(session, cut, Path(target), external_data)
+        report, cut = _written(session, cut, Path(target), external_data)
     if save_plan is not None:
         cut.plan.save(save_plan)
     return report
 
 
-def _written(session: Session, cut: Cut, target: Path, external_data: bool) -> Report:
-    """Write the model beside its target, verify it there, and publish it.
+def _written(session: Session, cut: Cut, target: Path, external_data: bool) -> tuple[Report, Cut]:
+    """Write the model beside its target, verify it there, and publish it, or a wider one that takes its place.
 
     Raises:
         OnnxMergeError: The result is incorrect or fails a gate; nothing was published.
@@ -161,6 +166,9 @@ def _written(session: Session, cut: Cut, target: Path, external_data: bool) -> R
         measured = None
         if verification.enabled:
             measured = session.verify(cut, written.path)
+            wider = wider_cut(session, cut, measured)
+            if wider is not None:
+                return _written(session, wider, target, external_data)
         else:
             run.notes.append("not verified (--no-verify)")
         hashes = digests(written.path)
@@ -168,6 +176,6 @@ def _written(session: Session, cut: Cut, target: Path, external_data: bool) -> R
         _hold(report, measured, verification)
         written.publish()
     if not existed:
-        return report
+        return report, cut
     what = "the input" if replaces else "an older file of that name"
-    return replace(report, notes=(*report.notes, f"{target} replaced {what}"))
+    return replace(report, notes=(*report.notes, f"{target} replaced {what}")), cut

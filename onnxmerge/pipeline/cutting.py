@@ -39,6 +39,11 @@ class Cut:
     curves: Mapping[int, Curve]
     twin: Callable[[bool], bytes]
 
+    @property
+    def macs_ratio(self) -> float | None:
+        """MACs of the original over those of the cut model; None if none are counted."""
+        return self.network.cost.macs_ratio(kept_elements(self.network.groups, self.plan.kept()))
+
 
 _ENOUGH = 3
 """Rows per unknown below which the report says that there are too few samples; a guess."""

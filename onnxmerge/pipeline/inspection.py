@@ -125,9 +125,10 @@ def compare(
         samples = synthetic_samples(one.model.inputs, dims, SYNTHETIC, seed)
     with with_input_hint(one, real):
         models = ort_source(one.source), ort_source(two.source)
-        run_by = verification.provider, seed, progress, verification.threads
-        timed = time_batches(models[0], models[1], samples, batches, *run_by) if batches else ()
-        measured = measure_models(models[0], models[1], samples, *run_by)
+        run_by = verification, seed, progress
+        work = counted[0].macs / counted[1].macs if counted[0].macs and counted[1].macs else None
+        timed = time_batches(models[0], models[1], samples, batches, *run_by, work) if batches else ()
+        measured = measure_models(models[0], models[1], samples, *run_by, work=work)
     return SideBySide(
         first=one.model.source,
         second=two.model.source,

@@ -20,6 +20,7 @@ from onnxmerge.pipeline.run import MEMORY_LIMIT, Run
 from onnxmerge.pipeline.timing import Clock, Tried, relative_latency
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.planner import Planner
+from onnxmerge.runtime.latency import Comparison
 
 __all__ = ["plan_for_latency"]
 
@@ -28,9 +29,7 @@ _NEAR, _TRIES = 0.02, 10
 _APART = 0.15
 """Difference between prediction and measurement beyond which the report calls the measurement unreliable; a guess."""
 _STEADY = 1.1
-"""Largest divided by smallest relative latency of the same networks in new sessions, beyond which the report mentions
-it.
-"""
+"""Upper end of the interval of a speed-up over the lower one beyond which the report mentions it."""
 _INSIDE = 0.1
 """Margin at either end of a bracket, so that the next target cannot stay close to one side."""
 _STEP, _GROWTH = 2e-3, 1.6
@@ -57,11 +56,12 @@ def plan_for_latency(run: Run, network: Network, planner: Planner, clock: Clock,
         if plan.groups:
             timed += 1
             with run.stage("timing plans"):
-                share, spread = relative_latency(run, network, planner.schedule, plan.kept(), clock)
+                timing = relative_latency(run, network, planner.schedule, plan.kept(), clock)
+                share, spread = 1.0 / timing.speedup, _spread(timing)
                 if abs(1.0 - share - asked) <= _NEAR:
                     # The best of several plans may be best only because of noise, so it is timed again.
-                    again, apart = relative_latency(run, network, planner.schedule, plan.kept(), clock)
-                    share, spread = (share + again) / 2, max(spread, apart)
+                    again = relative_latency(run, network, planner.schedule, plan.kept(), clock)
+                    share, spread = (share + 1.0 / again.speedup) / 2, max(spread, _spread(again))
             went, unsteady = 1.0 - share, max(unsteady, spread)
         clock.tried.append(Tried(aim, went, plan))
     faster = [each for each in clock.tried if each.went > 0]
@@ -75,10 +75,15 @@ def plan_for_latency(run: Run, network: Network, planner: Planner, clock: Clock,
     )
     if unsteady > _STEADY:
         run.caution(
-            f"the clock is not steady: sessions of the same two networks differed by up to {unsteady - 1.0:.0%} in the "
-            "ratio of their times" + ("" if clock.threads == 1 else "; with --threads 1 it mostly is")
+            f"the clock is not steady: the interval of the ratio of the same two networks' times was up to "
+            f"{unsteady - 1.0:.0%} wide" + ("" if clock.threads == 1 else "; with --threads 1 it mostly is")
         )
     return replace(best.plan, asked=asked, reached=best.went, predicted=best.plan.reached)
+
+
+def _spread(timing: Comparison) -> float:
+    """Upper end of the interval of a speed-up over the lower one; 1 where there is none."""
+    return timing.high / timing.low if timing.low is not None and timing.high is not None else 1.0
 
 
 def _why(clock: Clock, planner: Planner) -> str:

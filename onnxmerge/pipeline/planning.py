@@ -13,12 +13,13 @@ from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.scope import why_little
 from onnxmerge.report.text import listed
 
-__all__ = ["plan_at"]
+__all__ = ["USELESS", "check_reached", "plan_at", "reached_words"]
 
 _NEAR = 0.02
 """How far a result may be from the requested fraction before the report mentions it."""
-_USELESS = 0.5
+USELESS = 0.5
 """Part of the requested fraction below which a result is refused."""
+_WIDER = "; --round-to 1 allows any number of channels"
 
 
 def plan_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Plan:
@@ -39,11 +40,11 @@ def plan_at(run: Run, prepared: Prepared, ratio: float | Literal["auto"]) -> Pla
             else:
                 plan = best_of_trials(run, prepared, planner, planner.plan(ratio))
     if plan.asked > 0:
-        _check_reached(run, prepared, plan)
+        check_reached(run, prepared, plan)
     return plan
 
 
-def _check_reached(run: Run, prepared: Prepared, plan: Plan) -> None:
+def check_reached(run: Run, prepared: Prepared, plan: Plan) -> None:
     """Note if a plan differs from what was asked for.
 
     Raises:
@@ -53,18 +54,27 @@ def _check_reached(run: Run, prepared: Prepared, plan: Plan) -> None:
     source, asked, can = run.model.source, plan.asked, max(plan.most, plan.reached)
     if plan.of == "latency":
         can = plan.reached  # plans were timed; the largest fraction was only predicted
-    wider = "; --round-to 1 allows any number of channels" if run.options.multiple != 1 else ""
+    wider = _WIDER if run.options.multiple != 1 else ""
     if not plan.groups:
         raise NothingToCutError(
             f"{source}: at a ratio of {asked:g} of the {plan.of}, no channel is removed; up to {plan.most:.3f} can "
             f"be{wider}"
         )
-    if can < _USELESS * asked and not run.options.best_effort:
+    if can < USELESS * asked and not run.options.best_effort:
         why = listed(why_little(prepared.network, plan.left_alone))
         raise NothingToCutError(
             f"{source}: asked for {asked:.3f} of the {plan.of}, but at most {can:.3f} can be removed: {why}; "
             "ask for less, or accept what is possible with --best-effort (best_effort=True)"
         )
-    if abs(plan.reached - asked) > _NEAR:
-        limit = f"; at most {plan.most:.3f} can be removed" if plan.most < asked else ""
-        run.caution(f"asked for {asked:.3f} of the {plan.of}, reached {plan.reached:.3f}{limit or wider}")
+    words = reached_words(run, plan)
+    if words:
+        run.caution(words)
+
+
+def reached_words(run: Run, plan: Plan) -> str:
+    """What is said of a plan that differs from what was asked for; empty if it does not."""
+    if abs(plan.reached - plan.asked) <= _NEAR:
+        return ""
+    limit = f"; at most {plan.most:.3f} can be removed" if plan.most < plan.asked else ""
+    wider = _WIDER if run.options.multiple != 1 else ""
+    return f"asked for {plan.asked:.3f} of the {plan.of}, reached {plan.reached:.3f}{limit or wider}"

@@ -151,6 +151,7 @@ def account(
         predicted=_predicted(plan, groups),
         measured=seen.divergence,
         synthetic=seen.synthetic,
+        raised=tuple(run.raised),
     )
 
 
@@ -180,10 +181,5 @@ def _groups(result: Cut) -> tuple[GroupEntry, ...]:
 
 
 def _notes(run: Run, measured: Measured) -> tuple[str, ...]:
-    """The notes of a run and of its measurements, and advice if the result is slower."""
-    notes, timing = [*run.notes, *measured.notes], measured.latency
-    if timing is not None and timing.high is not None and timing.high < 1 and not run.options.timed:
-        odd = run.options.multiple == 1
-        why = "CPUs work in blocks of 8 or 16 channels" if odd else "fewer MACs do not always take less time"
-        notes.append(f"slower than the original: {why}; try --of latency or --round-to {'8' if odd else 'auto'}")
-    return tuple(dict.fromkeys(notes))
+    """The notes of a run and of its measurements."""
+    return tuple(dict.fromkeys((*run.notes, *measured.notes)))

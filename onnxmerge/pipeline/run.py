@@ -15,6 +15,7 @@ from onnxmerge.pipeline.request import Request, Source
 from onnxmerge.plan.applying import governed
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
+from onnxmerge.report.model import Raised
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.verify import Progress
 
@@ -47,6 +48,7 @@ class Run:
         cautions: The notes so far that a caller should act on. A search for the largest cut withdraws notes, so only
             the cautions among the final notes count.
         passes: Number of passes over the samples.
+        raised: Wider plans that were timed because the result was slower.
     """
 
     request: Request
@@ -59,6 +61,7 @@ class Run:
     notes: list[str] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
     passes: dict[str, float] = field(default_factory=dict)
+    raised: list[Raised] = field(default_factory=list)
 
     @property
     def source(self) -> Source:

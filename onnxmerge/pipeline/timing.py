@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,18 +21,17 @@ from onnxmerge.network import Network
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
 from onnxmerge.plan.plan import Plan
 from onnxmerge.runtime.kernels import KernelTimes
-from onnxmerge.runtime.latency import compare_latency, measure
+from onnxmerge.runtime.latency import Comparison, Latency, compare_latency, measure
 from onnxmerge.runtime.session import Provider, Session
+from onnxmerge.runtime.turns import Limits, Opener
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import synthetic_samples
 from onnxmerge.signals.refit_schedule import RefitSchedule
 
-__all__ = ["Clock", "Tried", "relative_latency", "start_clock"]
+__all__ = ["Clock", "Conditions", "Tried", "relative_latency", "start_clock"]
 
-_SECONDS, _SESSIONS, _GLANCE, _RUNS = 0.7, 3, 0.3, 4000
-"""Seconds for timing a plan alternately with the dense network, and number of new sessions; seconds for timing a
-network with one kind of group cut; rounds of each.
-"""
+_PLAN, _GLANCE = Limits(2.4, 12), Limits(0.3, 4)
+"""How long a plan is timed alternately with the dense network, and a network with one kind of group cut."""
 _ALL_GLANCES, _RUNS_OF_GLANCE = 60.0, 8
 """Maximum seconds of all screening, and minimum runs of either network in each, including warm-up."""
 _ALONE = 1
@@ -55,20 +57,29 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Clock:
-    """Times whole networks.
+class Conditions:
+    """What whole networks are timed with.
 
     Attributes:
         provider: The execution provider.
-        threads: Threads within one operator, for whole networks; None for the default of the runtime.
+        threads: Threads within one operator; None for the default of the runtime.
         feed: The inputs.
-        model: The latency model.
-        tried: All plans timed so far, for any ratio; they determine the next target.
     """
 
     provider: Provider
     threads: int | None
     feed: Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Clock(Conditions):
+    """Times whole networks, and predicts their times.
+
+    Attributes:
+        model: The latency model.
+        tried: All plans timed so far, for any ratio; they determine the next target.
+    """
+
     model: LatencyModel
     tried: list[Tried] = field(default_factory=list)
 
@@ -83,28 +94,32 @@ def start_clock(run: Run, network: Network, samples: Samples | None) -> Clock:
     with run.stage("timing operators"):
         with Session.open(source, provider) as session:
             alone = _ALONE if session.provider.startswith("CPU") else None
-        with Session.open(source, provider, threads=alone) as session:
-            dense = measure([session], [feed], runs=_RUNS, seconds=_SESSIONS * _SECONDS)[0]
+        dense = measure([_opener(source, provider, alone)], [feed], limits=_PLAN)[0]
         table = KernelTimes(provider, dense.provider, alone)
         try:
             model = LatencyModel(
-                network, network.cost, table, dense.median_ms / 1e3, lambda done: run.progress("timing operators", done)
+                network,
+                network.cost,
+                table,
+                _alone_ms(dense) / 1e3,
+                lambda done: run.progress("timing operators", done),
             )
         finally:
             table.save()
     clock = Clock(provider, threads, feed, model)
     if run.model.bytes_of_weights() <= MEMORY_LIMIT:
-        with run.stage("timing groups"), Session.open(source, provider, threads=alone) as session:
+        with run.stage("timing groups"), Session.open(source, provider, threads=alone, spin=False) as session:
 
             def seconds(counts: Mapping[int, int]) -> float:
-                smaller = _cut(network, None, _some(counts))
-                return model.seconds * _share(session, smaller, clock, _GLANCE, alone)
+                smaller = _opener(_cut(network, None, _some(counts)), provider, alone)
+                timing = compare_latency(lambda: nullcontext(session), smaller, [feed], limits=_GLANCE)
+                return model.seconds / timing.speedup
 
             model.learn(
                 dict(enumerate(network.groups)),
                 seconds,
                 lambda done: run.progress("timing groups", done),
-                int(_ALL_GLANCES / max(_GLANCE, _RUNS_OF_GLANCE * model.seconds)),
+                int(_ALL_GLANCES / max(_GLANCE.seconds, _RUNS_OF_GLANCE * model.seconds)),
             )
     return clock
 
@@ -115,18 +130,12 @@ def _some(counts: Mapping[int, int]) -> dict[int, Indices]:
 
 
 def relative_latency(
-    run: Run, network: Network, schedule: RefitSchedule | None, kept: Mapping[int, Indices], clock: Clock
-) -> tuple[float, float]:
-    """Latency of a cut network relative to the dense network, with unchanged weights.
-
-    Returns:
-        The median over new sessions, and the largest divided by the smallest, as a measure of noise.
-    """
-    smaller, shares = _cut(network, schedule, kept), []
-    for _ in range(_SESSIONS):
-        with Session.open(ort_source(run.source), clock.provider, threads=clock.threads) as dense:
-            shares.append(_share(dense, smaller, clock, _SECONDS, clock.threads))
-    return float(np.median(shares)), max(shares) / min(shares)
+    run: Run, network: Network, schedule: RefitSchedule | None, kept: Mapping[int, Indices], conditions: Conditions
+) -> Comparison:
+    """Latency of a cut network against the dense network, with unchanged weights."""
+    smaller, source = _cut(network, schedule, kept), ort_source(run.source)
+    dense, other = (_opener(model, conditions.provider, conditions.threads) for model in (source, smaller))
+    return compare_latency(dense, other, [conditions.feed], limits=_PLAN, seed=run.options.seed)
 
 
 def _cut(network: Network, schedule: RefitSchedule | None, kept: Mapping[int, Indices]) -> bytes:
@@ -135,9 +144,14 @@ def _cut(network: Network, schedule: RefitSchedule | None, kept: Mapping[int, In
     return bytes(to_proto(model).SerializeToString())
 
 
-def _share(dense: Session, smaller: bytes, clock: Clock, seconds: float, threads: int | None) -> float:
-    with Session.open(smaller, clock.provider, threads=threads) as other:
-        return 1.0 / compare_latency(dense, other, [clock.feed], runs=_RUNS, seconds=seconds).speedup
+def _opener(model: bytes | Path, provider: Provider, threads: int | None) -> Opener:
+    """Opens a model for timing; its threads sleep while they wait, so that processor time is that of the model."""
+    return partial(Session.open, model, provider, threads=threads, spin=False)
+
+
+def _alone_ms(latency: Latency) -> float:
+    """Time of a run on one thread: the processor time, which other programs do not lengthen, or that of a device."""
+    return latency.median_ms if latency.cpu_ms is None else latency.cpu_ms
 
 
 def _stand_ins(

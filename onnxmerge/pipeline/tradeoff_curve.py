@@ -94,7 +94,7 @@ def _point(session: Session, ratio: float, reference: Reference) -> Point:
     found = session.cut(session.plan(ratio))
     smaller = to_proto(found.model).SerializeToString()
     with session.input_hint(), session.run.stage("measuring"):
-        measured = reference.compare(smaller, session.run.options.seed)
+        measured = reference.compare(smaller, session.run.options.seed, found.macs_ratio)
     network, plan, verification = found.network, found.plan, session.request.verification
     removed = sum(entry.size - len(entry.kept) for entry in plan.groups)
     left = kept_elements(network.groups, plan.kept())

@@ -32,8 +32,8 @@ def verify(run: Run, result: Cut, written: bytes | Path, samples: Samples) -> Me
             run.notes.append("above 2 GB, the cut is not compared with its dense reference")
     with run.stage("measuring"):
         return measure_models(
-            ort_source(run.source), written, samples, verification.provider, run.options.seed, run.progress,
-            verification.threads, differences=True,
+            ort_source(run.source), written, samples, verification, run.options.seed, run.progress,
+            differences=True, work=result.macs_ratio,
         )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ from onnxmerge.plan.eligibility import allowed_counts, eligible
 from onnxmerge.plan.group_plan import plan_group
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
-from onnxmerge.plan.rounding import at_least
+from onnxmerge.plan.rounding import at_least, raised
 from onnxmerge.plan.scope import NoGroupError, why_nothing
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.sensitivity import RANKINGS, Curve, Probing, measure_curves
@@ -125,6 +125,12 @@ class Planner:
         cost_of = self._cost_of()
         reached = 1.0 - cost_of(less) / cost_of({})
         return self._planned(reached, Allocation(less, reached, self.most))
+
+    def wider(self, plan: Plan, factor: int) -> Plan:
+        """The same plan with counts raised to `factor` times the default multiples; see `rounding.raised`."""
+        groups = self._network.groups
+        counts = {entry.group: raised(groups[entry.group], len(entry.kept), factor) for entry in plan.groups}
+        return replace(self.plan_of(counts), asked=plan.asked)
 
     def plan_by_modes(self) -> Plan:
         """Plan to remove the channels of the lower of two modes of importance.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Indices
 
-__all__ = ["Allowed", "at_least", "lower", "multiples", "nearest", "rising", "suited", "worthwhile"]
+__all__ = ["Allowed", "at_least", "lower", "multiples", "nearest", "raised", "rising", "suited", "worthwhile"]
 
 Allowed = Mapping[int, Indices]
 
@@ -44,13 +44,24 @@ def suited(groups: Mapping[int, ChannelGroup]) -> Allowed:
     return {position: _suited(group.size, _elements(group)) for position, group in groups.items()}
 
 
+def raised(group: ChannelGroup, count: int, factor: int) -> int:
+    """The next count that leaves a width of `factor` times the block of `suited`; all channels if there is none."""
+    step = factor * _step(group.size, _elements(group))
+    return min(-(-count // step) * step, group.size)
+
+
 def _suited(size: int, elements: int) -> Indices:
+    step = _step(size, elements)
+    return np.arange(step, size, step, dtype=np.int64)
+
+
+def _step(size: int, elements: int) -> int:
     width = size * elements
     block = 1 if width < _SMALL_BLOCK else _BLOCK if width >= _WIDE else _SMALL_BLOCK
     step = block // gcd(block, elements)
     while elements > 1 and step >= size > 1:
         step //= 2
-    return np.arange(step, size, step, dtype=np.int64)
+    return step
 
 
 def _elements(group: ChannelGroup) -> int:

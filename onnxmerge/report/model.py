@@ -22,6 +22,7 @@ __all__ = [
     "NodeEntry",
     "PinnedEntry",
     "Point",
+    "Raised",
     "SideBySide",
     "Sizes",
     "Tradeoff",
@@ -63,6 +64,27 @@ class Inspection:
 
 
 @dataclass(frozen=True)
+class Raised:
+    """A plan with wider layers that was timed because the result was slower than the original.
+
+    Attributes:
+        factor: Widths are multiples of this many times the default multiple.
+        reached: The fraction of the cost that it removes.
+        speedup: Of its network, with unchanged weights.
+        low: Lower end of the 95 % interval; None if there are too few runs.
+        high: Upper end; None likewise.
+        taken: Whether it took the place of the first plan.
+    """
+
+    factor: int
+    reached: float
+    speedup: float
+    low: float | None
+    high: float | None
+    taken: bool
+
+
+@dataclass(frozen=True)
 class Account:
     """The report of a compression: what was removed and its effect.
 
@@ -100,6 +122,8 @@ class Account:
             held-out samples of a trial refit if the plan was tried; None if the method makes no prediction.
         measured: The same, measured on `samples`; None without verification.
         synthetic: Whether `samples` were synthetic.
+        raised: Wider plans that were timed because the result was slower than the original. If one was taken, the file
+            depends on what the clock said.
     """
 
     source: str
@@ -134,6 +158,7 @@ class Account:
     predicted: float | None = None
     measured: float | None = None
     synthetic: bool = False
+    raised: tuple[Raised, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from onnxmerge.report import units
 from onnxmerge.report.charts import depth_chart, depth_key, harm_chart, latency_chart, latency_range
 from onnxmerge.report.data import INSTALL
 from onnxmerge.report.model import Account
+from onnxmerge.report.speed import clocked, remarks, speed
 from onnxmerge.report.verdict import account_verdict, outcome
 from onnxmerge.report.wording import how, printable, reasons_of
 from onnxmerge.runtime.differences import Confusion, Disagreement
@@ -83,7 +84,7 @@ def _templates(option: str = "a page") -> Any:  # noqa: ANN401 - an extra that n
     )  # fmt: skip
     templates.filters.update(
         count=units.count, bytes=units.bytes_of, percent=units.percent, share=units.share, ms=units.milliseconds,
-        seconds=units.seconds, cosine=units.cosine, small=units.small, value=_value, speed=units.speed,
+        seconds=units.seconds, cosine=units.cosine, small=units.small, value=_value,
     )  # fmt: skip
     return templates
 
@@ -118,6 +119,8 @@ def _shown(account: Account) -> dict[str, object]:
         "harm": harm_chart(curves) if curves else "",
         "depth_key": depth_key(curves) if curves else [],
         "harm_measured": any(group.probed for group in curves),
+        "speed": speed(account.latency) if account.latency is not None else "",
+        "remarks": remarks(account.latency) if account.latency is not None else [],
         "latency": latency_chart(account.latency) if account.latency is not None else "",
         "latency_end": end,
         "beyond": beyond,
@@ -154,10 +157,10 @@ def _cards(account: Account) -> list[dict[str, object]]:
         if old is not None and new is not None:
             cards.append(_card(name, form(old), form(new), units.change(old, new), new / old if old else 1.0))
     if timing is not None:
-        medians = timing.dense.median_ms, timing.compressed.median_ms
-        words = units.speed(timing.speedup, timing.low, timing.high)
-        was, now = map(units.milliseconds, medians)
-        cards.append(_card("Latency", was, now, words, medians[1] / max(medians[0], 1e-9)))
+        before_ms, after_ms = clocked(timing)
+        was, now = map(units.milliseconds, (before_ms, after_ms))
+        name = "Latency" if timing.clock == "wall" else "Processor time"
+        cards.append(_card(name, was, now, speed(timing), after_ms / max(before_ms, 1e-9)))
     return cards
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from onnxmerge.report.model import Account
+from onnxmerge.report.speed import clocked
 from onnxmerge.report.units import bytes_of, change, cosine, count, milliseconds, percent, points
 from onnxmerge.report.verdict import NAMES
 
@@ -51,8 +52,9 @@ def _rows(account: Account) -> list[Row]:
         ("size", bytes_of(before.file_bytes), bytes_of(after.file_bytes), size),
     ]
     if account.latency is not None:
-        dense, compressed = account.latency.dense.median_ms, account.latency.compressed.median_ms
-        rows.append(("latency", milliseconds(dense), milliseconds(compressed), change(dense, compressed)))
+        dense, compressed = clocked(account.latency)
+        name = "latency" if account.latency.clock == "wall" else "processor time"
+        rows.append((name, milliseconds(dense), milliseconds(compressed), change(dense, compressed)))
     if account.accuracy_before is not None and account.accuracy_after is not None:
         accuracies = account.accuracy_before, account.accuracy_after
         rows.append(("accuracy", *(percent(each / 100) for each in accuracies), points(*accuracies)))  # type: ignore[arg-type]

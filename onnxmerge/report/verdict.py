@@ -8,8 +8,11 @@
 
 from __future__ import annotations
 
+import shlex
+
 from onnxmerge.report import units
 from onnxmerge.report.model import Account, Inspection, Point, SideBySide, Sizes, Tradeoff
+from onnxmerge.report.speed import speed
 from onnxmerge.runtime.fidelity import Fidelity
 from onnxmerge.runtime.latency import Comparison
 
@@ -29,7 +32,20 @@ def account_verdict(account: Account) -> str:
     parts += _quality(account.fidelity, account.synthetic, accuracies)
     if account.fidelity is None and account.latency is None:
         parts.append("not verified")
-    return ", ".join(parts) + "."
+    return ", ".join(parts) + "." + _instead(account)
+
+
+def _instead(account: Account) -> str:
+    """The command that plans by time, if the result is slower; with a word on wider layers, if they did not help."""
+    if account.latency is None or not account.latency.slower or account.of == "latency":
+        return ""
+    tried = " Wider layers were slower too." if account.raised and not account.raised[-1].taken else ""
+    if account.target is None:
+        return f'{tried} To remove time instead: of="latency" (--of latency).'
+    files = {f"--{name}": account.settings.get(name) for name in ("calib", "data")}
+    given = [word for name, value in files.items() if isinstance(value, str) for word in (name, value)]
+    words = ["onnxmerge", account.source, account.target, "--of", "latency", "--ratio", f"{account.asked:g}", *given]
+    return f"{tried} To remove time instead: {shlex.join(words)}"
 
 
 def outcome(account: Account) -> str:
@@ -94,7 +110,7 @@ def _macs(before: Sizes, after: Sizes) -> str:
 
 
 def _speed(latency: Comparison) -> str:
-    return units.speed(latency.speedup, latency.low, latency.high, latency.compressed.provider)
+    return speed(latency, latency.compressed.provider)
 
 
 def _quality(fidelity: Fidelity | None, synthetic: bool, accuracies: tuple[float | None, float | None]) -> list[str]:

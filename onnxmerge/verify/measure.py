@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,19 @@ from onnxmerge.runtime.differences import DifferenceMeter
 from onnxmerge.runtime.fidelity import AccuracyMeter, Fidelity, FidelityMeter
 from onnxmerge.runtime.latency import OnDevice, compare_latency
 from onnxmerge.runtime.session import Provider, Session
+from onnxmerge.runtime.turns import Limits, Opener, Runnable
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.signals.divergence import DivergenceMeter
-from onnxmerge.verify.gates import BatchTiming, Measured, Progress, quiet
+from onnxmerge.verify.denormals import denormal_notes
+from onnxmerge.verify.gates import BatchTiming, Measured, Progress, Verification, quiet
 
 __all__ = ["Reference", "compare_outputs", "measure_models", "time_batches"]
 
 Outputs = Mapping[str, NDArray[Any]]
 
 _BATCH = 64
-_TIMED_RUNS, _TIMED_SECONDS = 2000, 5.0
-"""Rounds of timing, and the time after which no further round starts."""
-_BATCH_SECONDS = 2.0
-"""The same for each batch size."""
+_COMPARED, _BATCH_OF_SEVERAL, _POINT = Limits(5.0), Limits(2.0, 12), Limits(2.0, 12)
+"""How long two models are timed: by themselves, at each of several batch sizes, and for a point of a curve."""
 
 
 class Reference:
@@ -54,8 +56,8 @@ class Reference:
         with Session.open(model, provider) as session:
             return cls(model, samples, provider, threads, [session.run(feed) for feed in samples.batches(_BATCH)])
 
-    def compare(self, other: bytes | Path, seed: int, seconds: float = 1.5) -> Measured:
-        """Fidelity, accuracy and latency of another model."""
+    def compare(self, other: bytes | Path, seed: int, work: float | None = None) -> Measured:
+        """Fidelity, accuracy and latency of another model; `work` as for `measure_models`."""
         threads = self._threads
         with (
             Session.open(self._model, self._provider, threads=threads) as first,
@@ -68,8 +70,8 @@ class Reference:
                 meter.add(one, two)
                 if accuracy is not None:
                     accuracy.add(two)
-            feeds = self._samples.feeds[:1]
-            latency = compare_latency(first, second, feeds, runs=_TIMED_RUNS, seconds=seconds, seed=seed)
+        openers = _openers(self._model, other, self._provider, threads)
+        latency = compare_latency(*openers, self._samples.feeds[:1], limits=_POINT, work=work, seed=seed)
         return Measured(
             meter.result(), self.accuracy, _percent(accuracy.result() if accuracy is not None else None), latency
         )
@@ -95,12 +97,12 @@ def measure_models(
     dense: bytes | Path,
     compressed: bytes | Path,
     samples: Samples,
-    provider: Provider,
+    verification: Verification,
     seed: int = 0,
     progress: Progress = quiet,
-    threads: int | None = None,
     *,
     differences: bool = False,
+    work: float | None = None,
 ) -> Measured:
     """Fidelity, accuracy and latency of two models on the same samples.
 
@@ -108,12 +110,13 @@ def measure_models(
         dense: The original model.
         compressed: The compressed model.
         samples: The samples to run both on.
-        provider: The execution provider.
+        verification: The execution provider, and the threads within one operator.
         seed: Seed for the interval of the speed-up.
         progress: Called with the name of each stage.
-        threads: Threads within one operator; None for the default of the runtime.
         differences: Whether to collect where the outputs differ.
+        work: MACs of the original over those of the compressed model; None if they are not known.
     """
+    provider, threads = verification.provider, verification.threads
     meter = DifferenceMeter(samples.labels) if differences else None
     notes: list[str] = []
     with (
@@ -129,8 +132,10 @@ def measure_models(
             raise UsageError(f"the models have different outputs: {names}")
         fidelity, before, after, apart = _fidelity(first, second, samples, progress, meter)
         notes.extend(fidelity.left_out)
-        progress("timing", None)
-        latency = compare_latency(first, second, samples.feeds[:1], runs=_TIMED_RUNS, seconds=_TIMED_SECONDS, seed=seed)
+    progress("timing", None)
+    openers = _openers(dense, compressed, provider, threads)
+    latency = compare_latency(*openers, samples.feeds[:1], limits=_COMPARED, work=work, seed=seed)
+    notes.extend(denormal_notes({"the original": dense, "the other model": compressed}, samples.feeds[0]))
     notes.extend(samples.notes)
     found = None if meter is None else meter.result()
     noted = tuple(dict.fromkeys(notes))
@@ -142,10 +147,10 @@ def time_batches(
     compressed: bytes | Path,
     samples: Samples,
     sizes: Sequence[int],
-    provider: Provider,
+    verification: Verification,
     seed: int = 0,
     progress: Progress = quiet,
-    threads: int | None = None,
+    work: float | None = None,
 ) -> tuple[BatchTiming, ...]:
     """Time two models alternately at several batch sizes and, on a device, also without copies to it.
 
@@ -156,21 +161,35 @@ def time_batches(
     """
     if not samples.batchable:
         raise UsageError("--batch: the first axis of an input is fixed or is not a batch axis; omit --batch")
-    found = []
-    with (
-        Session.open(dense, provider, threads=threads) as first,
-        Session.open(compressed, provider, threads=threads) as second,
-    ):
-        for place, size in enumerate(sizes):
-            progress("timing batches", place / len(sizes))
-            feed = samples.repeated(size)
-            host = compare_latency(first, second, [feed], runs=_TIMED_RUNS, seconds=_BATCH_SECONDS, seed=seed)
-            device = None
-            if not first.provider.startswith("CPU") and first.provider == second.provider:
-                bound = OnDevice(first), OnDevice(second)
-                device = compare_latency(*bound, [feed], runs=_TIMED_RUNS, seconds=_BATCH_SECONDS, seed=seed)
-            found.append(BatchTiming(size, host, device))
+    provider, threads = verification.provider, verification.threads
+    with Session.open(dense, provider) as first, Session.open(compressed, provider) as second:
+        on_device = not first.provider.startswith("CPU") and first.provider == second.provider
+    openers, found = _openers(dense, compressed, provider, threads), []
+    for place, size in enumerate(sizes):
+        progress("timing batches", place / len(sizes))
+        feed, limits = samples.repeated(size), _BATCH_OF_SEVERAL
+        host = compare_latency(*openers, [feed], limits=limits, work=work, seed=seed)
+        device = None
+        if on_device:
+            bound = partial(_bound, openers[0]), partial(_bound, openers[1])
+            device = compare_latency(*bound, [feed], limits=limits, work=work, seed=seed)
+        found.append(BatchTiming(size, host, device))
     return tuple(found)
+
+
+def _openers(
+    dense: bytes | Path, compressed: bytes | Path, provider: Provider, threads: int | None
+) -> tuple[Opener, Opener]:
+    """Sessions for timing. Their threads sleep while they wait, so that processor time is that of the models."""
+    one, two = (partial(Session.open, model, provider, threads=threads, spin=False) for model in (dense, compressed))
+    return one, two
+
+
+@contextmanager
+def _bound(opener: Opener) -> Iterator[Runnable]:
+    """A session whose arrays stay on the device."""
+    with opener() as session:
+        yield OnDevice(session)  # type: ignore[arg-type]
 
 
 def _fidelity(

@@ -20,11 +20,13 @@ from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.planner import Planner
 from onnxmerge.plan.rounding import lower, multiples, nearest, rising, worthwhile
 from onnxmerge.runtime.kernels import OperatorTime
-from onnxmerge.runtime.latency import Comparison, Latency
+from onnxmerge.runtime.latency import Comparison
 from onnxmerge.runtime.session import Session
-from onnxmerge.verify import Verification
+from onnxmerge.runtime.turns import Limits
+from onnxmerge.verify import Verification, measure
 from tests.builders import Analysed, Net, analyse
 from tests.calls import compress, compress_file, tradeoff
+from tests.timers import Timer, timer
 
 BLOCK = 16
 
@@ -216,22 +218,12 @@ def test_grids() -> None:
     assert [rising(allowed, 20, count) for count in (0, 8, 16)] == [8, 16, 20]
 
 
-def _took(fraction: Callable[[float], float]) -> Callable[..., Comparison]:
+def _took(fraction: Callable[[float], float], spread: float = 0.01) -> Timer:
     """A stand-in for the clock: the second model takes a function of its share of the weights' bytes."""
-
-    def compare(dense: Session, other: Session, feeds: object, **_: object) -> Comparison:
-        share = fraction(_weights(other) / _weights(dense))
-        latency = Latency(1.0, 1.0, 10, "CPUExecutionProvider", None, 1, (1.0,) * 10)
-        return Comparison(latency, latency, 1.0 / share, None, None)
-
-    return compare
+    return timer(lambda dense, other: 1.0 / fraction(_SIZES[id(other)] / _SIZES[id(dense)]), spread)
 
 
 _SIZES: dict[int, int] = {}
-
-
-def _weights(session: Session) -> int:
-    return _SIZES[id(session)]
 
 
 @pytest.fixture
@@ -253,15 +245,18 @@ class _Lasting(BlockTable):
         """Nothing lasts."""
 
 
-@pytest.mark.parametrize("truth", [lambda share: share, lambda share: 0.3 + 0.7 * share])
-@pytest.mark.parametrize("method", ["prune", "refit"])
+@pytest.mark.parametrize(
+    ("method", "truth"),
+    [("prune", lambda share: share), ("prune", lambda share: 0.3 + 0.7 * share), ("refit", lambda share: share)],
+)
 def test_a_plan_lands_where_the_clock_says(
-    truth: Callable[[float], float], method: str, clock: None, monkeypatch: pytest.MonkeyPatch
+    method: str, truth: Callable[[float], float], clock: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing, "compare_latency", _took(truth))
-    result = compress(
-        _chain(), Options(ratio=0.4, of="latency", method=method), verification=Verification(enabled=False)
-    )
+    options = Options(ratio=0.4, of="latency", method=method, effort="fast")
+    samples = {"x": np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype(np.float32)}
+    verification = Verification(enabled=False)
+    result = compress(_chain(), options, calibration=samples if method == "refit" else None, verification=verification)
     assert result.report.reached == pytest.approx(0.4, abs=0.05)
     assert result.plan.asked == 0.4
     assert any("when the plan was timed" in note for note in result.report.notes)
@@ -351,16 +346,10 @@ def test_a_plan_that_was_timed_near_enough_is_taken_again(clock: None, monkeypat
 
 @pytest.mark.parametrize("threads", [None, 1])
 def test_an_unsteady_clock_is_told(threads: int | None, clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[float] = []
-
-    def wavering(share: float) -> float:
-        seen.append(share)
-        return share * (1.0 if len(seen) % 2 else 1.3)
-
     options, how = Options(ratio=0.4, of="latency", method="prune"), Verification(enabled=False, threads=threads)
-    monkeypatch.setattr(timing, "compare_latency", _took(wavering))
+    monkeypatch.setattr(timing, "compare_latency", _took(lambda share: share, spread=1.3**0.5 - 1))
     (told,) = [note for note in compress(_chain(), options, verification=how).report.notes if "not steady" in note]
-    assert "up to 30% in the ratio" in told
+    assert "up to 30% wide" in told
     assert ("--threads 1" in told) == (threads is None)
     monkeypatch.setattr(timing, "compare_latency", _took(lambda share: share))
     notes = compress(_chain(), options, verification=how).report.notes
@@ -385,9 +374,12 @@ def test_a_plan_that_is_slower_than_the_network_is_never_taken(clock: None, monk
 
 
 @pytest.mark.parametrize("given", [{"of": "latency", "ratio": 0.4}, {"round_to": "auto", "ratio": 0.4}])
-def test_the_real_clock(given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_real_clock(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, real_clock: None
+) -> None:
     monkeypatch.setenv("ONNXMERGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(timing, "_SECONDS", 0.1)
+    monkeypatch.setattr(timing, "_PLAN", Limits(0.1, 6))
+    monkeypatch.setattr(measure, "_COMPARED", Limits(0.5, 6))
     monkeypatch.setattr(timing, "_ALL_GLANCES", 1.0)
     source = Path(__file__).resolve().parents[2] / "sample_models" / "lenet_300_100.onnx"
     account = compress_file(

@@ -1,75 +1,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from onnxmerge.errors import UsageError
 from onnxmerge.runtime import Session, compare_latency, measure
-from onnxmerge.runtime.latency import OnDevice
+from onnxmerge.runtime.latency import Comparison, OnDevice
+from onnxmerge.runtime.speedup import RESOLUTION
+from onnxmerge.runtime.turns import Limits, Opener
+from tests.runtime.clocks import FEEDS, FakeTime, Model
 
-Feed = Mapping[str, NDArray[Any]]
-FEEDS: list[Feed] = [{"x": np.full((3, 2), i, np.float32)} for i in range(2)]
-
-
-class Clock:
-    """Time that passes only while a model runs."""
-
-    def __init__(self) -> None:
-        self.now = 0
-
-    def __call__(self) -> int:
-        return self.now
+QUICK = Limits(1.0, blocks=12)
 
 
-class Model:
-    """Takes the given milliseconds, one after another and around again."""
-
-    threads: int | None = 1
-
-    def __init__(self, name: str, clock: Clock, diary: list[tuple[str, float]], *milliseconds: float) -> None:
-        self.provider = name
-        self.clock, self.diary, self.milliseconds = clock, diary, milliseconds
-        self.done = 0
-
-    def run(self, feed: Feed) -> Feed:
-        self.diary.append((self.provider, float(feed["x"][0, 0])))
-        self.clock.now += int(self.milliseconds[self.done % len(self.milliseconds)] * 1e6)
-        self.done += 1
-        return {}
+def compared(time: FakeTime, a: Model, b: Model, *, limits: Limits = QUICK, **named: Any) -> Comparison:
+    return compare_latency(a.open, b.open, FEEDS, limits=limits, clocks=time.clocks, **named)
 
 
-def pair(first: tuple[float, ...], second: tuple[float, ...]) -> tuple[Clock, list[tuple[str, float]], Model, Model]:
-    clock, diary = Clock(), list[tuple[str, float]]()
-    return clock, diary, Model("A", clock, diary, *first), Model("B", clock, diary, *second)
+def wobbling(milliseconds: float, seed: int) -> Callable[[], float]:
+    rng = np.random.default_rng(seed)
+    return lambda: milliseconds * rng.uniform(0.9, 1.1)
 
 
-def test_models_take_turns_on_the_same_feed_and_the_warmup_does_not_count() -> None:
-    clock, diary, a, b = pair((100, 4, 2, 3), (50, 1, 1, 1))
-    first, second = measure([a, b], FEEDS, runs=3, warmup=1, clock=clock)
-    assert diary == [("A", 0), ("B", 0), ("A", 0), ("B", 0), ("A", 1), ("B", 1), ("A", 0), ("B", 0)]
-    assert list(first.times_ms) == [4, 2, 3]
-    assert [first.median_ms, first.p95_ms] == pytest.approx([3, 3.9])
-    assert (first.provider, first.threads, first.batch) == ("A", 1, 3)
-    assert list(second.times_ms) == [1, 1, 1]
+def test_statistics_of_runs() -> None:
+    time = FakeTime()
+    latency = measure([Model(time, "a", 4, 2, 3, cpu=1.5).open], FEEDS, limits=Limits(1.0, 1, 6), clocks=time.clocks)[0]
+    assert sorted(latency.times_ms) == [2, 2, 3, 3, 4, 4]
+    assert [latency.min_ms, latency.median_ms, latency.p95_ms] == pytest.approx([2, 3, 4])
+    assert (latency.provider, latency.threads, latency.batch, latency.runs) == ("CPUExecutionProvider", 1, 3, 6)
+    assert latency.cpu_ms is not None
+    assert latency.cpu_ms == pytest.approx(1.5 * 3, rel=0.2)
 
 
 def test_speedup_is_dense_over_compressed() -> None:
-    clock, _, a, b = pair((30,), (10,))
-    got = compare_latency(a, b, FEEDS, runs=20, clock=clock)
-    assert (got.speedup, got.low, got.high) == (3, 3, 3)
+    time = FakeTime()
+    got = compared(time, Model(time, "a", 3), Model(time, "b", 1))
+    assert (got.speedup, got.clock, got.doubts, got.measured) == (3, "wall", (), 1)
+    assert 6 <= got.blocks <= 12
+    assert got.low == pytest.approx(3 / (1 + RESOLUTION))
+    assert got.high == pytest.approx(3 * (1 + RESOLUTION))
+    assert got.fastest == 3
+    assert got.load is not None
+    assert not got.load.busy
+    assert not got.slower
+    time = FakeTime()
+    assert compared(time, Model(time, "a", 10), Model(time, "b", 11)).slower
 
 
 def test_the_interval_holds_the_truth_and_notices_a_difference() -> None:
-    noise = np.random.default_rng(1).uniform(0.9, 1.1, (2, 200))
-    clock, _, a, b = pair(tuple(10 * noise[0]), tuple(10 * noise[1]))
-    same = compare_latency(a, b, FEEDS, runs=200, warmup=0, clock=clock)
-    clock, _, a, b = pair(tuple(10 * noise[0]), tuple(8 * noise[1]))
-    faster = compare_latency(a, b, FEEDS, runs=200, warmup=0, clock=clock)
+    time = FakeTime()
+    same = compared(time, Model(time, "a", wobbling(10, 1)), Model(time, "b", wobbling(10, 2)))
+    time = FakeTime()
+    faster = compared(time, Model(time, "a", wobbling(10, 1)), Model(time, "b", wobbling(8, 2)))
     assert same.low is not None
     assert same.high is not None
     assert faster.low is not None
@@ -79,15 +66,35 @@ def test_the_interval_holds_the_truth_and_notices_a_difference() -> None:
     assert faster.low < faster.speedup < faster.high
 
 
-def test_a_disturbance_of_many_rounds_in_a_row_widens_the_interval() -> None:
-    """The second model meets a busy machine in half of the rounds: in one piece, and every other one."""
-    noise = np.random.default_rng(3).uniform(0.95, 1.05, (2, 240))
-    in_a_row, scattered = np.ones(240), np.ones(240)
-    in_a_row[100:220], scattered[::2] = 3.0, 3.0
+def test_the_interval_covers_as_often_as_it_says() -> None:
+    """Sessions of one network differ by some percent for as long as they are open: blocks vary more than runs do."""
+    held, widths = 0, []
+    for seed in range(100):
+        time = FakeTime()
+        a, b = (Model(time, name, 1.0) for name in "ab")
+        for model, own in ((a, seed), (b, 1000 + seed)):
+            model.milliseconds = (partial(_session_time, model, own),)
+        got = compared(time, a, b, limits=Limits(0.6, blocks=12), seed=seed)
+        assert got.low is not None
+        assert got.high is not None
+        held += got.low <= 1 <= got.high
+        widths.append(got.high / got.low - 1)
+    assert held >= 95
+    assert float(np.median(widths)) < 0.15  # ten standard errors: a wider one would say less than it could
+
+
+def _session_time(model: Model, seed: int) -> float:
+    return float(10 + np.random.default_rng([seed, model.opened]).normal(0, 0.3))
+
+
+def test_a_disturbance_of_many_runs_in_a_row_widens_the_interval() -> None:
+    """The second model meets a busy machine in half of the runs: in one piece, and every other one."""
     widths = []
-    for busy in (in_a_row, scattered):
-        clock, _, a, b = pair(tuple(10 * noise[0]), tuple(10 * noise[1] * busy))
-        got = compare_latency(a, b, FEEDS, runs=240, warmup=0, clock=clock)
+    for disturbed in (range(131, 240), range(1, 240, 2)):  # of 240 runs
+        time = FakeTime()
+        a, noise = Model(time, "a", wobbling(1, 4)), wobbling(1, 7)
+        b = Model(time, "b", *(noise() * (3.0 if run in disturbed else 1.0) for run in range(240)))
+        got = compared(time, a, b, limits=Limits(10.0, blocks=12, runs=17))
         assert got.low is not None
         assert got.high is not None
         widths.append(got.high / got.low)
@@ -95,46 +102,100 @@ def test_a_disturbance_of_many_rounds_in_a_row_widens_the_interval() -> None:
 
 
 def test_the_seed_decides_the_interval() -> None:
-    times = tuple(np.random.default_rng(2).uniform(1, 2, 50))
     got = []
     for seed in (0, 0, 1):
-        clock, _, a, b = pair(times, times[::-1])
-        got.append(compare_latency(a, b, FEEDS, runs=50, warmup=0, seed=seed, clock=clock))
+        time = FakeTime()
+        a, b = Model(time, "a", wobbling(10, 5)), Model(time, "b", wobbling(10, 6))
+        got.append(compared(time, a, b, limits=Limits(2.0, blocks=20), seed=seed))
     assert got[0] == got[1]
     assert (got[0].low, got[0].high) != (got[2].low, got[2].high)
 
 
-@pytest.mark.parametrize(("runs", "known"), [(1, False), (5, False), (6, True)])
-def test_too_few_rounds_have_no_interval(runs: int, known: bool) -> None:
-    clock, _, a, b = pair((2,), (1,))
-    got = compare_latency(a, b, FEEDS, runs=runs, clock=clock)
+@pytest.mark.parametrize(("blocks", "known"), [(1, False), (5, False), (6, True)])
+def test_too_few_blocks_have_no_interval(blocks: int, known: bool) -> None:
+    time = FakeTime()
+    got = compared(time, Model(time, "a", 2), Model(time, "b", 1), limits=Limits(1.0, blocks))
     assert got.speedup == 2
     assert (got.low is not None) == (got.high is not None) == known
+    assert not got.slower
 
 
-def test_the_budget_bounds_the_rounds() -> None:
-    clock, diary, a, b = pair((300,), (200,))
-    first, second = measure([a, b], FEEDS, runs=100, warmup=100, seconds=4.0, clock=clock)
-    assert (first.runs, second.runs) == (6, 6)
-    assert len(diary) == 2 * (2 + 6)
-    clock, diary, a, b = pair((9000,), (9000,))
-    first, _ = measure([a, b], FEEDS, runs=100, warmup=5, seconds=1.0, clock=clock)
-    assert first.runs == 1
-    assert len(diary) == 4
+@pytest.mark.parametrize(("others", "waiting"), [(1.8, 1.0), (None, 3.0)])
+def test_on_a_busy_machine_the_speedup_is_that_of_processor_time(others: float | None, waiting: float) -> None:
+    """By the wall clock the second model is twice as slow, because it waits twice as long for a core."""
+    time = FakeTime(others=others)
+    a, b = Model(time, "a", 10 * waiting, cpu=1 / waiting), Model(time, "b", 20 * waiting, cpu=0.25 / waiting)
+    got = compared(time, a, b)
+    assert got.clock == "cpu"
+    assert got.speedup == pytest.approx(2.0, rel=1e-3)
+    assert got.wall is not None
+    assert got.wall.ratio == pytest.approx(0.5)
+    assert got.load is not None
+    assert got.load.busy
+    assert got.load.others == pytest.approx(others) if others is not None else got.load.others is None
+
+
+def test_short_runs_on_a_busy_machine_are_timed_by_the_better_clock() -> None:
+    """Most runs are not interrupted, and what a turn takes of the processor depends on when it is."""
+    time = FakeTime(others=1.8)
+    a, b = (Model(time, name, ms, cpu=wobbling(1, seed)) for name, ms, seed in (("a", 40, 8), ("b", 20, 9)))
+    got = compared(time, a, b, limits=Limits(4.0, blocks=12))
+    assert got.load is not None
+    assert got.load.busy
+    assert (got.clock, got.speedup) == ("wall", 2.0)
+    assert got.wall is not None
+    assert got.cpu is not None
+    assert got.wall.width < got.cpu.width
+
+
+def test_a_device_is_timed_by_the_wall_clock_however_busy_the_machine() -> None:
+    time = FakeTime(others=2.0)
+    a, b = (Model(time, name, ms, cpu=0.1, provider="CUDAExecutionProvider") for name, ms in (("a", 6), ("b", 3)))
+    got = compared(time, a, b)
+    assert (got.clock, got.speedup, got.cpu, got.dense.cpu_ms) == ("wall", 2, None, None)
+
+
+def test_more_than_the_work_explains_is_measured_again() -> None:
+    time = FakeTime()
+    got = compared(time, Model(time, "a", 40), Model(time, "b", 10), work=2.0)
+    assert (got.doubts, got.measured, got.work) == (("work",), 2, 2.0)
+    time = FakeTime()
+    assert compared(time, Model(time, "a", 29), Model(time, "b", 10), work=2.0).measured == 1
+    # More work that takes as long is no doubt of a speed-up.
+    time = FakeTime()
+    assert compared(time, Model(time, "a", 10), Model(time, "b", 10), work=0.5).measured == 1
+
+
+def test_a_doubt_that_does_not_stay_is_not_printed() -> None:
+    time = FakeTime()
+    a = Model(time, "a", lambda: 4.0 if a.opened <= 6 else 2.0)
+    got = compared(time, a, Model(time, "b", 1), limits=Limits(10.0, blocks=6, runs=50), work=2.0)
+    assert (got.doubts, got.measured, got.speedup) == ((), 2, 2.0)
+
+
+def test_medians_and_tails_that_disagree_are_a_doubt() -> None:
+    """As many runs are slow as not: the median of one model falls on one side, of the other on the other."""
+    time = FakeTime()
+    a, b = Model(time, "a", 30, 30, 3), Model(time, "b", 3, 3, 30)
+    got = compared(time, a, b)
+    assert got.speedup > 5
+    assert (got.doubts, got.measured) == (("spread",), 2)
 
 
 def test_a_clock_too_coarse_gives_no_division_by_zero() -> None:
-    clock, _, a, b = pair((0,), (0,))
-    assert compare_latency(a, b, FEEDS, runs=8, clock=clock).speedup == 1
+    time = FakeTime(others=None)
+    assert compared(time, Model(time, "a", 0), Model(time, "b", 0), limits=Limits(1.0, 6, 5)).speedup == 1
 
 
 @pytest.mark.parametrize(
-    ("models", "feeds", "runs", "warmup"), [(0, FEEDS, 1, 0), (1, [], 1, 0), (1, FEEDS, 0, 0), (1, FEEDS, 1, -1)]
+    ("models", "feeds", "limits"),
+    [(0, FEEDS, Limits()), (1, [], Limits()), (1, FEEDS, Limits(blocks=0)), (1, FEEDS, Limits(runs=0))],
 )
-def test_nothing_to_measure(models: int, feeds: list[Feed], runs: int, warmup: int) -> None:
-    clock, _, a, _ = pair((1,), (1,))
+def test_nothing_to_measure(models: int, feeds: list[Any], limits: Limits) -> None:
+    time = FakeTime()
+    openers: list[Opener] = [Model(time, "a", 1).open] * models
     with pytest.raises(UsageError, match="latency needs at least"):
-        measure([a] * models, feeds, runs=runs, warmup=warmup, clock=clock)
+        measure(openers, feeds, limits=limits, clocks=time.clocks)
 
 
 def test_real_sessions() -> None:
@@ -145,11 +206,13 @@ def test_real_sessions() -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    with Session.open(made.SerializeToString(), "cpu", threads=1) as opened:
-        got = compare_latency(opened, opened, FEEDS, runs=10)
+    opener = partial(Session.open, made.SerializeToString(), "cpu", threads=1, spin=False)
+    got = compare_latency(opener, opener, FEEDS, limits=Limits(0.2, 6))
     assert got.dense.median_ms > 0
+    assert got.dense.cpu_ms is not None
     assert (got.dense.provider, got.dense.threads, got.dense.batch) == ("CPUExecutionProvider", 1, 3)
-    assert got.low is not None
+    assert got.blocks >= 1
+    assert got.load is not None
 
 
 class Device:
@@ -177,6 +240,7 @@ class Device:
 def test_on_a_device_feeds_are_bound_once_and_nothing_is_copied() -> None:
     device = Device()
     timed = OnDevice(device)
-    latency = measure([timed], [{"x": np.zeros(1)}, {"x": np.ones(1)}], runs=7, warmup=1)[0]
+    for number in range(8):
+        timed.run(FEEDS[number % 2])
     assert (device.bindings, device.bound_runs, device.copied) == (2, 8, 0)
-    assert latency.provider == "CUDAExecutionProvider"
+    assert timed.provider == "CUDAExecutionProvider"

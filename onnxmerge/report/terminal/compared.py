@@ -7,6 +7,7 @@ from rich.console import Console
 from onnxmerge.report import units
 from onnxmerge.report.importance_histogram import modes_lines
 from onnxmerge.report.model import Account, SideBySide, Tradeoff
+from onnxmerge.report.speed import remarks
 from onnxmerge.report.terminal.groups import groups_of, pinned_of
 from onnxmerge.report.terminal.lines import if_known, line, notes_of, print_table, sentence, shapes_of, table_of
 from onnxmerge.report.terminal.measured import batches_of, divergence_of, fidelity_of, measures, stage_times
@@ -90,6 +91,11 @@ def show_tradeoff(console: Console, result: Tradeoff, *, verbose: bool = False) 
     timed = next((each for each in latencies if each is not None), None)
     if timed is not None:
         line(console, f"Timed alternately with the original, batch {timed.dense.batch}, {timed.dense.provider}.")
+    if any(each is not None and each.clock == "cpu" for each in latencies):
+        line(console, "The machine was busy: speed-ups are those of processor time.")
+    for point in points:
+        for words in remarks(point.latency) if point.latency is not None and point.latency.doubts else ():
+            line(console, f"{point.ratio:g}: {words}")
     line(console, f"Same: samples whose top class is unchanged. Measured on {result.samples}.")
     notes_of(console, result.notes)
     if verbose:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from onnxmerge.report import units
 from onnxmerge.report.model import Sizes
+from onnxmerge.report.speed import clocked, remarks, speed
 from onnxmerge.report.terminal.lines import if_known, line, most, plain, print_table, rest, several, table_of
 from onnxmerge.report.terminal.names import Name
 from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity
@@ -46,21 +47,29 @@ def measures(
     if latency is not None:
         dense, compressed = latency.dense, latency.compressed
         medians, tails = (dense.median_ms, compressed.median_ms), (dense.p95_ms, compressed.p95_ms)
-        table.add_row("Latency, median", *map(units.milliseconds, medians), units.change(*medians))
-        # No change is shown for these: it is caused by interruptions of the machine, not by the model.
+        # No change is shown for times that are caused by interruptions of the machine, not by the model.
+        changed = units.change(*medians) if latency.clock == "wall" else ""
+        table.add_row("Latency, median", *map(units.milliseconds, medians), changed)
+        if dense.min_ms is not None and compressed.min_ms is not None:
+            table.add_row("Latency, minimum", *map(units.milliseconds, (dense.min_ms, compressed.min_ms)), "")
         table.add_row("Latency, p95", *map(units.milliseconds, tails), "")
+        if dense.cpu_ms is not None and compressed.cpu_ms is not None:
+            used = dense.cpu_ms, compressed.cpu_ms
+            table.add_row("Processor time", *map(units.milliseconds, used), units.change(*used))
     print_table(console, table)
     if latency is not None:
         line(console, _latency_words(latency))
+        for words in remarks(latency):
+            line(console, words)
 
 
 def _latency_words(latency: Comparison) -> str:
     dense, compressed = latency.dense, latency.compressed
     providers = list(dict.fromkeys((dense.provider, compressed.provider)))
     threads = "threads chosen by ONNX Runtime" if dense.threads is None else several(dense.threads, "thread")
-    speed = units.speed(latency.speedup, latency.low, latency.high)
-    turns = f"{several(dense.runs, 'run')} each, alternately, batch {dense.batch}"
-    return f"Latency: {speed}; {turns}, {' against '.join(providers)}, {threads}."
+    blocks = f" in {several(latency.blocks, 'block')}" if latency.blocks else ""
+    turns = f"{several(dense.runs, 'run')} each, alternately{blocks}, batch {dense.batch}"
+    return f"Latency: {speed(latency)}; {turns}, {' against '.join(providers)}, {threads}."
 
 
 def fidelity_of(console: Console, fidelity: Fidelity | None, samples: str, *, verbose: bool) -> None:
@@ -106,15 +115,16 @@ def batches_of(console: Console, batches: Sequence[BatchTiming]) -> None:
     """Medians by batch size; on a device a second row each, without the copies to it."""
     if not batches:
         return
-    table = table_of(">Batch", "Arrays", ">A", ">B", ">Speed", ">95 % interval")
+    table = table_of(">Batch", "Arrays", ">A", ">B", ">Speed", ">95 % interval", "Clock")
     for entry in batches:
         for where, timing in (("host", entry.host), ("device", entry.device)):
             if timing is not None:
                 low, high = timing.low, timing.high
                 table.add_row(
-                    str(entry.batch), where, units.milliseconds(timing.dense.median_ms),
-                    units.milliseconds(timing.compressed.median_ms), units.speed_alone(timing.speedup, low, high),
+                    str(entry.batch), where, *map(units.milliseconds, clocked(timing)),
+                    units.speed_alone(timing.speedup, low, high),
                     "–" if low is None or high is None else units.interval(low, high),
+                    "wall" if timing.clock == "wall" else "processor",
                 )  # fmt: skip
     print_table(console, table)
 

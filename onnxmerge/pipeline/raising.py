@@ -1,0 +1,89 @@
+"""Raise the widths of a cut that was measured to be slower than the original.
+
+Kernels work in blocks of channels, often wider ones than the default widths are multiples of. If a result is slower
+beyond its interval, the counts of its groups are raised to multiples of twice and then of four times those widths, and
+the network is timed with unchanged weights. The first that is not slower is fitted and takes the place of the result;
+if there is none, the result stays as it is. This is the only step in which a clock decides what is written without
+`--of latency` or `--round-to auto`. It is reported, and does not happen if `--round-to` or a plan determines the
+widths, or if nothing is slower.
+"""
+
+from __future__ import annotations
+
+from onnxmerge.pipeline.cutting import Cut
+from onnxmerge.pipeline.planning import USELESS, check_reached, reached_words
+from onnxmerge.pipeline.run import MEMORY_LIMIT, Run
+from onnxmerge.pipeline.session import Session
+from onnxmerge.pipeline.timing import Conditions, relative_latency
+from onnxmerge.plan.plan import Plan
+from onnxmerge.plan.planner import Planner
+from onnxmerge.report.model import Raised
+from onnxmerge.report.verdict import NAMES
+from onnxmerge.verify import Measured
+
+__all__ = ["wider_cut"]
+
+_FACTORS = (2, 4)
+
+
+def wider_cut(session: Session, cut: Cut, measured: Measured) -> Cut | None:
+    """The cut that takes the place of one that is slower than the original; None if it stays.
+
+    Args:
+        session: The request that is being carried out.
+        cut: Its cut.
+        measured: What was measured of the cut.
+    """
+    run, timing, planner = session.run, measured.latency, session.prepared.planner
+    if timing is None or not timing.slower or run.raised or not _free(run) or isinstance(planner, Plan):
+        return None
+    found = _faster(session, planner, cut.plan)
+    if found is None:
+        return None
+    run.notes[:] = [words for words in run.notes if words != reached_words(run, cut.plan)]
+    check_reached(run, session.prepared, found)
+    what, factor = NAMES[found.of], run.raised[-1].factor
+    run.caution(
+        f"the first result, without {cut.plan.reached:.1%} of the {what}, was slower than the original "
+        f"({1 / timing.speedup:.2f}x), so widths were raised to multiples of {factor} times the default: without "
+        f"{found.reached:.1%}. Here a clock decided; --round-to 8, or another number, fixes the widths"
+    )
+    return session.cut(found)
+
+
+def _free(run: Run) -> bool:
+    """Whether widths are ours to choose."""
+    options = run.options
+    return (
+        run.plan is None
+        and options.of != "latency"
+        and options.ratio != "auto"
+        and options.multiple is None
+        and run.model.bytes_of_weights() <= MEMORY_LIMIT
+    )
+
+
+def _faster(session: Session, planner: Planner, first: Plan) -> Plan | None:
+    """The first wider plan that is not slower than the original; each that is timed is added to the run."""
+    run, verification = session.run, session.request.verification
+    conditions = Conditions(verification.provider, verification.threads, session.measured_on.feeds[0])
+    before = first
+    for factor in _FACTORS:
+        with run.stage("planning"):
+            plan = planner.wider(first, factor)
+        if not plan.groups or (plan.reached < USELESS * plan.asked and not run.options.best_effort):
+            return None
+        if _counts(plan) == _counts(before):
+            continue
+        with run.stage("timing plans"):
+            timing = relative_latency(run, session.network, planner.schedule, plan.kept(), conditions)
+        taken = timing.speedup >= 1
+        run.raised.append(Raised(factor, plan.reached, timing.speedup, timing.low, timing.high, taken))
+        if taken:
+            return plan
+        before = plan
+    return None
+
+
+def _counts(plan: Plan) -> dict[int, int]:
+    return {entry.group: len(entry.kept) for entry in plan.groups}

@@ -1,0 +1,153 @@
+"""Widths are raised where a result is slower, and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnxmerge.pipeline import timing
+from onnxmerge.pipeline.compressing import Compression
+from onnxmerge.plan.options import Options
+from onnxmerge.report.verdict import account_verdict
+from onnxmerge.verify import Verification, measure
+from tests.builders import Net
+from tests.calls import compress, compress_file
+from tests.timers import timer
+
+CPU = Verification(provider="cpu")
+
+
+def network() -> bytes:
+    net = Net(opset=17)
+    h = net.input(1, 3, 8, 8)
+    for number, (taken, made) in enumerate(((3, 128), (128, 128), (128, 64), (64, 16))):
+        h = net.add("Relu", net.conv(h, taken, made, 3, name=f"conv{number}"))
+    net.output(net.conv(h, 16, 10, name="end"))
+    return bytes(net.model().SerializeToString())
+
+
+def clocked(monkeypatch: pytest.MonkeyPatch, *speedups: float) -> list[float]:
+    """The clock says one after another; returned are those that it has not said."""
+    left = list(speedups)
+    for module in (measure, timing):
+        monkeypatch.setattr(module, "compare_latency", timer(lambda *_: left.pop(0)))
+    return left
+
+
+def compressed(**options: Any) -> Compression:
+    return compress(network(), Options(**{"ratio": 0.45, "method": "prune", **options}), verification=CPU)
+
+
+def widths(result: Compression) -> list[int]:
+    return [group.kept for group in result.report.groups]
+
+
+@pytest.mark.parametrize("of", ["macs", "params", "channels"])
+def test_nothing_is_raised_where_nothing_is_slower(of: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for speedup in (1.3, 0.995):  # the interval of the second holds 1
+        left = clocked(monkeypatch, speedup)
+        results.append(compressed(of=of))
+        assert not left
+        assert results[-1].report.raised == ()
+    assert results[0].model.SerializeToString() == results[1].model.SerializeToString()
+
+
+def test_a_slower_result_gets_wider_layers_until_it_is_not_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocked(monkeypatch, 1.3)
+    narrow = compressed()
+    left = clocked(monkeypatch, 0.9, 0.95, 1.1, 1.08)
+    result = compressed()
+    assert not left
+    assert [(each.factor, each.taken) for each in result.report.raised] == [(2, False), (4, True)]
+    for group, before, after in zip(result.report.groups, widths(narrow), widths(result), strict=True):
+        step = 32 if group.size >= 32 else 16
+        assert after == min(-(-before // step) * step, group.size)
+    assert result.report.reached < narrow.report.reached
+    assert result.plan.asked == 0.45
+    assert result.report.latency is not None
+    assert result.report.latency.speedup == 1.08
+    told = [words for words in result.cautions if "a clock decided" in words]
+    assert len(told) == 1
+    assert "1.11x" in told[0]
+    # What was said of the first plan is not said of the second.
+    assert sum("asked for 0.450" in words for words in result.report.notes) == 1
+    assert "To remove time" not in account_verdict(result.report)
+
+
+def test_the_first_step_that_helps_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = clocked(monkeypatch, 0.9, 1.05, 1.05)
+    result = compressed()
+    assert not left
+    assert [each.factor for each in result.report.raised] == [2]
+    assert all(width % (16 if size >= 32 else 8) == 0
+               for width, size in ((group.kept, group.size) for group in result.report.groups))  # fmt: skip
+
+
+def test_if_nothing_helps_the_result_stays_and_the_first_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clocked(monkeypatch, 1.3)
+    narrow = compressed()
+    left = clocked(monkeypatch, 0.9, 0.95, 0.98)
+    result = compressed()
+    assert not left
+    assert result.model.SerializeToString() == narrow.model.SerializeToString()
+    assert [each.taken for each in result.report.raised] == [False, False]
+    (tmp_path / "in.onnx").write_bytes(network())
+    clocked(monkeypatch, 0.9, 0.95, 0.98)
+    options = Options(ratio=0.45, method="prune")
+    account = compress_file(tmp_path / "in.onnx", tmp_path / "out.onnx", options, verification=CPU)
+    command = f"onnxmerge {tmp_path}/in.onnx {tmp_path}/out.onnx --of latency --ratio 0.45"
+    assert account_verdict(account).endswith(f"Wider layers were slower too. To remove time instead: {command}")
+
+
+def test_a_file_that_was_raised_is_the_one_that_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    source.write_bytes(network())
+    left = clocked(monkeypatch, 0.9, 1.1, 0.97)
+    options = Options(ratio=0.45, method="prune")
+    account = compress_file(source, target, options, verification=CPU)
+    assert not left  # it is raised once, however it is timed in the end
+    assert account.raised[0].taken
+    assert account.after.file_bytes == target.stat().st_size
+    clocked(monkeypatch, 0.9, 1.1, 0.97)
+    assert compress(network(), options, verification=CPU).model.SerializeToString(deterministic=True) == (
+        target.read_bytes()
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.onnx", "out.onnx"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"round_to": 8}, {"round_to": 1}, {"of": "channels"}, {"method": "neuron-merging", "of": "channels"}]
+)
+def test_widths_that_were_asked_for_stay(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A multiple of the user's, and any count for the methods of papers."""
+    left = clocked(monkeypatch, 0.9, 7.0)
+    assert compressed(**options).report.raised == ()
+    assert left == [7.0]
+
+
+def test_a_plan_that_was_given_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocked(monkeypatch, 1.3)
+    plan = compressed().plan
+    left = clocked(monkeypatch, 0.9, 7.0)
+    again = compress(network(), Options(), plan=plan, verification=CPU)
+    assert again.report.raised == ()
+    assert left == [7.0]
+
+
+def test_less_than_half_of_what_was_asked_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of 16 channels have one width of 8 and none of 16, so nothing would be left of the cut."""
+    net = Net(opset=17)
+    h = net.input(1, 3, 8, 8)
+    for number, (taken, made) in enumerate(((3, 16), (16, 16))):
+        h = net.add("Relu", net.conv(h, taken, made, 3, name=f"conv{number}"))
+    net.output(net.conv(h, 16, 10, name="end"))
+    left = clocked(monkeypatch, 0.9, 0.95)
+    result = compress(net.model(), Options(ratio=0.2, method="prune"), verification=CPU)
+    assert len(result.report.raised) + len(left) == 1
+    assert not any(each.taken for each in result.report.raised)
+    assert result.report.reached > 0.1
