@@ -39,5 +39,5 @@ class Network(Context, Analysis):
             relations=found.relations,
             model=context.model,
             shapes=context.shapes,
-            cost=CostModel(context.model, dims),
+            cost=CostModel(context.model, dims, context.shapes.first.dims),
         )

@@ -53,7 +53,7 @@ def written_out(analysed: Analysed, expressions: Mapping[int, Expression]) -> on
                 rank = analysed.context.rank(consumer.input.tensor)
                 order = list(range(rank))
                 order[consumer.input.axis], order[-1] = order[-1], order[consumer.input.axis]
-                tag = f"{index}_{position}"
+                tag = f"{index}_{position}_{consumer.position}"
                 model.graph.initializer.append(numpy_helper.from_array(matrix.T.copy(), f"z_{tag}"))
                 nodes += [
                     helper.make_node("Transpose", [node.input[consumer.position]], [f"last_{tag}"], perm=order),

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.attention_cases import grouped_query, multi_head, packed, projecting, rotated
 from tests.builders import MICROSOFT, Net
 
 __all__ = ["CASES", "Case", "built", "case_of", "chain"]
@@ -277,7 +278,7 @@ def matmul_batched_weight(net: Net) -> None:
     net.output(net.add("MatMul", net.add("Relu", h), net.random(2, 6, 4), name="last"), 3)
 
 
-def attentions(shared: int, masked: bool = False, packed: bool = False, scale: float = 0.0) -> Build:
+def attentions(shared: int, masked: bool = False, scale: float = 0.0) -> Build:
     """Attention of 6 heads of queries, each width 4, over `shared` heads of keys and values of widths 4 and 5."""
 
     def build(net: Net) -> None:
@@ -285,15 +286,11 @@ def attentions(shared: int, masked: bool = False, packed: bool = False, scale: f
         made = []
         for name, count, width in (("query", 6, 4), ("key", shared, 4), ("value", shared, 5)):
             h = net.matmul(x, 7, count * width, name=name)
-            if not packed:
-                h = net.add("Transpose", net.add("Reshape", h, net.ints(0, 0, count, width)), perm=[0, 2, 1, 3])
-            made.append(h)
+            made.append(net.add("Transpose", net.add("Reshape", h, net.ints(0, 0, count, width)), perm=[0, 2, 1, 3]))
         extra = [net.random(6, 3, 3)] if masked else []
-        settings: dict[str, Any] = {"q_num_heads": 6, "kv_num_heads": shared} if packed else {}
-        settings.update({"scale": scale} if scale else {})
+        settings: dict[str, Any] = {"scale": scale} if scale else {}
         h = net.add("Attention", *made, *extra, name="attention", **settings)
-        if not packed:
-            h = net.add("Reshape", net.add("Transpose", h, perm=[0, 2, 1, 3]), net.ints(0, 0, 30))
+        h = net.add("Reshape", net.add("Transpose", h, perm=[0, 2, 1, 3]), net.ints(0, 0, 30))
         net.output(net.matmul(h, 30, 4, name="last"), 3)
 
     return build
@@ -385,7 +382,15 @@ def contraction_cases() -> Iterator[Case]:
     yield Case("Attention", "mask a head, scale", attentions(6, masked=True, scale=0.3), (6, 4, 5), opset=23)
     yield Case("Attention", "grouped queries", attentions(2), (2, 4, 5), opset=23)
     yield Case("Attention", "one head of keys", attentions(1), (6, 4, 5), opset=23)
-    yield Case("Attention", "packed heads", attentions(6, packed=True), (), "heads packed in one axis", opset=23)
+    for label, build in (
+        ("packed heads", packed(6)),
+        ("packed, scale", packed(6, scale=0.3)),
+        ("packed, causal", packed(6, is_causal=1)),
+    ):
+        yield Case("Attention", label, build, (6, 4, 5), opset=23)
+    yield Case("Attention", "packed, one head of keys", packed(1), (6, 4, 5), opset=23)
+    yield Case("Attention", "packed, grouped, mask a head", packed(2, masked=True), (2, 4, 5), opset=23)
+    yield Case("Attention", "packed, a cache", packed(2, cached=True), (2, 4, 5), opset=23)
     yield Case("MatMul", "a vector", matmul_vector, (), "MatMul multiplies a vector")
     yield Case("Einsum", "", einsums("bti,io->bto", "bti,oi->bto", ((5, 6), (4, 6))))
     yield Case("Einsum", "heads", einsums("bti,ihw->bhtw", "bhtw,hwo->bto", ((5, 2, 3), (2, 3, 4))), (2, 3))
@@ -421,6 +426,50 @@ def heads(net: Net) -> None:
     scores = net.add("Softmax", net.add("MatMul", made[0], made[1], name="scores"), axis=-1)
     h = net.add("Transpose", net.add("MatMul", scores, made[2], name="mix"), perm=[0, 2, 1, 3])
     net.output(net.matmul(net.add("Reshape", h, net.ints(0, 0, 12)), 12, 4, name="last"), 3)
+
+
+def heads_in_the_batch(net: Net) -> None:
+    """PyTorch's MultiheadAttention: one product for all three, then the heads are folded into a free batch."""
+    x = net.input(5, "N", 7)
+    h = net.add("Reshape", net.matmul(x, 7, 36, name="project"), net.ints(0, 0, 3, 12))
+    h = net.add("Transpose", net.add("Unsqueeze", h, net.ints(0)), perm=[3, 1, 2, 0, 4])
+    h = net.add("Squeeze", h, net.ints(-2))
+    batch = net.add("Gather", net.add("Shape", x), net.ints(1))
+    folded = net.add("Concat", net.ints(5), net.add("Mul", batch, net.ints(3)), net.ints(4), axis=0)
+    apart = net.add("Concat", batch, net.ints(3, 5, 4), axis=0)
+    made = []
+    for number in range(3):
+        part = net.add("Reshape", net.add("Gather", h, net.const(np.int64(number)), axis=0), folded)
+        made.append(net.add("Reshape", net.add("Transpose", part, perm=[1, 0, 2]), apart))
+    width = net.add("Slice", net.add("Shape", made[0]), net.ints(-1), net.ints(9))
+    query = net.add("Div", made[0], net.add("Sqrt", net.add("Cast", width, to=1)))
+    scores = net.add("MatMul", query, net.add("Transpose", made[1], perm=[0, 1, 3, 2]), name="scores")
+    h = net.add("MatMul", net.add("Softmax", scores, axis=-1), made[2], name="mix")
+    h = net.add("Reshape", net.add("Transpose", h, perm=[2, 0, 1, 3]), net.ints(-1, 12))
+    net.output(net.gemm(h, 12, 4, name="last"), 2)
+
+
+def keys_in_the_batch(net: Net) -> None:
+    """Scaled-dot-product attention as PyTorch's newer exporter decomposes it: keys are transposed without heads."""
+    x = net.input("N", 5, 7)
+    made = []
+    for name in ("query", "key", "value"):
+        h = net.add("Reshape", net.matmul(x, 7, 12, name=name), net.ints(0, 0, 3, 4))
+        made.append(net.add("Transpose", h, perm=[0, 2, 1, 3]))
+    shape = net.add("Shape", made[1])
+    rows, width = (net.add("Slice", shape, net.ints(start), net.ints(end)) for start, end in ((2, 3), (3, 4)))
+    folded = net.add("Reshape", made[1], net.add("Concat", net.ints(-1), rows, width, axis=0))
+    front = net.add("Slice", shape, net.ints(0), net.ints(2))
+    keys = net.add("Transpose", folded, perm=[0, 2, 1])
+    keys = net.add("Reshape", keys, net.add("Concat", front, width, rows, axis=0))
+    scores = net.add("Softmax", net.add("MatMul", made[0], keys, name="scores"), axis=-1)
+    # The whole batch of heads at once, as torch.bmm has it; its size is read from the signal itself.
+    whole = net.add("Mul", *(net.add("Slice", shape, net.ints(at), net.ints(at + 1)) for at in (0, 1)))
+    flat = [net.add("Reshape", h, net.add("Concat", whole, net.ints(5, -1), axis=0)) for h in (scores, made[2])]
+    h = net.add("MatMul", *flat, name="mix")
+    h = net.add("Reshape", h, net.add("Concat", front, rows, width, axis=0))
+    h = net.add("Reshape", net.add("Transpose", h, perm=[0, 2, 1, 3]), net.ints(0, 0, 12))
+    net.output(net.matmul(h, 12, 4, name="last"), 3)
 
 
 def shuffle(net: Net, x: str) -> str:
@@ -556,34 +605,45 @@ def picking_cases() -> Iterator[Case]:
 
     yield Case("GridSample", "", chain(sampled))
 
-    def turned(domain: str, packed: bool) -> Build:
-        """Queries and keys of three heads of width 4, turned, then their scores."""
-
-        def build(net: Net) -> None:
-            x = net.input(2, 5, 7)
-            tables = (net.random(9, 2), net.random(9, 2))
-            numbers = net.const(np.tile(np.arange(5), (2, 1)), dtype=np.int64)
-            made = []
-            for name in ("query", "key"):
-                h = net.matmul(x, 7, 12, name=name)
-                if not packed:
-                    h = net.add("Transpose", net.add("Reshape", h, net.ints(0, 0, 3, 4)), perm=[0, 2, 1, 3])
-                inputs = (h, numbers, *tables) if domain else (h, *tables, numbers)
-                given: dict[str, Any] = {"num_heads": 3} if packed and not domain else {}
-                made.append(net.add("RotaryEmbedding", *inputs, domain=domain, **given))
-            if packed:
-                made = [
-                    net.add("Transpose", net.add("Reshape", h, net.ints(0, 0, 3, 4)), perm=[0, 2, 1, 3]) for h in made
-                ]
-            h = net.add("MatMul", made[0], net.add("Transpose", made[1], perm=[0, 1, 3, 2]), name="scores")
-            h = net.add("Reshape", net.add("Transpose", h, perm=[0, 2, 1, 3]), net.ints(0, 0, 15))
-            net.output(net.matmul(h, 15, 4, name="last"), 3)
-
-        return build
-
     for domain in ("", MICROSOFT):
-        yield Case("RotaryEmbedding", "", turned(domain, packed=False), (3,), domain=domain, opset=23)
-        yield Case("RotaryEmbedding", "packed heads", turned(domain, packed=True), (3,), domain=domain, opset=23)
+        for form in ("", "packed heads", "interleaved"):
+            build = rotated(domain, packed=form == "packed heads", interleaved=form == "interleaved")
+            yield Case("RotaryEmbedding", form, build, (3, 3), domain=domain, opset=23)
+        for form in ("partly", "packed heads, partly"):
+            build = rotated(domain, packed="packed" in form, interleaved="packed" in form, partial=4)
+            yield Case("RotaryEmbedding", form, build, (3, 2, 2), domain=domain, opset=23)
+
+
+def fused_attention_cases() -> Iterator[Case]:
+    """ONNX Runtime's fused operators."""
+    for label, build, sizes in (
+        ("", projecting(), (7, 3, 4, 5)),
+        ("equal widths", projecting(4, 4), (7, 3, 4, 4)),
+        ("scale, causal, mask a head", projecting(scale=0.3, unidirectional=1, masked=True), (7, 3, 4, 5)),
+    ):
+        yield Case("Attention", label, build, sizes, domain=MICROSOFT)
+    yield Case(
+        "Attention",
+        "a cache",
+        projecting(4, 4, cached=True),
+        (7,),
+        "Attention shares its heads and widths with a cache",
+        MICROSOFT,
+    )
+    others: tuple[tuple[str, Build, tuple[int, ...]], ...] = (
+        ("", multi_head(), (3, 4, 5)),
+        ("equal widths, no bias", multi_head(4, 4, biased=False), (3, 4, 4)),
+        ("scale, mask a head", multi_head(scale=0.3, masked=True), (3, 4, 5)),
+        ("keys as in a cache", multi_head(4, 4, biased=False, apart=True), (3,)),
+    )
+    for name, made, counts in others:
+        yield Case("MultiHeadAttention", name, made, counts, domain=MICROSOFT)
+    for label, build in (
+        ("", grouped_query()),
+        ("one tensor", grouped_query(together=True)),
+        ("rotated, in a window", grouped_query(width=16, do_rotary=1, local_window_size=2)),
+    ):
+        yield Case("GroupQueryAttention", label, build, (2,), domain=MICROSOFT)
 
 
 def pad_cases() -> Iterator[Case]:
@@ -616,6 +676,8 @@ def pad_cases() -> Iterator[Case]:
 def layout_cases() -> Iterator[Case]:
     yield from (Case(op, "before a Gemm", flattened(op)) for op in ("Flatten", "Reshape"))
     yield Case("Reshape", "heads", heads, (3, 4, 4))
+    yield Case("Reshape", "heads in a free batch", heads_in_the_batch, (3, 4))
+    yield Case("Reshape", "keys in a free batch", keys_in_the_batch, (3, 4, 4))
     yield Case("Reshape", "channel shuffle", chain(shuffle), (2, 3))
     yield Case("Reshape", "free batch", reshape_free)
     yield Case("Reshape", "its own shape", reshape_by_own_shape)
@@ -916,6 +978,7 @@ CASES = (
     *contraction_cases(),
     *layout_cases(),
     *normaliser_cases(),
+    *fused_attention_cases(),
     *pool_cases(),
     *resampling_cases(),
     *quantization_cases(),

@@ -397,6 +397,48 @@ def attention(draw: Draw, s: Signal) -> Signal:
     return s.of(net.add("Squeeze", h, net.ints(1)))
 
 
+def packed_attention(draw: Draw, s: Signal) -> Signal:
+    """Attention of packed heads: ONNX's, which may share heads of keys, or ONNX Runtime's, which may add a bias."""
+    net, count, width, values = draw.net, draw.choice([1, 2, 4]), draw.number(1, 3), draw.number(1, 3)
+    onnx_own = net.opset >= 23 and draw.flag()
+    shared = draw.choice([1, count]) if onnx_own else count
+    sizes = (count * width, shared * width, shared * values)
+    parts = [contracted(draw, s, size).name for size in sizes]
+    scale: dict[str, Any] = {"scale": 0.4} if draw.flag() else {}
+    if onnx_own:
+        h = net.add("Attention", *parts, q_num_heads=count, kv_num_heads=shared, **scale)
+    else:
+        bias = [net.random(sum(sizes))] if draw.flag() else []
+        h = net.add("MultiHeadAttention", *parts, *bias, num_heads=count, domain=MICROSOFT, **scale)
+    return s.of(h, count * values)
+
+
+def projecting_attention(draw: Draw, s: Signal) -> Signal:
+    """ONNX Runtime's Attention, which projects its input."""
+    net, count, width, values = draw.net, draw.choice([1, 2, 4]), draw.number(1, 3), draw.number(1, 3)
+    sizes = [count * width, count * width, count * values]
+    weight = draw.weight(s.channels, sum(sizes), fan=s.channels)
+    given: dict[str, Any] = {"qkv_hidden_sizes": sizes} if width != values or draw.flag() else {}
+    given |= {"unidirectional": 1} if draw.flag() else {}
+    bias = net.random(sum(sizes))
+    h = net.add("Attention", s.name, weight, bias, num_heads=count, domain=MICROSOFT, **given)
+    return s.of(h, count * values)
+
+
+def grouped_attention(draw: Draw, s: Signal) -> Signal:
+    """ONNX Runtime's GroupQueryAttention, with queries, keys and values apart or in one tensor."""
+    net, count, shared, tokens = draw.net, 4, draw.choice([1, 2, 4]), s.shape[0]
+    together = draw.flag()
+    sizes = (8 * (count + 2 * shared),) if together else (8 * count, 8 * shared, 8 * shared)
+    parts = [contracted(draw, s, size).name for size in sizes] + [""] * (2 * together)
+    batch = net.add("Shape", s.name, end=1)
+    lengths = net.add("Cast", net.add("Expand", net.ints(tokens - 1), batch), to=6)
+    total = net.const(np.array(tokens), dtype=np.int32)
+    given = {"num_heads": count, "kv_num_heads": shared}
+    h = net.add("GroupQueryAttention", *parts, "", "", lengths, total, domain=MICROSOFT, **given)
+    return s.of(h, 8 * count)
+
+
 def fused_matmul(draw: Draw, s: Signal) -> Signal:
     n, channels = s.channels, draw.number(1, 7)
     flipped = draw.flag()
@@ -418,6 +460,9 @@ CONTRACTION_STEPS = (
     Step("MatMul", scores, (ROWS,)),
     *(Step("MatMul", heads, (ROWS,), since=13) for _ in range(2)),
     Step("Attention", attention, (ROWS,), since=23),
+    Step("MultiHeadAttention", packed_attention, (ROWS,), since=13, domain=MICROSOFT),
+    Step("Attention", projecting_attention, (ROWS,), since=13, domain=MICROSOFT),
+    Step("GroupQueryAttention", grouped_attention, (ROWS,), since=15, domain=MICROSOFT),
     Step("Einsum", einsum, (ROWS,), since=12),
 )
 

@@ -5,7 +5,8 @@ channel of any group. Then, node by node:
 
 1. Initializers are sliced along their cut axes. 2. The node's rule says which attributes and size inputs change.
 3. `Shape` and `Size` of a cut tensor still return the original values, because arithmetic on them may compute a scale;
-   operators that use them as a shape get the new lengths, for their cut axes only.
+   operators that use them as a shape get the new lengths, for their cut axes only. An axis of free length that loses
+   elements (batch·heads) loses the same fraction whatever its length is.
 
 The input model is not modified. The result is checked: its inferred shapes must match the predicted ones.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from fractions import Fraction
 from math import prod
 from types import MappingProxyType
 from typing import Any
@@ -94,30 +96,29 @@ def _apply(context: Context, draft: Draft, node: Node, edit: Edit) -> None:
 def _override(context: Context, draft: Draft, node: Node, edit: SetLengths) -> None:
     """Make the node read the computed lengths, with those of the cut axes replaced."""
     computed = node.input(edit.position)
-    if _constant_parts(context, draft, node, edit):
+    fixed = {place: length for place, length in zip(edit.at, edit.lengths, strict=True) if isinstance(length, int)}
+    free = {place: length for place, length in zip(edit.at, edit.lengths, strict=True) if isinstance(length, Fraction)}
+    if not free and _constant_parts(context, draft, node, edit.position, fixed):
         return
     total = (context.dims(computed) or (0,))[0]
-    chosen, lengths = np.zeros(total, dtype=bool), np.zeros(total, dtype=np.int64)
-    chosen[list(edit.at)] = True
-    lengths[list(edit.at)] = edit.lengths
     result = draft.fresh(f"{computed}_cut")
-    for op, inputs, output in _replacing(context, draft, chosen, lengths, computed, result):
+    for op, inputs, output in _replacing(context, draft, total, fixed, free, computed, result):
         draft.insert_before(node, op, inputs, output)
     draft.set_input(node, edit.position, result)
 
 
-def _constant_parts(context: Context, draft: Draft, node: Node, edit: SetLengths) -> bool:
+def _constant_parts(context: Context, draft: Draft, node: Node, operand: int, wanted: Mapping[int, int]) -> bool:
     """Update the constants that are concatenated to a shape, if they contain the cut lengths as -1 or a number.
 
     Runtimes recognise this form of flattening and precompute it; with an additional node they do not.
     """
-    computed = node.input(edit.position)
+    computed = node.input(operand)
     joined = context.model.writer.get(computed)
     if joined is None or joined.op != "Concat" or len(context.model.readers.get(computed, ())) != 1:
         return False
     if computed in context.model.captured or computed in {spec.name for spec in context.model.outputs}:
         return False
-    lengths, start = dict(zip(edit.at, edit.lengths, strict=True)), 0
+    lengths, start = dict(wanted), 0
     changed: dict[int, NDArray[Any]] = {}
     for position, name in enumerate(joined.inputs):
         dims = context.dims(name)
@@ -137,36 +138,68 @@ def _constant_parts(context: Context, draft: Draft, node: Node, edit: SetLengths
     return True
 
 
+_Inserted = tuple[str, tuple[str, ...], str]
+"""Operator, inputs and output of a node to insert."""
+
+
 def _replacing(
-    context: Context, draft: Draft, chosen: NDArray[np.bool_], lengths: Indices, computed: str, result: str
-) -> tuple[tuple[str, tuple[str, str, str] | tuple[str, str], str], ...]:
-    """(op, inputs, output) of `Where(chosen, lengths, computed)`; before opset 9 `computed·(1 − chosen) + lengths`."""
-    mask, values = draft.fresh(f"{result}_at"), draft.fresh(f"{result}_to")
-    draft.set_weight(values, lengths)
-    if context.model.opsets[""] >= 9:
-        draft.set_weight(mask, chosen)
-        return (("Where", (mask, values, computed), result),)
-    draft.set_weight(mask, (~chosen).astype(np.int64))
-    rest = draft.fresh(f"{result}_rest")
-    return ("Mul", (computed, mask), rest), ("Add", (rest, values), result)
+    context: Context,
+    draft: Draft,
+    total: int,
+    fixed: Mapping[int, int],
+    free: Mapping[int, Fraction],
+    computed: str,
+    result: str,
+) -> tuple[_Inserted, ...]:
+    """Nodes that replace some entries of a vector of lengths and multiply others by a fraction.
+
+    Entries are replaced by `Where(chosen, lengths, computed)`; before opset 9 by `computed·(1 − chosen) + lengths`. A
+    length that is multiplied by a fraction is a multiple of its denominator.
+    """
+    nodes: list[_Inserted] = []
+    if free:
+        times, by = np.ones(total, dtype=np.int64), np.ones(total, dtype=np.int64)
+        for place, fraction in free.items():
+            times[place], by[place] = fraction.numerator, fraction.denominator
+        ends = [draft.fresh(f"{result}_{what}") for what in ("times", "by", "product", "share")]
+        draft.set_weight(ends[0], times)
+        draft.set_weight(ends[1], by)
+        share = ends[3] if fixed else result
+        nodes += [("Mul", (computed, ends[0]), ends[2]), ("Div", (ends[2], ends[1]), share)]
+        computed = share
+    if fixed:
+        chosen, lengths = np.zeros(total, dtype=bool), np.zeros(total, dtype=np.int64)
+        chosen[list(fixed)] = True
+        lengths[list(fixed)] = list(fixed.values())
+        mask, values = draft.fresh(f"{result}_at"), draft.fresh(f"{result}_to")
+        draft.set_weight(values, lengths)
+        if context.model.opsets[""] >= 9:
+            draft.set_weight(mask, chosen)
+            nodes.append(("Where", (mask, values, computed), result))
+        else:
+            draft.set_weight(mask, (~chosen).astype(np.int64))
+            rest = draft.fresh(f"{result}_rest")
+            nodes += [("Mul", (computed, mask), rest), ("Add", (rest, values), result)]
+    return tuple(nodes)
 
 
 def _keep_shape(context: Context, draft: Draft, node: Node, left: Mapping[Axis, Indices]) -> None:
     """Make `Shape` of a cut tensor return the original lengths, unless the cut ones are never read."""
-    dims = context.dims(node.inputs[0])
+    tensor, output = node.inputs[0], node.outputs[0]
+    dims = context.dims(tensor)
     if dims is None:
         return
     window = range(len(dims))[slice(node.attributes.get("start", 0), node.attributes.get("end", len(dims)))]
-    at = [place for place, axis in enumerate(window) if Axis(node.inputs[0], axis) in left]
-    output = node.outputs[0]
-    if not at or not _looked_at(context, output, at):
+    at = {place: axis for place, axis in enumerate(window) if Axis(tensor, axis) in left}
+    if not at or not _looked_at(context, output, list(at)):
         return
-    chosen, lengths = np.zeros(len(window), dtype=bool), np.zeros(len(window), dtype=np.int64)
-    chosen[at] = True
-    lengths[at] = [dims[window[place]] for place in at]
+    fixed = {place: dims[axis] for place, axis in at.items() if context.shapes.is_static(tensor, axis)}
+    free = {
+        place: Fraction(dims[axis], len(left[Axis(tensor, axis)])) for place, axis in at.items() if place not in fixed
+    }
     raw = draft.fresh(f"{output}_after_cut")
     draft.rename_output(node, 0, raw)
-    for op, inputs, made in _replacing(context, draft, chosen, lengths, raw, output):
+    for op, inputs, made in _replacing(context, draft, len(window), fixed, free, raw, output):
         draft.insert_after(node, op, inputs, made)
 
 

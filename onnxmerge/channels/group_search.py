@@ -55,21 +55,33 @@ def search_group(
     Args:
         relation_index: All relations.
         producer: The producer to start from.
-        free: Elements of its output that no pass has reached.
-        searched: Elements reached by earlier passes; those of this search are added.
+        free: Elements of its output that need a search.
+        searched: Elements that need no search of their own; those of this search are added.
     """
     length = relation_index.length(producer.output) or 0
     seeds = np.full(length, -1, dtype=np.int64)
     seeds[free] = np.arange(len(free))
     propagation = _run(relation_index, producer.output, seeds, np.arange(len(free), dtype=np.int64), {})
     for axis, labels in propagation.labels.items():
-        searched.setdefault(axis, np.zeros(len(labels), dtype=bool))[labels >= 0] = True
+        searched.setdefault(axis, np.zeros(len(labels), dtype=bool))[_settled(propagation, labels)] = True
     coarse = _Coarser(relation_index, producer.output)
     coarse.follow(seeds, propagation, {})
     stuck = _held(propagation) - {root for _, labels in coarse.found for root in propagation.root[labels].tolist()}
     lost = int(np.isin(propagation.root[np.arange(len(free))], sorted(stuck)).sum()) if stuck else 0
     members = (*_free_parts(propagation), *(part for part, _ in coarse.found))
-    return SearchResult(members, lost, _reasons(propagation, stuck))
+    reasons = dict.fromkeys((*_reasons(propagation, stuck), *(coarse.pinned if lost else ())))
+    return SearchResult(members, lost, tuple(reasons))
+
+
+def _settled(propagation: LabelPropagation, labels: Indices) -> NDArray[np.bool_]:
+    """Elements of an axis that need no search of their own.
+
+    Their channel has no other element on the axis, or is pinned. Those of a whole head may also be cut one by one.
+    """
+    roots = np.where(labels >= 0, propagation.root[labels], -1)
+    alone = np.bincount(roots + 1, minlength=1)[roots + 1] == 1
+    pinned = [propagation.root[held] for held, _ in propagation.pinned]
+    return np.asarray((labels >= 0) & (alone | np.isin(roots, np.concatenate(pinned) if pinned else [])))
 
 
 def _run(relation_index: RelationIndex, axis: Axis, seeds: Indices, root: Indices, chosen: Chosen) -> LabelPropagation:
@@ -134,10 +146,12 @@ class _Coarser:
 
     Attributes:
         found: Groups, each with the labels of the first pass that it frees.
+        pinned: Reasons of passes that freed nothing.
     """
 
     def __init__(self, relation_index: RelationIndex, start: Axis) -> None:
         self.found: list[tuple[Members, Indices]] = []
+        self.pinned: dict[Reason, None] = {}
         self._atlas = relation_index
         self._start = start
         self._left = _MOST_WALKS
@@ -158,7 +172,9 @@ class _Coarser:
             if root is None or way[axis].tobytes() in tried or self._left == 0:
                 continue
             tried.add(way[axis].tobytes())
-            blocked = np.isin(root, root[pinned])
+            # What the way does not cover (values beside queries and keys in one weight) is cut in another way.
+            beside = propagation.labels[axis][way[axis] < 0]
+            blocked = np.isin(root, np.concatenate([root[pinned], root[beside[beside >= 0]]]))
             left = np.where((seeds >= 0) & ~blocked[seeds], seeds, -1)
             if (left >= 0).any():
                 self._left -= 1
@@ -166,7 +182,10 @@ class _Coarser:
 
     def _walk_again(self, seeds: Indices, root: Indices, chosen: Chosen) -> None:
         propagation = _run(self._atlas, self._start, seeds, root, chosen)
-        for part in _free_parts(propagation):
+        parts = _free_parts(propagation)
+        if not parts:
+            self.pinned.update(dict.fromkeys(reason for _, reason in propagation.pinned))
+        for part in parts:
             labels = part.get(self._start)
             if labels is not None and max(int(numbers.max()) for numbers in part.values()) > 0:
                 self.found.append((part, seeds[(labels >= 0) & (seeds >= 0)]))

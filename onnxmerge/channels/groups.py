@@ -1,7 +1,7 @@
 """Find channel groups, all axes that must shrink together, from the relations of all nodes.
 
-Producers are searched in the node order of the file. Elements that have been reached are not searched again, and a
-group that is found from several of its producers is one group. Labels are ordered by index, so groups are
+Producers are searched in the node order of the file. Elements reached as channels of their own are not searched again,
+and a group that is found from several of its producers is one group. Labels are ordered by index, so groups are
 deterministic. See `propagation` for how relations are followed and `search_group` for how forks are tried.
 """
 
@@ -163,7 +163,11 @@ def _group(relation_index: RelationIndex, members: Mapping[Axis, Indices]) -> Ch
     producers, consumers, carriers = [], [], []
     for node, relation in zip(relation_index.context.model.nodes, relation_index.relations, strict=True):
         made = [p for p in relation.producers if p.output in members and p.weight in members]
-        read = [c for c in relation.consumers if c.input in members and (c.weight is None or c.weight in members)]
+        read = [
+            c
+            for c in relation.consumers
+            if c.input in members and (c.weight is None or c.weight in members) and c.reads(members[c.input])
+        ]
         producers.extend(made)
         consumers.extend(read)
         ends = {p.output for p in made} | {c.input for c in read}

@@ -78,7 +78,7 @@ class LabelPropagation:
             self._put(target, at_target[held], labels[held])
 
     def _put(self, axis: Axis, at: Indices, labels: Indices) -> None:
-        length = self.relation_index.length(axis)
+        length = self.relation_index.extent(axis)
         if length is None:
             self.pinned.append((labels, Reason("no_fixed_length", axis=axis.axis, detail=(axis.tensor,))))
             return

@@ -14,21 +14,21 @@ __all__ = ["CODES", "Code", "Detail", "Reason"]
 
 Code = Literal[
     # Surroundings of the node.
-    "graph_features", "graph_input", "graph_output", "has_subgraph", "no_fixed_length", "read_by_subgraph",
-    "shapes_contradict", "shapes_unknown", "shapes_unknown_at",
+    "graph_cache", "graph_features", "graph_input", "graph_output", "has_subgraph", "no_fixed_length",
+    "read_by_subgraph", "shapes_contradict", "shapes_unknown", "shapes_unknown_at",
     # Operators without a rule, or known and not cut.
     "integer_arithmetic", "integer_weights", "no_cpu_kernel", "no_rule", "old_opset", "packed_in_attributes",
     # Values that are not in the file.
     "bounds_not_followed", "computed_amounts", "computed_axes", "computed_axis", "computed_bounds", "computed_counts",
     "computed_positions", "reduces_computed",
     # Forms of the operator that its rule does not support.
-    "attention_extras", "batch_first", "einsum_form", "einsum_sum", "empty_tensor", "heads_packed", "heads_uneven",
+    "attention_cache", "batch_first", "einsum_form", "einsum_sum", "empty_tensor", "heads_packed", "heads_uneven",
     "heads_unknown", "of_a_vector", "returns_positions", "scale_a_block", "unequal_elements", "weight_does_not_fit",
     "with_a_vector",
     # Axes on which an operator does more than carry channels.
     "angles", "gathers", "gathers_from", "grid", "hidden_state", "made_by", "mixes_all", "mixes_neighbours",
     "normalises_over_it", "numbers", "place", "reduces", "resampled", "spatial_axis", "statistics_over_all",
-    "statistics_over_it", "steps", "time_or_batch", "tokens", "turns_pairs", "works_along", "works_by_number",
+    "statistics_over_it", "steps", "time_or_batch", "tokens", "works_along", "works_by_number",
     # Forks without a matching way.
     "grouped_convolution", "mixes_axes", "mixes_free_length",
     # Groups that could be cut but are not.

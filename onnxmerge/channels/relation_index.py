@@ -13,6 +13,10 @@ from onnxmerge.channels.relations import Axis, Fork, Indices, Link, Pin, Relatio
 __all__ = ["RelationIndex", "pairs_of"]
 
 
+_ATTENTION = frozenset({"Attention", "GroupQueryAttention", "MultiHeadAttention"})
+"""Operators that return the keys and values that they used."""
+
+
 class RelationIndex:
     """Relations by the axes they touch."""
 
@@ -39,11 +43,14 @@ class RelationIndex:
         for spec in context.model.outputs:
             if context.rank(spec.name) == 2:
                 self._pin(spec.name, Reason("graph_features", detail=(spec.name,)))
+            elif _is_cache(context, spec.name):
+                self._pin(spec.name, Reason("graph_cache", detail=(spec.name,)))
             else:
                 self._pin(spec.name, Reason("graph_output", detail=(spec.name,)))
         for name in sorted(context.model.captured):
             self._pin(name, Reason("read_by_subgraph", detail=(name,)))
         self._slabs: dict[int, tuple[Fork, list[dict[Axis, Indices]]]] = {}
+        self._repeating = self._repeating_axes()
 
     def _pin(self, tensor: str, reason: Reason) -> None:
         for number in range(self.context.rank(tensor)):
@@ -56,6 +63,45 @@ class RelationIndex:
         if dims is None or axis.axis >= len(dims) or not self.context.shapes.is_static(*axis):
             return None
         return dims[axis.axis]
+
+    def extent(self, axis: Axis) -> int | None:
+        """Number of elements of an axis that may carry labels, at the shapes of the first pass; None for any other.
+
+        An axis of free length may if all relations treat its elements alike in every repetition: see
+        `rules/reshaping.py`. Labels reach it from axes of fixed length only, so they repeat with a fixed period.
+        """
+        if axis in self._repeating:
+            return (self.context.dims(axis.tensor) or ())[axis.axis]
+        return self.length(axis)
+
+    def _repeating_axes(self) -> frozenset[Axis]:
+        forks = {axis for found in self.forks.values() for fork in found for way in fork.ways for axis in _axes_of(way)}
+        free = {axis for axis in (*self.links, *forks) if self.length(axis) is None}
+        ends = {end for relation in self.relations for end in _ends_of(relation)}
+        return frozenset(
+            axis
+            for axis in free - ends - self.ties.keys()
+            if all(pin.at is None for pin, _ in self.pins.get(axis, ()))
+            and all(self._repeats(entry) for entry in self.links.get(axis, ()))
+            and all(
+                self._repeats(entry)
+                for fork in self.forks.get(axis, ())
+                for way in fork.ways
+                for entry in way.links
+                if axis in (entry.one, entry.two)
+            )
+        )
+
+    def _repeats(self, entry: Link) -> bool:
+        """Whether a link holds for every length of its free axes: it repeats, or joins equal axes."""
+        return entry.repeats or (
+            _is_identity(entry)
+            and all(
+                shapes.dims.get(entry.one.tensor, ())[entry.one.axis : entry.one.axis + 1]
+                == shapes.dims.get(entry.two.tensor, ())[entry.two.axis : entry.two.axis + 1]
+                for shapes in (self.context.shapes.first, self.context.shapes.second)
+            )
+        )
 
     def slabs(self, fork: Fork) -> list[dict[Axis, Indices]]:
         """For each way of a fork: the slab number of every element of every axis it touches, -1 for none."""
@@ -94,6 +140,32 @@ class RelationIndex:
 def _axes_of(way: Way) -> tuple[Axis, ...]:
     axes = [axis for entry in way.links for axis in (entry.one, entry.two)] + [tie.axis for tie in way.ties]
     return tuple(dict.fromkeys(axes))
+
+
+def _is_cache(context: Context, output: str) -> bool:
+    """Whether a graph output is an input to which the tokens of this run were added."""
+    given = {spec.name for spec in context.model.inputs}
+    waiting = [output] if context.rank(output) >= 4 else []
+    while waiting:
+        node = context.model.writer.get(waiting.pop())
+        if node is not None and node.op in _ATTENTION:
+            return True
+        if node is not None and node.op == "Concat":
+            waiting += node.inputs
+            if given.intersection(node.inputs):
+                return True
+    return False
+
+
+def _ends_of(relation: Relation) -> tuple[Axis, ...]:
+    """Axes on which weights produce or contract channels."""
+    return (*(p.output for p in relation.producers), *(c.input for c in relation.consumers))
+
+
+def _is_identity(entry: Link) -> bool:
+    if entry.at_one is None or entry.at_two is None:
+        return True
+    return np.array_equal(entry.at_one, entry.at_two) and np.array_equal(entry.at_one, np.arange(len(entry.at_one)))
 
 
 def pairs_of(entry: Link, length: int) -> tuple[Indices, Indices]:

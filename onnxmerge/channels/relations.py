@@ -18,8 +18,9 @@ this for channels on one axis.
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -72,12 +73,22 @@ class CommutesWith(IntEnum):
 
 @dataclass(frozen=True)
 class Link:
-    """Pairs of elements of two axes that are one channel; `None` for both index arrays means the identity."""
+    """Pairs of elements of two axes that are one channel; `None` for both index arrays means the identity.
+
+    Attributes:
+        one: An axis.
+        two: Another one.
+        at_one: Elements of the first.
+        at_two: The elements of the second that they belong to.
+        repeats: Whether the pairs repeat along an axis of free length with a fixed period, so that they hold for every
+            length; the arrays are those of the first pass.
+    """
 
     one: Axis
     two: Axis
     at_one: Indices | None = None
     at_two: Indices | None = None
+    repeats: bool = False
 
 
 def link(
@@ -149,6 +160,9 @@ class Consumer:
         weight: The weight and its contracted axis; None if both factors are signals.
         outputs: The weight's axis of output channels, or None.
         bias: Name of the bias vector, "" if there is none.
+        sums: For an axis that holds several contractions side by side (the heads of packed queries), the number of the
+            one that each element belongs to, -1 for none; None if there is only one. A group reads the axis if it has
+            several channels in one of them; whole heads are removed without changing any contraction.
     """
 
     node: int
@@ -157,6 +171,15 @@ class Consumer:
     weight: Axis | None
     outputs: int | None = None
     bias: str = ""
+    sums: Indices | None = field(default=None, compare=False)
+
+    def reads(self, labels: Indices) -> bool:
+        """Whether channels with these labels on the axis are contracted over."""
+        if self.sums is None:
+            return True
+        inside = (self.sums >= 0) & (labels >= 0)
+        pairs = np.unique(np.stack([self.sums[inside], labels[inside]]), axis=1)
+        return bool(pairs.shape[1] > len(np.unique(pairs[0])))
 
 
 @dataclass(frozen=True)
@@ -203,11 +226,17 @@ class SetInput:
 
 @dataclass(frozen=True)
 class SetLengths:
-    """Replace some entries of an input that holds lengths and is computed at run time."""
+    """Replace some entries of an input that holds lengths and is computed at run time.
+
+    Attributes:
+        position: Number of the input.
+        at: The entries.
+        lengths: For each entry its new value, or the fraction that remains of a length that is free.
+    """
 
     position: int
     at: tuple[int, ...]
-    lengths: tuple[int, ...]
+    lengths: tuple[int | Fraction, ...]
 
 
 Edit = SetAttribute | SetInput | SetLengths

@@ -21,7 +21,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -175,11 +175,13 @@ def _attention(of: _Operands) -> int:
 def _projected_attention(of: _Operands, past: int = 4) -> int:
     """ONNX Runtime's Attention: x (batch, tokens, in), projected by one weight (in, queries + keys + values)."""
     x, weight, cache = of.input(0), of.input(1), of.input(past)
-    sizes: Sequence[int] = of.node.attributes.get("qkv_hidden_sizes") or [weight[1] // 3] * 3
+    # Queries and keys are equally wide; what is neither of them is values.
+    values = of.output()[-1] if of.node.op == "Attention" else weight[1] // 3
+    queries = (weight[1] - values) // 2
     count = x[1]
     if cache:  # (2, batch, heads, tokens, width)
         count = cache[3] if of.attribute("past_present_share_buffer") else cache[3] + x[1]
-    return prod(x) * weight[1] + x[0] * x[1] * (sizes[0] + sizes[2]) * count
+    return prod(x) * weight[1] + x[0] * x[1] * (queries + values) * count
 
 
 def _multi_head_attention(of: _Operands) -> int:
@@ -204,7 +206,7 @@ def _group_query_attention(of: _Operands) -> int:
     queries = prod(q)
     if not k:
         heads, shared = of.attribute("num_heads"), of.attribute("kv_num_heads")
-        queries = queries // (heads + 2 * shared) * heads
+        queries = queries * heads // (heads + 2 * shared)
     count = (k or q)[1] + (cache[2] if cache else 0)
     return 2 * queries * count
 

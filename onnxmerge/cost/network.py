@@ -8,7 +8,7 @@ Everything else (activations, normalisation, pooling) is not counted, as is usua
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
@@ -31,10 +31,12 @@ class CostModel:
     Attributes:
         model: The model.
         dims: Shape of every tensor at which MACs are counted.
+        analysed: Shape of every tensor in the analysis, for the length of free axes there; empty if it is the same.
     """
 
     model: Model
     dims: Mapping[str, tuple[int, ...]]
+    analysed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def parameters(self, left: Left) -> int:
         """Elements of all initializers."""
@@ -109,9 +111,12 @@ class CostModel:
             def length(tensor: str, axis: int) -> int:
                 if Axis(tensor, axis) not in shares:
                     return self.dims[tensor][axis]
-                left = 0.0
+                left, analysed = 0.0, 0
                 for positions, elements in shares[Axis(tensor, axis)]:
                     left += elements * prod(counts.get(p, sizes[p]) / sizes[p] for p in positions)
+                    analysed += elements
+                # An axis of free length keeps the same fraction at every length.
+                left *= self.dims[tensor][axis] / analysed
                 # A group may be removed entirely; any other keeps at least one element.
                 return max(round(left), 1) if left else 0
 
@@ -162,8 +167,11 @@ class CostModel:
 
     def _length(self, left: Left) -> Length:
         def length(tensor: str, axis: int) -> int:
-            indices = left.get(Axis(tensor, axis))
-            return len(indices) if indices is not None else self.dims[tensor][axis]
+            indices, whole = left.get(Axis(tensor, axis)), self.dims[tensor][axis]
+            if indices is None:
+                return whole
+            # An axis of free length keeps the same fraction at every length.
+            return len(indices) * whole // self.analysed.get(tensor, self.dims[tensor])[axis]
 
         return length
 

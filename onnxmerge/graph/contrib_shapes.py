@@ -15,7 +15,7 @@ import onnx
 
 from onnxmerge.graph.model import Node
 
-__all__ = ["contributed_shapes", "standard_form"]
+__all__ = ["contributed_shapes", "standard_form", "typed_like"]
 
 MICROSOFT = "com.microsoft"
 Dims = tuple[int, ...]
@@ -47,8 +47,13 @@ def standard_form(node: Node, proto: onnx.NodeProto) -> onnx.NodeProto:
     return proto
 
 
+def typed_like(node: Node) -> int:
+    """Position of the input whose element type the outputs of a contributed operator have."""
+    return 2 if node.op == "EmbedLayerNormalization" else 0
+
+
 def contributed_shapes(node: Node, dims: Mapping[str, Dims]) -> dict[str, Dims] | None:
-    """Shapes of a node's outputs, as many as are known; each has the element type of the first input.
+    """Shapes of a node's outputs, as many as are known; for their element type see `typed_like`.
 
     Args:
         node: The node.
@@ -110,30 +115,59 @@ def _matmul_bits(node: Node, of: Lookup) -> list[Dims | None]:
 
 
 def _attention(node: Node, of: Lookup) -> list[Dims | None]:
-    """Query, key and value projected by one weight (D, 3H), unless their sizes are given."""
-    sizes = node.attributes.get("qkv_hidden_sizes")
-    return [(*of(0)[:-1], int(sizes[2]) if sizes else of(1)[1] // 3)]
+    """Query, key and value projected by one weight (D, 3H), unless their sizes are given; and the present cache."""
+    sizes, past = node.attributes.get("qkv_hidden_sizes"), of(4)
+    x, values = of(0), int(sizes[2]) if sizes else of(1)[1] // 3
+    heads = int(node.attributes["num_heads"])
+    kept = past[3] if past else 0
+    tokens = kept if node.attributes.get("past_present_share_buffer") else kept + x[1]
+    return [(*x[:-1], values), (2, x[0], heads, tokens, values // heads)]
 
 
-def _multi_head_attention(_node: Node, of: Lookup) -> list[Dims | None]:
+def _multi_head_attention(node: Node, of: Lookup) -> list[Dims | None]:
     """(B, S, H) of values (B, L, H) or of heads of values (B, heads, L, width); packed forms have no CPU kernel."""
-    query, value = of(0), of(2)
-    return [(*query[:2], value[2] if len(value) == 3 else value[1] * value[3])]
+    query, value, heads = of(0), of(2), int(node.attributes["num_heads"])
+    width = value[2] // heads if len(value) == 3 else value[3]
+    tokens = value[1] if len(value) == 3 else value[2]
+    present = [_present(of(position), of(8), (query[0], heads, tokens)) for position in (6, 7)]
+    return [
+        (*query[:2], heads * width),
+        (*present[0], query[2] // heads) if present[0] else None,
+        (*present[1], width) if present[1] else None,
+    ]
+
+
+def _present(past: Dims, filled: Dims, new: Dims) -> Dims:
+    """(B, heads, L) of a cache: the past and the new tokens, or a buffer whose filled length is given."""
+    if past and filled:
+        return past[:3]
+    return (*new[:2], new[2] + (past[2] if past else 0))
 
 
 def _group_query_attention(node: Node, of: Lookup) -> list[Dims | None]:
-    """Shaped like the queries, which hold keys and values behind them where those are left out."""
-    query = of(0)
-    if of(1):
-        return [query]
+    """Shaped like the queries, which hold keys and values behind them where those are left out; and the caches.
+
+    A cache grows by the new tokens, unless it is a buffer that already has room for them; which of the two depends on
+    values, and the first is assumed.
+    """
+    query, past = of(0), of(3)
     heads, shared = int(node.attributes["num_heads"]), int(node.attributes["kv_num_heads"])
-    return [(*query[:-1], query[-1] // (heads + 2 * shared) * heads)]
+    width = query[-1] // (heads if of(1) else heads + 2 * shared)
+    present = (query[0], shared, query[1] + (past[2] if past else 0), width)
+    return [(*query[:-1], heads * width), present, present]
+
+
+def _embedding(_node: Node, of: Lookup) -> list[Dims | None]:
+    """Embeddings of ids (B, S), normalised; the length of each row; the embeddings."""
+    rows = (*of(0), of(2)[1])
+    return [rows, of(0)[:1], rows]
 
 
 _SHAPES: Mapping[str, Callable[[Node, Lookup], list[Dims | None]]] = MappingProxyType(
     {
         "Attention": _attention,
         "BiasSplitGelu": _split_gelu,
+        "EmbedLayerNormalization": _embedding,
         "FusedMatMul": _fused_matmul,
         "GroupQueryAttention": _group_query_attention,
         "MatMulNBits": _matmul_bits,

@@ -10,6 +10,7 @@ copies again that stayed equal.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 
 import numpy as np
 import onnx
@@ -236,7 +237,9 @@ def _copy_shared_vectors(model: Model) -> dict[str, str]:
         size = int(np.prod(dims, dtype=np.int64))
         if not dims or size != max(dims) or size > _SMALL or external_data_helper.uses_external_data(tensors[name]):
             continue
-        for use, (node, position) in enumerate(places[1:], start=1):
+        # A model that was cut before has copies that did not stay equal.
+        free = (number for number in count(1) if f"{name}{COPY_MARK}{number}" not in tensors)
+        for (node, position), use in zip(places[1:], free, strict=False):
             copy = onnx.TensorProto()
             copy.CopyFrom(tensors[name])
             copy.name = f"{name}{COPY_MARK}{use}"

@@ -18,16 +18,18 @@ __all__ = ["input_dims", "probe_shapes"]
 
 
 _PROBES = (
-    (2, 64), (3, 96), (2, 224), (3, 320), (2, (48, 320)), (3, (48, 192)), (2, (32, 128)), (3, (32, 320)),
-    (2, 48), (3, 80), (2, 16), (3, 24), (1, 64), (1, 96), (1, 320), (1, 224),
+    (2, 64), (3, 96), (2, 16), (3, 24), (2, 224), (3, 320), (2, (48, 320)), (3, (48, 192)), (2, (32, 128)),
+    (3, (32, 320)), (2, 48), (3, 80), (1, 64), (1, 96), (1, 320), (1, 224),
     (1, 512), (1, 640), (2, 512), (1, 16000), (1, 1), (2, 1), (1, 7),
 )  # fmt: skip
 """(batch, other free axes) tried in turn: multiples of 32 suit strided networks, batch 1 those exported with it.
 
+A table of positions may be shorter than 96 tokens (CLIP's has 77).
+
 A line of text is 32 or 48 pixels high, and its network fits no other height even where the file leaves it free.
 """
 
-_HOPELESS = 7
+_HOPELESS = 9
 """Walks that leave the same nodes unknown, squares and lines of text among them: no shape will help, an operator is not
 understood."""
 
@@ -113,5 +115,18 @@ def probe_shapes(model: Model, overrides: Mapping[str, tuple[int, ...]]) -> Stat
             break
         if len(ranked) >= _HOPELESS and ranked[0].failed == ranked[_HOPELESS - 1].failed:
             break
-    # If only one set of shapes fits the graph, the next best one still shows what depends on free dimensions.
-    return StaticShapes(ranked[0], ranked[1] if len(ranked) > 1 else ranked[0])
+    if len(ranked) > 1:
+        # If only one set of shapes fits the graph, the next best one still shows what depends on free dimensions.
+        return StaticShapes(ranked[0], ranked[1])
+    return StaticShapes(ranked[0], _another_batch(model, overrides, ranked[0]))
+
+
+def _another_batch(model: Model, overrides: Mapping[str, tuple[int, ...]], first: Shapes) -> Shapes:
+    """A pass with another batch where the user fixed all shapes; the given pass if the model fits no other.
+
+    Samples come in batches of any size, whatever the shape was.
+    """
+    free = {spec.name for spec in model.inputs if spec.dims and not isinstance(spec.dims[0], int)}
+    grown = {name: (dims[0] + 1, *dims[1:]) if name in free else dims for name, dims in overrides.items() if dims}
+    second = infer_shapes(model, input_dims(model.inputs, {**overrides, **grown}, 2, 64))
+    return second if second.failed == first.failed else first

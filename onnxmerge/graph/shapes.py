@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper, shape_inference
 
-from onnxmerge.graph.contrib_shapes import contributed_shapes, standard_form
+from onnxmerge.graph.contrib_shapes import contributed_shapes, standard_form, typed_like
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate_node
 from onnxmerge.graph.model import Model, Node
 
@@ -156,7 +156,8 @@ def _infer_node(
     shapes = {name: shape for name in node.inputs if name in types and (shape := _concrete(types[name])) is not None}
     contributed = contributed_shapes(node, shapes)
     if contributed is not None:
-        kind = types[node.input(0)].tensor_type.elem_type if node.input(0) in types else 0
+        source = node.input(typed_like(node))
+        kind = types[source].tensor_type.elem_type if source in types else 0
         return {name: onnx.helper.make_tensor_type_proto(kind, shape) for name, shape in contributed.items()}
     proto = standard_form(node, proto)
     domain, op = ("", proto.op_type) if proto.op_type != node.op else (node.domain, node.op)

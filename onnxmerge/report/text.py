@@ -88,10 +88,11 @@ _EXPORT_AGAIN = "the file is inconsistent: export it again"
 _NO_SUBGRAPH = "export a single branch, without If, Loop or Scan"
 _UNFUSED = "export without fused operators"
 _HEADS_APART = "export with a separate axis for heads: (batch, heads, tokens, width)"
-_PLAIN_HEADS = "export without the cache, with as many heads for keys as for queries"
+_NO_CACHE = "export without the cache (use_cache=False)"
 _EINSUM = "rewrite it with MatMul and Transpose, and export again"
 
 _AROUND: Mapping[Code, Text] = {
+    "graph_cache": Text("cache {0} is the model's interface", _NO_CACHE, "cache of keys and values"),
     "graph_features": Text(
         "the classes or features of graph output {0} are the model's interface",
         short="classes or features of a graph output",
@@ -137,8 +138,8 @@ _COMPUTED: Mapping[Code, Text] = {
 }
 
 _FORMS: Mapping[Code, Text] = {
-    "attention_extras": Text("{op} has a cache, a length input or a second output", _PLAIN_HEADS),
-    "heads_uneven": Text("{op} has {0} query heads for {1} key heads", _PLAIN_HEADS),
+    "attention_cache": Text("{op} shares its heads and widths with a cache", _NO_CACHE),
+    "heads_uneven": Text("{op} has {0} query heads for {1} key heads", "export with as many key heads as query heads"),
     "heads_packed": Text("{op} packs its heads into one axis", _HEADS_APART),
     "heads_unknown": Text("{op} packs an unknown number of heads into one axis", _HEADS_APART),
     "batch_first": Text("{op} has the batch axis first", "export with layout 0, (sequence, batch, input)"),
@@ -174,7 +175,6 @@ _AXES: Mapping[Code, Text] = {
     "mixes_neighbours": Text("{op} mixes neighbouring channels"),
     "numbers": Text("{op} numbers the channels"),
     "reduces": Text("{op} reduces over the channels"),
-    "turns_pairs": Text("{op} rotates pairs of elements of this axis"),
     "steps": Text("{op} has step {0} along the channels"),
     "grouped_convolution": Text("convolution with {0} groups"),
     "mixes_axes": Text(

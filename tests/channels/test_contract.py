@@ -98,20 +98,32 @@ def test_a_refused_operator_says_why(key: Key) -> None:
     assert any(sentence(REFUSED[key]) in reason for reason in analysed.reasons), analysed.reasons
 
 
-def test_what_stands_behind_a_refused_operator_is_cut() -> None:
-    """A transformer layer as ONNX Runtime's tools fuse it: the heads stay, the hidden layer goes."""
+def test_a_fused_layer() -> None:
+    """A transformer layer as ONNX Runtime's tools fuse it: heads, both widths and the hidden layer can be cut."""
     net = Net()
     x = net.input("N", 5, 8)
     parts = [net.matmul(x, 8, 8, name=name) for name in ("query", "key", "value")]
-    h = net.add("MultiHeadAttention", *parts, num_heads=2, domain=MICROSOFT)
+    h = net.add("MultiHeadAttention", *parts, net.random(24), num_heads=2, domain=MICROSOFT)
     outputs = [net.fresh("normal"), "", "", net.fresh("sum")]
     inputs = [net.matmul(h, 8, 8, name="project"), x, net.positive(8), net.random(8), net.random(8)]
     net.nodes.append(helper.make_node("SkipLayerNormalization", inputs, outputs, domain=MICROSOFT))
     inner = net.add("BiasGelu", net.matmul(outputs[0], 8, 12, name="up"), net.random(12), domain=MICROSOFT)
     net.output(net.add("Add", outputs[3], net.matmul(inner, 12, 8, name="down")), 3)
     analysed = analyse(net.model())
-    assert analysed.sizes == (12,)
-    assert any("MultiHeadAttention keeps several heads packed" in reason for reason in analysed.reasons)
+    assert analysed.sizes == (2, 4, 4, 12)
+    assert any("SkipLayerNormalization computes statistics" in reason for reason in analysed.reasons)
+    assert hold(net.model()).error < TOLERANCE
+
+
+def test_what_stands_behind_a_refused_operator_is_cut() -> None:
+    """Stored as packed integers, the first product keeps its channels; the hidden layer behind it is cut."""
+    net = Net()
+    stored = net.const(net.rng.integers(0, 255, (8, 1, 8)), dtype=np.uint8)
+    sizes = {"K": 16, "N": 8, "bits": 4, "block_size": 16}
+    h = net.add("MatMulNBits", net.input("N", 5, 16), stored, net.random(8), domain=MICROSOFT, name="few", **sizes)
+    h = net.add("Relu", net.matmul(h, 8, 12, name="up"))
+    net.output(net.matmul(h, 12, 8, name="down"), 3)
+    assert analyse(net.model()).sizes == (12,)
     assert hold(net.model()).error < TOLERANCE
 
 

@@ -102,7 +102,7 @@ def test_every_layout_operator_is_run() -> None:
     assert {case.op for case in LAYOUTS} == OPERATORS
 
 
-def reshaped(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[Context, Node]:
+def reshaped(before: tuple[int | str, ...], after: tuple[int, ...]) -> tuple[Context, Node]:
     net = Net()
     net.output(net.add("Reshape", net.input(*before), net.ints(*after)), len(after))
     model: Model = load(net.model())
@@ -126,6 +126,37 @@ def reshaped(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[Context, 
 def test_reshapes(before: tuple[int, ...], after: tuple[int, ...]) -> None:
     context, node = reshaped(before, after)
     assert differing(context, node) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "repeating"),
+    [
+        # Heads folded into a free batch, and back: head h of entry n is element n·3 + h.
+        (("N", 12), (-1, 4), {(1, 0)}),
+        ((5, "N", 12), (5, -1, 4), {(2, 1)}),
+        (("N", 3, 5, 4), (-1, 5, 4), {(1, 0)}),
+        (("N", "M", 12), (-1, 4), {(2, 0)}),
+        # Nothing of fixed length is involved.
+        (("N", "M", 12), (-1, 12), set()),
+    ],
+    ids=str,
+)
+def test_reshapes_of_a_free_batch(
+    before: tuple[int | str, ...], after: tuple[int, ...], repeating: set[tuple[int, int]]
+) -> None:
+    """Axes of input and output whose elements belong together with a period, whatever the free lengths are."""
+    context, node = reshaped(before, after)
+    assert differing(context, node) == []
+    links = links_of(relate(node, context))
+    assert {(entry.one.axis, entry.two.axis) for entry in links if entry.repeats} == repeating
+    assert all(context.shapes.is_static(*e.one) == context.shapes.is_static(*e.two) for e in links if not e.repeats)
+
+
+def test_a_free_axis_behind_a_fixed_one_is_pinned() -> None:
+    """Element h·N + n has no period that holds for every N."""
+    context, node = reshaped((3, "N", 4), (-1, 4))
+    pinned = {pin.axis for pin in relate(node, context).pins if pin.reason.code == "mixes_free_length"}
+    assert pinned == {Axis("x", 0), Axis("x", 1), Axis(node.outputs[0], 0)}
 
 
 def test_a_wrong_map_is_noticed() -> None:

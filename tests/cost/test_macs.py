@@ -136,7 +136,8 @@ def test_all_that_onnx_tool_knows_is_compared() -> None:
     assert {model.graph.node[0].op_type for model in SINGLE.values()} == CONTRACTIONS
 
 
-UNKNOWN_TO_ONNX_TOOL = {"Attention", "FusedMatMul", "RNN"}
+ATTENTIONS = {"Attention", "GroupQueryAttention", "MultiHeadAttention"}
+UNKNOWN_TO_ONNX_TOOL = {*ATTENTIONS, "FusedMatMul", "RNN"}
 CUT = [case for case in CASES if case.sizes and not case.reference]
 COUNTED = [case for case in CUT if case.op not in UNKNOWN_TO_ONNX_TOOL]
 
@@ -155,6 +156,36 @@ def test_counts_of_a_cut_are_those_of_the_cut_model(case: Case) -> None:
         return len(left[Axis(tensor, axis)]) if Axis(tensor, axis) in left else cost.dims[tensor][axis]
 
     assert check(model, cost, feed, length) == cost.macs(left)
+
+
+@pytest.mark.parametrize("case", [case for case in CUT if case.op in ATTENTIONS], ids=lambda case: case.id)
+def test_counts_of_cut_attention_are_those_of_the_cut_model(case: Case) -> None:
+    """The formulas themselves are held against what is written out, below."""
+    analysed = analyse(built(case).model())
+    kept = some(analysed.groups)
+    cost = CostModel(analysed.context.model, analysed.context.shapes.first.dims)
+    model = load(cut_model(analysed, kept))
+    inputs = {spec.name: cost.dims[spec.name] for spec in analysed.context.model.inputs}
+    after = CostModel(model, infer_shapes(model, inputs).dims).macs({})
+    assert cost.macs(kept_elements(analysed.groups, kept)) == after < cost.macs({})
+    counts = {position: len(channels) for position, channels in kept.items()}
+    assert cost.by_counts(dict(enumerate(analysed.groups)), "macs")(counts) == after
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_heads_in_a_free_batch_count_at_every_batch(batch: int) -> None:
+    """Heads are cut by a fraction of an axis whose length was another when it was analysed."""
+    case = next(case for case in CASES if case.label == "keys in a free batch")
+    analysed = analyse(built(case).model())
+    kept = some(analysed.groups)
+    shapes = {"x": (batch, 5, 7)}
+    dims = infer_shapes(analysed.context.model, shapes).dims
+    cost = CostModel(analysed.context.model, dims, analysed.context.shapes.first.dims)
+    model = load(cut_model(analysed, kept))
+    after = CostModel(model, infer_shapes(model, shapes).dims).macs({})
+    assert cost.macs(kept_elements(analysed.groups, kept)) == after < cost.macs({})
+    counts = {position: len(channels) for position, channels in kept.items()}
+    assert cost.by_counts(dict(enumerate(analysed.groups)), "macs")(counts) == after
 
 
 # --- attention --------------------------------------------------------------------------------------------------

@@ -48,6 +48,26 @@ def grouped_query(packed: bool) -> Callable[[Net], Made]:
     return build
 
 
+def cached(op: str) -> Callable[[Net], Made]:
+    """With a cache of 4 tokens for 3 new ones."""
+
+    def build(net: Net) -> Made:
+        x = net.input(1, 3, 6)
+        if op == "Attention":
+            inputs = [x, net.random(6, 24), net.random(24), "", net.random(2, 1, 2, 4, 4)]
+            return net.many(op, *inputs, count=2, num_heads=2, domain=MICROSOFT)
+        if op == "MultiHeadAttention":
+            parts = [net.matmul(x, 6, n) for n in (8, 8, 8)]
+            inputs = [*parts, "", "", "", net.random(1, 2, 4, 4), net.random(1, 2, 4, 4)]
+            return net.many(op, *inputs, count=3, num_heads=2, domain=MICROSOFT)
+        parts = [net.matmul(x, 6, n) for n in (32, 16, 16)]
+        lengths = net.const(np.array([6]), dtype=np.int32), net.const(np.array(7), dtype=np.int32)
+        inputs = [*parts, net.random(1, 2, 4, 8), net.random(1, 2, 4, 8), *lengths]
+        return net.many(op, *inputs, count=3, num_heads=4, kv_num_heads=2, domain=MICROSOFT)
+
+    return build
+
+
 def few_bits(net: Net) -> Made:
     stored = net.const(net.rng.integers(0, 255, (7, 2, 8)), dtype=np.uint8)
     x = net.matmul(net.input(2, 5, 6), 6, 32)
@@ -93,16 +113,27 @@ def fused(**transposed: Any) -> Callable[[Net], Made]:
     return build
 
 
+def embedded(net: Net) -> Made:
+    ids = net.input(2, 5, name="ids", dtype=np.int32)
+    tables = [net.random(9, 6), net.random(9, 6)]
+    inputs = [ids, "", *tables, "", net.positive(6), net.random(6)]
+    made = [net.fresh("out"), net.fresh("lengths"), net.fresh("sum")]
+    net.nodes.append(onnx.helper.make_node("EmbedLayerNormalization", inputs, made, domain=MICROSOFT))
+    return made[0], made[2]
+
+
 CASES: dict[str, Callable[[Net], Made]] = {
     "Attention": attention,
     "Attention, other values": lambda net: attention(net, qkv_hidden_sizes=[8, 8, 10]),
     **{f"MultiHeadAttention, {form}": multi_head(form) for form in ("plain", "heads")},
     "GroupQueryAttention": grouped_query(packed=False),
     "GroupQueryAttention, packed": grouped_query(packed=True),
+    **{f"{op}, cached": cached(op) for op in ("Attention", "MultiHeadAttention", "GroupQueryAttention")},
     "MatMulNBits": few_bits,
     **{op: quantized(op) for op in ("QLinearAdd", "QLinearMul")},
     **{op: skip(op) for op in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")},
     "RotaryEmbedding": rotary,
+    "EmbedLayerNormalization": embedded,
     "FusedMatMul": fused(transBatchA=1, transA=1),
 }
 
@@ -113,7 +144,10 @@ def test_inferred_is_what_runs(name: str) -> None:
     made = CASES[name](net)
     for output in made:
         dtype = np.uint8 if name.startswith("QLinear") else np.float32
-        net.output(output, 4 if name.startswith("QLinear") else 3, dtype)
+        rank = 4 if name.startswith("QLinear") else 3
+        if output != made[0] and "cached" in name:
+            rank = 5 if name.startswith("Attention") else 4
+        net.output(output, rank, dtype)
     model = net.model()
     feed = random_feed(model)
     shapes = infer_shapes(load(model), {name: array.shape for name, array in feed.items()})

@@ -37,6 +37,21 @@ def shared_vectors() -> onnx.ModelProto:
     return net.model()
 
 
+def test_a_shared_vector_beside_its_own_copy_is_copied_under_another_name() -> None:
+    """A cut leaves a vector that two nodes share, and a copy of it for a third that has become another vector."""
+    net = Net()
+    x = net.input(2, 6)
+    shared, other = (
+        net.const(np.array([-1, 3]), name="target"),
+        net.const(np.array([-1, 4]), name="target__onnxmerge_use1"),
+    )
+    for name in (shared, shared, other):
+        net.output(net.add("Reshape", x, name), 2)
+    model = load(net.model())
+    read = [model.weights[node.inputs[1]].tolist() for node in model.nodes]
+    assert read == [[-1, 3], [-1, 3], [-1, 4]]
+
+
 def test_a_source_is_not_changed_by_loading() -> None:
     model = shared_vectors()
     before = model.SerializeToString()

@@ -17,9 +17,9 @@ REFUSED = MappingProxyType(
         **{
             (MICROSOFT, op): Reason("packed_in_attributes", op)
             for op in (
-                "Attention", "DecoderMaskedMultiHeadAttention", "DecoderMaskedSelfAttention", "GroupQueryAttention",
-                "LongformerAttention", "MultiHeadAttention", "PackedAttention", "PackedMultiHeadAttention",
-                "PagedAttention", "RelativePositionBias", "SparseAttention",
+                "DecoderMaskedMultiHeadAttention", "DecoderMaskedSelfAttention", "LongformerAttention",
+                "PackedAttention", "PackedMultiHeadAttention", "PagedAttention", "RelativePositionBias",
+                "SparseAttention",
             )
         },
         **{
@@ -42,6 +42,7 @@ REFUSED = MappingProxyType(
             (MICROSOFT, op): Reason("no_cpu_kernel", op)
             for op in ("BiasSplitGelu", "GroupNorm", "NhwcConv", "NhwcFusedConv", "SkipGroupNorm")
         },
+        (MICROSOFT, "EmbedLayerNormalization"): Reason("statistics_over_all", "EmbedLayerNormalization"),
         **{("", op): Reason("computed_positions", op) for op in ("GatherND", "ScatterND", "TensorScatter")},
     }
 )  # fmt: skip

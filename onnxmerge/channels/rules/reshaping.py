@@ -1,13 +1,23 @@
-"""Reshapes: operators that keep the order of all elements and mix axes.
+"""Reshape, Flatten, Squeeze and Unsqueeze: the same elements in the same order, counted along other axes.
 
-Input and output lengths are split into the smallest blocks with equal products; a block of one axis each way is the
-identity, any other block is a fork with one way for each pair of its axes, found by numbering the block's elements.
+1. Input and output lengths are split into the smallest blocks of axes with equal products. A block of one axis each way
+   is the identity; any other block is a fork with one way for each pair of its axes, found by numbering the block's
+   elements.
+2. A block may start with axes of free length: (batch, heads·width) to (batch·heads, width), which is how PyTorch's
+   MultiheadAttention and its decomposed scaled-dot-product attention multiply all heads at once. With a common free
+   factor F taken out, both sides are fixed, (a, ...) and (b, ...); the free axes are a·F and b·F long, and element
+   n·a + i of one corresponds to element n·b + j of the other for every n. The links repeat with these periods, so
+   they hold for every length.
+3. Any other block with an axis of free length is pinned.
+
+Moving elements commutes with any scaling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import prod
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from math import gcd, prod
 
 import numpy as np
 
@@ -18,6 +28,7 @@ from onnxmerge.channels.relations import (
     CommutesWith,
     Edit,
     Fork,
+    Indices,
     Kept,
     Link,
     Pin,
@@ -33,12 +44,13 @@ from onnxmerge.graph import Node
 
 __all__ = ["RULES", "reshape_blocks", "resize_lengths"]
 
+Dims = tuple[int, ...]
+Block = tuple[tuple[int, ...], tuple[int, ...]]
+
 _LARGEST_BLOCK = 1 << 24
 
 
-def reshape_blocks(
-    before: tuple[int, ...], after: tuple[int, ...]
-) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+def reshape_blocks(before: Dims, after: Dims) -> Iterator[Block]:
     """Smallest runs of axes with equal products, as (input axes, output axes).
 
     Example:
@@ -86,54 +98,155 @@ def _reshape(node: Node, context: Context) -> Relation:
             if len(ins) == len(outs) == 1:
                 links.append(link(x, ins[0], y, outs[0]))
             continue
-        size = int(np.prod([before[axis] for axis in wide_in]))
-        if size > _LARGEST_BLOCK or not all(context.shapes.is_static(x, axis) for axis in wide_in):
-            reason = Reason("mixes_free_length", node.op)
-            pins.extend(Pin(Axis(x, axis), reason) for axis in wide_in if len(wide_in) + len(wide_out) > 1)
-            pins.extend(Pin(Axis(y, axis), reason) for axis in wide_out)
-            continue
         left, right = tuple(before[axis] for axis in ins), tuple(after[axis] for axis in outs)
-        ways = tuple(
-            Way((_block_link(x, y, wide_in, wide_out, one, two, before, after),)) for one in wide_in for two in wide_out
-        )
-        forks.append(Fork(ways, Reason("mixes_axes", node.op, detail=(left, right))))
+        pairs = _block_links(node, context, (tuple(wide_in), tuple(wide_out)))
+        if pairs is None:
+            reason = Reason("mixes_free_length", node.op)
+            pins.extend(Pin(Axis(x, axis), reason) for axis in wide_in)
+            pins.extend(Pin(Axis(y, axis), reason) for axis in wide_out)
+        elif len(pairs) == 1:
+            links.append(pairs[0])
+        else:
+            ways = tuple(Way((entry,)) for entry in pairs)
+            forks.append(Fork(ways, Reason("mixes_axes", node.op, detail=(left, right))))
     return Relation(tuple(links), forks=tuple(forks), pins=tuple(pins), passes=CommutesWith.LINEAR)
 
 
-def _block_link(
-    x: str, y: str, ins: list[int], outs: list[int], one: int, two: int, before: tuple[int, ...], after: tuple[int, ...]
-) -> Link:
-    grid_in = np.unravel_index(np.arange(np.prod([before[a] for a in ins])), [before[a] for a in ins])
-    grid_out = np.unravel_index(np.arange(np.prod([after[a] for a in outs])), [after[a] for a in outs])
-    pairs = grid_in[ins.index(one)].astype(np.int64) * after[two] + grid_out[outs.index(two)]
-    unique = np.unique(pairs)
-    return link(x, one, y, two, (unique // after[two], unique % after[two]))
+# --- the links of one block -------------------------------------------------------------------------------------
+
+
+def _block_links(node: Node, context: Context, block: Block) -> tuple[Link, ...] | None:
+    """A link for each pair of axes of a block; None if they do not hold for every length of its free axes."""
+    x, y = node.input(0), node.outputs[0]
+    before, after = context.dims(x) or (), context.dims(y) or ()
+    ins, outs = block
+    if prod(before[axis] for axis in ins) > _LARGEST_BLOCK:
+        return None
+    sides = (_free_part(context, x, ins), _free_part(context, y, outs))
+    if not sides[0] and not sides[1]:
+        fixed, repeats = (tuple(before[axis] for axis in ins), tuple(after[axis] for axis in outs)), 1
+    else:
+        found = _without_free_factor(node, context, block, sides)
+        if found is None:
+            return None
+        fixed, repeats = found
+    links = []
+    for place_in, one in enumerate(ins):
+        for place_out, two in enumerate(outs):
+            if fixed[0][place_in] > 1 and fixed[1][place_out] > 1:
+                pairs = _pairs(fixed, place_in, place_out)
+                periods = fixed[0][0] if one in sides[0] else 0, fixed[1][0] if two in sides[1] else 0
+                at_one, at_two = _repeated(pairs, periods, repeats)
+                links.append(Link(Axis(x, one), Axis(y, two), at_one, at_two, repeats=any(periods)))
+    return tuple(links) or None
+
+
+def _free_part(context: Context, tensor: str, axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(axis for axis in axes if not context.shapes.is_static(tensor, axis))
+
+
+def _without_free_factor(
+    node: Node, context: Context, block: Block, free: Block
+) -> tuple[tuple[Dims, Dims], int] | None:
+    """The fixed lengths of both sides without their common free factor, and that factor in the first pass.
+
+    Axes that share a free product with others get length 1. None if the free axes are not the first of their side, the
+    factor differs between sides, or the second pass splits the axes differently.
+    """
+    names = (node.input(0), node.outputs[0])
+    fixed: list[tuple[Dims, Dims]] = []
+    repeats = 1
+    for shapes in (context.shapes.second, context.shapes.first):
+        dims = tuple(shapes.dims.get(name, ()) for name in names)
+        if tuple(map(len, dims)) != tuple(context.rank(name) for name in names) or prod(dims[0]) != prod(dims[1]):
+            return None
+        if not any(_is_part(block, each, dims) for each in reshape_blocks(*dims)):
+            return None
+        products = tuple(prod(dims[side][axis] for axis in free[side]) for side in (0, 1))
+        repeats = gcd(*products)
+        lengths = []
+        for side in (0, 1):
+            part, period = free[side], products[side] // repeats
+            if part != block[side][: len(part)] or (len(part) > 1 and period > 1):
+                return None
+            rest = tuple(dims[side][axis] for axis in block[side][len(part) :])
+            lengths.append((period, *(1 for _ in part[1:]), *rest) if part else rest)
+        fixed.append((lengths[0], lengths[1]))
+    return (fixed[1], repeats) if fixed[0] == fixed[1] else None
+
+
+def _is_part(block: Block, each: Block, dims: tuple[Dims, ...]) -> bool:
+    """Whether the axes of a block, without those of length 1, are the given ones."""
+    return all(tuple(a for a in each[side] if dims[side][a] > 1) == block[side] for side in (0, 1))
+
+
+def _pairs(fixed: tuple[Dims, Dims], one: int, two: int) -> tuple[Indices, Indices]:
+    """Positions along two axes that some element of the block has, each pair once."""
+    grid_in = np.unravel_index(np.arange(prod(fixed[0])), fixed[0])
+    grid_out = np.unravel_index(np.arange(prod(fixed[1])), fixed[1])
+    length = fixed[1][two]
+    unique = np.unique(grid_in[one].astype(np.int64) * length + grid_out[two])
+    return unique // length, unique % length
+
+
+def _repeated(pairs: tuple[Indices, Indices], periods: tuple[int, int], repeats: int) -> tuple[Indices, Indices]:
+    """Pairs repeated along axes of free length, each with its period; 0 for an axis of fixed length."""
+    if not any(periods):
+        return pairs
+    turns = np.arange(repeats, dtype=np.int64)[:, None]
+    one, two = ((at + turns * period).reshape(-1) for at, period in zip(pairs, periods, strict=True))
+    return one, two
+
+
+# --- target shapes ----------------------------------------------------------------------------------------------
 
 
 def resize_lengths(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...]:
-    """A target shape: entries for a cut axis get its new length; 0 and -1 adapt automatically."""
+    """A target shape: entries for a cut axis get its new length; 0 and -1 adapt automatically.
+
+    An axis of free length keeps a fraction of it.
+    """
     y = node.outputs[0]
-    lengths = {axis: k for axis in range(context.rank(y)) if (k := kept(Axis(y, axis))) is not None}
-    if not lengths:
+    dims = context.dims(y) or ()
+    cut = {axis: left for axis in range(len(dims)) if (left := kept(Axis(y, axis))) is not None}
+    if not cut:
         return ()
     if not node.input(1):
         if "shape" not in node.attributes:
             return ()
         shape = [int(entry) for entry in node.attributes["shape"]]
-        for axis, left in lengths.items():
+        for axis, left in cut.items():
             shape[axis] = len(left) if shape[axis] > 0 else shape[axis]
         return (SetAttribute("shape", tuple(shape)),)
-    at = tuple(lengths)
-    new = tuple(len(left) for left in lengths.values())
+    offset = len(dims) - (context.dims(node.input(1)) or (0,))[0]  # Expand may omit leading axes
+    entries = {axis - offset: axis for axis in cut if axis >= offset}
     value = context.value(node.input(1)) if context.is_constant(node.input(1)) else None
     if value is None:
-        return (SetLengths(1, at, new),)
+        lengths = _computed_lengths(node, context, cut, entries)
+        return (SetLengths(1, tuple(lengths), tuple(lengths.values())),) if lengths else ()
     target = value.astype(np.int64).copy()
-    offset = context.rank(y) - len(target)  # Expand may omit leading axes
-    for axis, length in zip(at, new, strict=True):
-        if axis >= offset and target[axis - offset] > 0 and not (node.op == "Expand" and target[axis - offset] == 1):
-            target[axis - offset] = length
+    for entry, axis in entries.items():
+        if target[entry] > 0 and not (node.op == "Expand" and target[entry] == 1):
+            target[entry] = len(cut[axis])
     return (SetInput(1, target),)
+
+
+def _computed_lengths(
+    node: Node, context: Context, cut: Mapping[int, Indices], entries: Mapping[int, int]
+) -> dict[int, int | Fraction]:
+    """What becomes of the entries of a computed target shape.
+
+    Of an axis of free length, only an entry that gives its length is changed: -1, 0 and 1 are not.
+    """
+    y = node.outputs[0]
+    dims, written = context.dims(y) or (), context.shapes.first.values.get(node.input(1))
+    lengths: dict[int, int | Fraction] = {}
+    for entry, axis in entries.items():
+        if context.shapes.is_static(y, axis):
+            lengths[entry] = len(cut[axis])
+        elif written is None or int(written[entry]) == dims[axis]:
+            lengths[entry] = Fraction(len(cut[axis]), dims[axis])
+    return lengths
 
 
 RULES = (

@@ -88,7 +88,8 @@ def _resize_slice(node: Node, context: Context, kept: Kept) -> tuple[Edit, ...]:
     new: dict[int, tuple[int, int]] = {}
     for axis, part in bounds.items():
         left = kept(Axis(node.input(0), axis))
-        if left is None:
+        # An axis of free length carries channels only through a slice that takes all of it.
+        if left is None or not context.shapes.is_static(node.input(0), axis):
             continue
         length = (context.dims(node.input(0)) or ())[axis]
         start, end, _ = part.indices(length)

@@ -15,7 +15,7 @@ from torch import nn
 
 from tests.architectures import ARCHITECTURES, Architecture
 
-__all__ = ["export"]
+__all__ = ["bare", "export"]
 
 OPSET = {"script": 17, "dynamo": 18}
 FOLDER = Path(__file__).parent
@@ -49,10 +49,10 @@ def export(entry: Architecture, exporter: str) -> onnx.ModelProto:
             free = tuple(dict.fromkeys(entry.free[name], torch.export.Dim.DYNAMIC) for name in names)
             torch.onnx.export(module, values, path, dynamo=True, dynamic_shapes=free, external_data=False, **common)
         model = onnx.load(path)
-    return _bare(model)
+    return bare(model)
 
 
-def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
+def bare(model: onnx.ModelProto) -> onnx.ModelProto:
     """Without file names, stack traces and the shapes that the tool infers itself."""
     model.doc_string = ""
     model.graph.doc_string = ""
