@@ -75,8 +75,8 @@ def compress(
         fold_mean: Add known means of removed channels to the biases of their consumers; None: the default of the
             method.
         coupled: Also cut groups with several producers.
-        only: Globs of producer node names, or one; only groups with a match are cut.
-        skip: Globs of producer node names, or one; groups with a match are left alone.
+        only: Globs of names of producer nodes or their modules, or one; only groups with a match are cut.
+        skip: Globs of names of producer nodes or their modules, or one; groups with a match are left alone.
         round_to: Channel counts are multiples of this; auto: only counts that were measured to be faster; None:
             multiples of 8, or of 4 in groups of fewer than 32 channels. Any count is allowed if `of` is latency, or if
             the method follows the protocol of a paper.
@@ -185,8 +185,8 @@ def tradeoff(
         fold_mean: Add known means of removed channels to the biases of their consumers; None: the default of the
             method.
         coupled: Also cut groups with several producers.
-        only: Globs of producer node names, or one; only groups with a match are cut.
-        skip: Globs of producer node names, or one; groups with a match are left alone.
+        only: Globs of names of producer nodes or their modules, or one; only groups with a match are cut.
+        skip: Globs of names of producer nodes or their modules, or one; groups with a match are left alone.
         round_to: Channel counts are multiples of this; auto: only counts that were measured to be faster; None:
             multiples of 8, or of 4 in groups of fewer than 32 channels. Any count is allowed if `of` is latency, or if
             the method follows the protocol of a paper.

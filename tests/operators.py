@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+from onnx import numpy_helper
 
 from tests.attention_cases import grouped_query, multi_head, packed, projecting, rotated
 from tests.builders import MICROSOFT, Net
@@ -953,23 +955,130 @@ def quantization_cases() -> Iterator[Case]:
     yield Case("DequantizeLinear", "blocks", blocks, (), "DequantizeLinear has one scale per block", opset=21)
 
 
-def recurrent_cases() -> Iterator[Case]:
-    for op, gates in (("LSTM", 4), ("GRU", 3), ("RNN", 1)):
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
-        def build(net: Net, op: str = op, gates: int = gates) -> None:
+
+def cell(
+    net: Net,
+    op: str,
+    x: str,
+    inputs: int,
+    units: int = 5,
+    *,
+    extras: str = "",
+    sides: int = 1,
+    count: int = 2,
+    batch: int = 2,
+    **attributes: Any,
+) -> tuple[str, ...]:
+    """A recurrent node. `extras`: b for biases, h for initial states, p for peepholes, s for lengths of sequences."""
+    gates = GATES[op]
+    weights = [net.random(sides, gates * units, inputs), net.random(sides, gates * units, units)]
+    state = "h" in extras
+    optional = [
+        net.random(sides, 2 * gates * units) if "b" in extras else "",
+        net.const(np.array([7, 4]), dtype=np.int32) if "s" in extras else "",
+        net.random(sides, batch, units) if state else "",
+        net.random(sides, batch, units) if state and op == "LSTM" else "",
+        net.random(sides, 3 * units) if "p" in extras else "",
+    ]
+    while optional and not optional[-1]:
+        optional.pop()
+    if sides == 2:
+        attributes["direction"] = "bidirectional"
+    return net.many(op, x, *weights, *optional, count=count, hidden_size=units, **attributes)
+
+
+def joined(net: Net, y: str, width: int) -> str:
+    """Both directions of (steps, directions, batch, units) side by side: (steps, batch, width)."""
+    return net.add("Reshape", net.add("Transpose", y, perm=[0, 2, 1, 3]), net.ints(0, 0, width))
+
+
+def recurrent_cases() -> Iterator[Case]:
+    for op, gates in GATES.items():
+        every = "bhsp" if op == "LSTM" else "bhs"
+
+        def build(net: Net, op: str = op, **options: Any) -> None:
             h = net.matmul(net.input(7, 2, 3), 3, 6, name="first")
-            h, _ = net.many(op, h, net.random(1, gates * 5, 6), net.random(1, gates * 5, 5), count=2, hidden_size=5)
-            h = net.add("Squeeze", h, net.ints(1))
+            h = net.add("Squeeze", cell(net, op, h, 6, **options)[0], net.ints(1))
             net.output(net.matmul(h, 5, 4, name="last"), 3)
 
-        yield Case(op, "", build)
+        yield Case(op, "", build, (6, 5))
+        yield Case(op, "everything", partial(build, op=op, extras=every), (6, 5))
+        yield Case(op, "backwards", partial(build, op=op, extras=every, direction="reverse"), (6, 5))
+        yield Case(op, "clipped", partial(build, op=op, extras="b", clip=0.5), (6, 5))
 
-        def batch_first(net: Net, op: str = op, gates: int = gates) -> None:
-            h = net.matmul(net.input(2, 7, 3), 3, 6, name="first")
+        def both(net: Net, op: str = op, every: str = every) -> None:
+            h = net.matmul(net.input(7, 2, 3), 3, 6, name="first")
+            h = joined(net, cell(net, op, h, 6, sides=2, extras=every)[0], 10)
+            h = joined(net, cell(net, op, h, 10, 4, sides=2, extras=every)[0], 8)
+            net.output(net.matmul(h, 8, 4, name="last"), 3)
+
+        yield Case(op, "both directions, stacked", both, (6, 5, 4))
+
+        def states(net: Net, op: str = op, every: str = every) -> None:
+            """Only the last states are read: of LSTM both, of both directions."""
+            h = net.matmul(net.input(7, 2, 3), 3, 6, name="first")
+            made = cell(net, op, h, 6, sides=2, extras=every, count=3 if op == "LSTM" else 2)
+            net.nodes[-1].output[0] = ""
+            for number, name in enumerate(made[1:]):
+                rows = net.add("Reshape", net.add("Transpose", name, perm=[1, 0, 2]), net.ints(0, 10))
+                net.output(net.gemm(rows, 10, 4, name=f"last{number}"), 2)
+
+        yield Case(op, "last states", states, (6, 5))
+
+        def filled(net: Net, op: str = op, gates: int = gates) -> None:
+            """Initial states of a computed length; zeros would be left out."""
+            x = net.input(7, "N", 3)
+            batch = net.add("Slice", net.add("Shape", x), net.ints(1), net.ints(2))
+            shape = net.add("Concat", net.ints(1), batch, net.ints(5), axis=0)
+            quarter = net.add("ConstantOfShape", shape, value=numpy_helper.from_array(np.array([0.25], np.float32)))
+            weights = (net.random(1, gates * 5, 3), net.random(1, gates * 5, 5), net.random(1, gates * 10))
+            h = net.many(op, x, *weights, "", quarter, count=1, hidden_size=5)[0]
+            net.output(net.matmul(net.add("Squeeze", h, net.ints(1)), 5, 4, name="last"), 3)
+
+        yield Case(op, "computed states", filled, (), "produced by ConstantOfShape")
+
+        def decoder(net: Net, op: str = op, every: str = every) -> None:
+            """The initial state comes from a layer, as a decoder's does, and shrinks with the units."""
+            x = net.input(7, 2, 3)
+            start = net.add("Unsqueeze", net.add("Tanh", net.gemm(net.input(2, 4, name="code"), 4, 5, name="first")),
+                            net.ints(0))  # fmt: skip
+            made = cell(net, op, x, 3, extras=every)
+            net.nodes[-1].input[5] = start
+            net.output(net.matmul(net.add("Squeeze", made[0], net.ints(1)), 5, 4, name="last"), 3)
+
+        yield Case(op, "state from a layer", decoder, (5,))
+
+        def streamed(net: Net, op: str = op, gates: int = gates) -> None:
+            """The state is an input and an output of the network, so its width is part of the interface."""
+            h = net.matmul(net.input(7, 2, 3), 3, 6, name="first")
             weights = (net.random(1, gates * 5, 6), net.random(1, gates * 5, 5))
-            net.output(net.many(op, h, *weights, count=2, hidden_size=5, layout=1)[0])
+            y, last = net.many(op, h, *weights, "", "", net.input(1, 2, 5, name="state"), count=2, hidden_size=5)
+            net.output(net.matmul(net.add("Squeeze", y, net.ints(1)), 5, 4, name="last"), 3)
+            net.output(last, 3)
+
+        yield Case(op, "state outside", streamed, (6,), "graph input state")
+
+        def computed(net: Net, op: str = op, gates: int = gates) -> None:
+            x = net.input(7, 2, 3)
+            h = net.matmul(x, 3, 6, name="first")
+            r = net.add("Mul", net.random(1, gates * 5, 5), net.add("ReduceMax", x, keepdims=0))
+            h = net.many(op, h, net.random(1, gates * 5, 6), r, count=1, hidden_size=5)[0]
+            net.output(net.matmul(net.add("Squeeze", h, net.ints(1)), 5, 4, name="last"), 3)
+
+        yield Case(op, "computed weights", computed, (6,), f"{op} whose weights are computed")
+
+        def batch_first(net: Net, op: str = op) -> None:
+            h = net.matmul(net.input(2, 7, 3), 3, 6, name="first")
+            net.output(cell(net, op, h, 6, layout=1)[0])
 
         yield Case(op, "layout 1", batch_first, (), f"{op} with the batch first")
+
+    for after in (0, 1):
+        yield Case("GRU", f"linear before reset {after}",
+                   partial(build, op="GRU", extras="bh", linear_before_reset=after), (6, 5))  # fmt: skip
+    yield Case("LSTM", "coupled gates", partial(build, op="LSTM", extras="bhp", input_forget=1), (6, 5))
 
 
 CASES = (

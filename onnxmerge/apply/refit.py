@@ -101,14 +101,14 @@ def refit(
         dense.advance(ahead, keep={name for names in targets.values() for name in names})
         del targets[index]
         cuts = [(groups[position], kept[position]) for position in reading.get(index, [])]
-        rows = sum(node.patches.count(x.shape) for x in dense.get(node.node.inputs[0]))
-        regression = regression_for(node, cuts, rows, calibration, linear=linear)
-        rng = np.random.default_rng((calibration.seed, index))
-        _collect(regression, node, repair, cut, dense, calibration.batches, rng)
+        rows = sum(node.patches.count(x.shape) for x in node.inputs(dense))
+        for _ in range(node.sweeps):
+            regression = regression_for(node, cuts, rows, calibration, linear=linear)
+            rng = np.random.default_rng((calibration.seed, index))
+            _collect(regression, node, repair, cut, dense, calibration.batches, rng)
+            _use(node, _solved(regression, cuts, calibration, linear), result, cut)
         if regression.approximate:
             result.approximated.append(node.node.name)
-        fit = _solved(regression, cuts, calibration, linear)
-        _use(node, fit, result, cut)
         if any(not len(channels) for _, channels in cuts):
             sum_of = schedule.repairs[index]
             level = sum_of.scale * (node.bias + result.shifts[index]) + sum_of.offset
@@ -120,18 +120,18 @@ def refit(
 def _targets(schedule: RefitSchedule, index: int) -> tuple[str, ...]:
     """Tensors of the dense network needed for the target of a node."""
     repair = schedule.repairs.get(index)
-    read = schedule.weighted[index].node.inputs[0]
-    return (read,) if repair is None else (read, repair.total)
+    reads = schedule.weighted[index].reads
+    return reads if repair is None else (*reads, repair.total)
 
 
 def _reading(calibration: Calibration, positions: Iterable[int]) -> dict[int, list[int]]:
     """Groups that lose channels, by the nodes that read them."""
-    reading: dict[int, list[int]] = {}
+    reading: dict[int, dict[int, None]] = {}
     for position in positions:
         for consumer in calibration.network.groups[position].consumers:
             if consumer.node in calibration.schedule.weighted:
-                reading.setdefault(consumer.node, []).append(position)
-    return reading
+                reading.setdefault(consumer.node, {})[position] = None
+    return {index: list(found) for index, found in reading.items()}
 
 
 def _collect(
@@ -144,13 +144,12 @@ def _collect(
     rng: np.random.Generator,
 ) -> None:
     """Pass a node's inputs and targets to its regression, batch by batch."""
-    read = node.node.inputs[0]
     draw = Draw(node, regression.wanted, batches.count, len(batches), rng)
-    for batch, x in enumerate(cut.get(read)):
+    for batch, (x, original) in enumerate(zip(node.inputs(cut), node.inputs(dense), strict=True)):
         drawn = draw(x)
         rows = drawn.rows(x)
         if repair is None:
-            t = node.outputs(drawn.rows(dense.at(batch, read)))
+            t = node.outputs(drawn.rows(original))
         else:
             total, other = drawn.outputs(dense.at(batch, repair.total)), drawn.outputs(cut.at(batch, repair.other))
             t = ((total - other - repair.offset) / repair.scale).astype(np.float32)
@@ -177,10 +176,11 @@ def _solved(regression: Regression, cuts: Cuts, calibration: Calibration, linear
 
 def _use(node: WeightedNode, fit: Fit, result: Refitted, cut: Frontier) -> None:
     """Match the mean of a node's outputs to that of its targets, and use the new weights in the cut network."""
-    weights = node.assemble(fit.weights)
     # The node keeps its own bias; the shift is added to it.
     vector = (fit.mean_target - np.einsum("gd,gdo->go", fit.mean_input, fit.weights)).ravel() - node.bias
-    result.weights[node.weight] = weights
-    result.shifts[node.node.index] = vector
-    cut.weights[node.weight] = weights
-    cut.shifts[node.node.index] = (node.trailing, vector.astype(weights.dtype))
+    values = node.values(fit.weights, vector)
+    for name in node.trials:
+        result.weights[name] = cut.weights[name] = values[name]
+    if node.shifted:
+        result.shifts[node.node.index] = vector
+        cut.shifts[node.node.index] = (node.trailing, vector.astype(node.array.dtype))

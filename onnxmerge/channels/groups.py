@@ -54,8 +54,8 @@ class ChannelGroup:
 
     @cached_property
     def coupled(self) -> bool:
-        """Whether the channels have more than one producer."""
-        return len(self.producers) > 1
+        """Whether more than one node produces the channels."""
+        return len({producer.node for producer in self.producers}) > 1
 
     @cached_property
     def whole(self) -> bool:

@@ -26,9 +26,9 @@ Code = Literal[
     "heads_unknown", "of_a_vector", "returns_positions", "scale_a_block", "unequal_elements", "weight_does_not_fit",
     "with_a_vector",
     # Axes on which an operator does more than carry channels.
-    "angles", "gathers", "gathers_from", "grid", "hidden_state", "made_by", "mixes_all", "mixes_neighbours",
-    "normalises_over_it", "numbers", "place", "reduces", "resampled", "spatial_axis", "statistics_over_all",
-    "statistics_over_it", "steps", "time_or_batch", "tokens", "works_along", "works_by_number",
+    "angles", "directions", "gathers", "gathers_from", "grid", "hidden_state", "made_by", "mixes_all",
+    "mixes_neighbours", "normalises_over_it", "numbers", "place", "reduces", "resampled", "spatial_axis",
+    "statistics_over_all", "statistics_over_it", "steps", "time_or_batch", "tokens", "works_along", "works_by_number",
     # Forks without a matching way.
     "grouped_convolution", "mixes_axes", "mixes_free_length",
     # Groups that could be cut but are not.

@@ -141,12 +141,14 @@ class Producer:
         output: The output axis.
         weight: The weight and the axis along which its slices are channels.
         bias: Name of the bias vector, "" if there is none.
+        passes: The scaling matrices that pass from rows of the weight to the channels.
     """
 
     node: int
     output: Axis
     weight: Axis
     bias: str = ""
+    passes: CommutesWith = CommutesWith.LINEAR
 
 
 @dataclass(frozen=True)

@@ -223,14 +223,12 @@ WHAT = all_of(
         show_default=True,
         help="Also cut groups with several producers, such as residual streams.",
     ),
-    of_groups(
-        "--only", multiple=True, metavar="GLOB", help="Cut only groups with a producer whose name matches; repeatable."
-    ),
+    of_groups("--only", multiple=True, metavar="GLOB", help="Cut only groups of such nodes or modules; repeatable."),
     of_groups(
         "--skip",
         multiple=True,
         metavar="GLOB",
-        help="Do not cut groups with a producer whose name matches; repeatable.",
+        help="Do not cut groups of such nodes or modules; repeatable.",
     ),
 )
 CALIB = all_of(

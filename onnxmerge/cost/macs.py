@@ -102,8 +102,9 @@ def why_uncounted(node: Node, dims: Mapping[str, Dims]) -> str:
     """Why multiply-accumulates of a node are missing from a count; "" if none are."""
     if (node.domain, node.op) in _WITHOUT_FORMULA or node.domain not in _KNOWN_DOMAINS:
         return "no formula"
-    if any(key in _FORMULAS or key in _WITHOUT_FORMULA for key in node.nested):
-        return "contractions in a subgraph"
+    inside = sorted({op for domain, op in node.nested if (domain, op) in _FORMULAS or (domain, op) in _WITHOUT_FORMULA})
+    if inside:
+        return f"contractions in a subgraph: {', '.join(inside)}"
     if count_macs(node, dims, lambda tensor, axis: dims[tensor][axis]) is None:
         return "unknown shape"
     return ""

@@ -146,9 +146,9 @@ class CostModel:
                 shared += macs
         return shared / total if total else 0.0
 
-    def saving(self, group: ChannelGroup) -> float:
-        """Fraction of all MACs that is removed if the group keeps one channel and all others are unchanged."""
-        before, after = self._length({}), self.lengths({0: group})({0: 1})
+    def saving(self, group: ChannelGroup, kept: int = 1) -> float:
+        """Fraction of all MACs that is removed if the group keeps some channels and all others are unchanged."""
+        before, after = self._length({}), self.lengths({0: group})({0: kept})
         total = sum(self.node_macs(node, before) for node in self._costly)
         touched = {axis.tensor for axis in group.members}
         nodes = [node for node in self._costly if touched & {*node.inputs, *node.outputs}]

@@ -10,12 +10,14 @@ from onnxmerge.graph.load import external_files, load
 from onnxmerge.graph.model import Model, Node
 from onnxmerge.graph.pre_activations import before_saturation
 from onnxmerge.graph.probing import input_dims, probe_shapes
+from onnxmerge.graph.recurrent_states import STATES, states_model
 from onnxmerge.graph.save import Staged, check_target, is_data_of, staged
 from onnxmerge.graph.shapes import Shapes, StaticShapes, infer_shapes
 from onnxmerge.graph.single_node import single_node_model
 from onnxmerge.graph.values import Dim, TensorSpec
 
 __all__ = [
+    "STATES",
     "Dim",
     "Draft",
     "Lazy",
@@ -41,6 +43,7 @@ __all__ = [
     "shift_name",
     "single_node_model",
     "staged",
+    "states_model",
     "to_proto",
     "written_parameters",
 ]

@@ -20,6 +20,7 @@ from onnx import numpy_helper
 
 from onnxmerge.graph.fields import onnx_bits, type_spec
 from onnxmerge.graph.lazy import Lazy
+from onnxmerge.graph.module_names import module_of
 from onnxmerge.graph.weights import Weights
 
 __all__ = ["Model", "Node"]
@@ -42,6 +43,7 @@ class Node:
         attributes: Values by name; a tensor as its array.
         captures: Tensors of this graph that a subgraph of the node reads.
         nested: Operators in its subgraphs, by domain and type, at any depth.
+        module: The module that it comes from, "" if unknown; see `module_names`.
     """
 
     index: int
@@ -54,6 +56,7 @@ class Node:
     attributes: Mapping[str, Any] = field(repr=False)
     captures: tuple[str, ...] = ()
     nested: frozenset[tuple[str, str]] = frozenset()
+    module: str = ""
 
     def input(self, position: int) -> str:
         """Name of an input; "" if it is omitted."""
@@ -116,9 +119,14 @@ class Model:
                     attributes=MappingProxyType({a.name: _attribute(a) for a in proto.attribute}),
                     captures=tuple(_captures(proto)),
                     nested=frozenset(_nested(proto)),
+                    module=module_of(proto, self._matrices(proto)),
                 )
             )
         return tuple(nodes)
+
+    def _matrices(self, node: onnx.NodeProto) -> list[str]:
+        """Initializers of at least two axes that a node reads."""
+        return [name for name in node.input if name in self.weights and len(self.weights.shape(name)) > 1]
 
     @cached_property
     def writer(self) -> Mapping[str, Node]:

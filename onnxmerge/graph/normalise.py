@@ -2,9 +2,9 @@
 
 1. Model-local functions are inlined. 2. `Constant` nodes become initializers. 3. Nodes that only rearrange or
 cast initializers are evaluated (`Transpose` of a weight, `Reshape` of a bias), so that a consumer's weight is an
-array. 4. A small vector used in several places gets a copy for each use: exporters merge equal constants, and
-two BatchNormalizations that happen to share a vector of zeros must not be cut together. `graph.edit` joins
-copies again that stayed equal.
+array. 4. Initial states of recurrent nodes that are zeros are omitted. 5. A small vector used in several places gets a
+copy for each use: exporters merge equal constants, and two BatchNormalizations that happen to share a vector of zeros
+must not be cut together. `graph.edit` joins copies again that stayed equal.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from onnxmerge.graph.evaluate import NotEvaluableError, evaluate_node
 from onnxmerge.graph.fields import keep_words, set_field
 from onnxmerge.graph.lazy import Lazy
 from onnxmerge.graph.model import Model, Node
+from onnxmerge.graph.zero_states import without_zero_states
 
 __all__ = ["COPY_MARK", "normalise"]
 
@@ -55,6 +56,7 @@ def normalise(model: Model) -> Model:
     proto.graph.value_info.sort(key=lambda value: value.name)
     _constants_to_initializers(proto)
     _fold(Model(proto, model.folder, model.source))
+    proto = without_zero_states(Model(proto, model.folder, model.source))
     copies = _copy_shared_vectors(Model(proto, model.folder, model.source))
     # Constants need not be inputs from IR version 4 on; before, every initializer had to be one.
     proto.ir_version = max(proto.ir_version, 4)

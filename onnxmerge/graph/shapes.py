@@ -185,7 +185,7 @@ def _infer_node(
         RuntimeError, KeyError, IndexError, ValueError,
     ):  # fmt: skip
         return {}
-    return {name: _sane(kind) for name, kind in inferred.items() if name in node.outputs}
+    return {name: _sane(kind) for name, kind in inferred.items() if name and name in node.outputs}
 
 
 def _sane(kind: onnx.TypeProto) -> onnx.TypeProto:

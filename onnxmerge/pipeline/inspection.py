@@ -11,11 +11,11 @@ from onnxmerge.network import Network
 from onnxmerge.pipeline.analysis import analyse
 from onnxmerge.pipeline.calibration import why_unfitted
 from onnxmerge.pipeline.network import drawn
-from onnxmerge.pipeline.reporting import group_entry, input_shapes, pinned, reason_fields, sizes
+from onnxmerge.pipeline.reporting import group_entry, input_shapes, pinned, reason_fields, sizes, titles
 from onnxmerge.pipeline.request import NO_SHAPES, Request, Shapes, Source
 from onnxmerge.pipeline.run import SYNTHETIC, ort_source, start, with_input_hint
 from onnxmerge.pipeline.sample_loading import check_images, load
-from onnxmerge.plan.eligibility import most_of_macs
+from onnxmerge.plan.eligibility import outlook
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.scope import by_saving
 from onnxmerge.report.model import SideBySide
@@ -37,11 +37,16 @@ def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> InspectionReport:
     run = start(Request(source, Options(ratio=0.0), shapes=shapes), quiet)
     network = analyse(run, None)
     schedule = None if why_unfitted(network) else refit_schedule_of(network)
-    most, left_alone = most_of_macs(network, run.options, schedule)
+    found = outlook(network, run.options, schedule)
+    left_alone = found.left_alone
+    halves = [found.half.counts.get(position, group.size) for position, group in enumerate(network.groups)]
     groups = tuple(
-        group_entry(network, position, group.size, **reason_fields(left_alone.get(position)))
-        for position, group in enumerate(network.groups)
-    )
+        group_entry(
+            network, position, group.size, half=half, half_saving=network.cost.saving(group, half),
+            **reason_fields(left_alone.get(position)),
+        )
+        for position, (group, half) in enumerate(zip(network.groups, halves, strict=True))
+    )  # fmt: skip
     shrinking = tuple(group for position, group in enumerate(network.groups) if position not in left_alone)
     return InspectionReport(
         source=run.model.source,
@@ -53,8 +58,10 @@ def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> InspectionReport:
         shapes=input_shapes(network),
         groups=groups,
         pinned=pinned(network),
-        notes=(*run.notes, *_refused(network), *_unfitted(run.options, network, most, left_alone)),
-        most_macs_share=most,
+        notes=(*run.notes, *_refused(network), *_unfitted(run.options, network, found.most, left_alone)),
+        most_macs_share=found.most,
+        half_macs_share=found.half.reached,
+        titles=titles(network),
         network=drawn(network),
     )
 
@@ -65,14 +72,14 @@ _MORE = 0.001
 
 def _unfitted(options: Options, network: Network, most: float, left_alone: Mapping[int, Reason]) -> list[str]:
     """The additional fraction that methods without a fit can remove, compared with the default."""
-    without, still = most_of_macs(network, options, None)
-    more = {position: why for position, why in left_alone.items() if position not in still}
-    if not more or without < most + _MORE:
+    without = outlook(network, options, None)
+    more = {position: why for position, why in left_alone.items() if position not in without.left_alone}
+    if not more or without.most < most + _MORE:
         return []
     reasons = listed(by_saving(network, more))
     return [
         f"{len(more)} of the groups can only be cut without a fit to samples ({reasons}): "
-        f"--method neuron-merging can remove up to {without:.3f} of the MACs"
+        f"--method neuron-merging can remove up to {without.most:.3f} of the MACs"
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from onnxmerge.report.text import sentence
 from onnxmerge.signals.sensitivity import Curve
 from onnxmerge.verify import Measured
 
-__all__ = ["NO_HASHES", "account", "group_entry", "input_shapes", "pinned", "reason_fields", "sizes"]
+__all__ = ["NO_HASHES", "account", "group_entry", "input_shapes", "pinned", "reason_fields", "sizes", "titles"]
 
 NO_HASHES: Mapping[str, str] = MappingProxyType({})
 _DRAWN = 12
@@ -61,23 +62,43 @@ def group_entry(
         macs_share=network.cost.share(group),
         saving=network.cost.saving(group),
         place=min((producer.node for producer in group.producers), default=0),
+        module=nodes[group.producers[0].node].module if group.producers else "",
         **known,
     )
 
 
 def pinned(network: Network) -> tuple[PinnedEntry, ...]:
     """The pinned axes, in the form of the report."""
-    places = {node.name: node.index for node in reversed(network.model.nodes)}
+    cost = network.cost
+    whole = cost.macs({}) or 1
+    nodes = {node.name: node for node in reversed(network.model.nodes)}
     return tuple(
         PinnedEntry(
             entry.name,
             entry.size,
             entry.total,
             entry.reasons,
-            places.get(entry.name, 0),
+            nodes[entry.name].index if entry.name in nodes else 0,
+            nodes[entry.name].module if entry.name in nodes else "",
+            cost.macs_of(nodes[entry.name]) / whole if entry.name in nodes else 0.0,
         )
         for entry in network.pinned
     )
+
+
+def titles(network: Network) -> dict[str, str]:
+    """What tables call nodes that make or read channels: their module, and the end of the name if it has several."""
+    nodes = [
+        node
+        for node, relation in zip(network.model.nodes, network.relations, strict=True)
+        if relation.producers or relation.consumers
+    ]
+    count = Counter(node.module for node in nodes)
+    return {
+        node.name: node.module if count[node.module] == 1 else f"{node.module} ({node.name.rpartition('/')[2]})"
+        for node in nodes
+        if node.module
+    }
 
 
 def reason_fields(left_alone: Reason | None) -> dict[str, str]:
@@ -152,6 +173,7 @@ def account(
         measured=seen.divergence,
         synthetic=seen.synthetic,
         raised=tuple(run.raised),
+        titles=titles(network),
     )
 
 

@@ -1,6 +1,6 @@
 """Apply an existing plan, possibly edited by hand, to a model: find its groups, check it, complete it.
 
-1. Groups are found by name; if several have the same name, by position.
+1. Groups are found by name, or by module where no name matches; if several have the same name, by position.
 2. Listed kept channels are used as they are. If only their number is given, the group's `order` decides which are kept,
    or else its selection.
 3. Listed expressions of removed channels are used as they are. They are computed if the compensation needs them and
@@ -122,6 +122,10 @@ def _position(entry: GroupPlan, target: _Target) -> int:
     """The index of the group that an entry names."""
     groups, source = target.network.groups, target.network.model.source
     named = [position for position, group in enumerate(groups) if group.name == entry.name]
+    if not named:  # tables call groups by the module of their first producer
+        nodes = target.network.model.nodes
+        modules = [nodes[group.producers[0].node].module if group.producers else "" for group in groups]
+        named = [position for position, module in enumerate(modules) if entry.name and module == entry.name]
     if not named:
         near = did_you_mean(entry.name, dict.fromkeys(group.name for group in groups))
         raise UsageError(

@@ -13,16 +13,17 @@ from onnxmerge.channels.reasons import Reason
 from onnxmerge.decompose import RANKED_BY
 from onnxmerge.methods import Preset
 from onnxmerge.network import Network
-from onnxmerge.plan.allocation import least_counts
+from onnxmerge.plan.allocation import Allocation, least_counts
 from onnxmerge.plan.group_plan import all_finite, has_scales, ranked_by, scores_of
 from onnxmerge.plan.options import Options
+from onnxmerge.plan.preview import half_plan
 from onnxmerge.plan.rounding import Allowed, multiples, suited, worthwhile
 from onnxmerge.plan.scope import left_alone
 from onnxmerge.signals.producer_weights import producer_rows
 from onnxmerge.signals.refit_schedule import RefitSchedule, refusal, vanishing
 from onnxmerge.signals.sensitivity import RANKINGS
 
-__all__ = ["Eligible", "allowed_counts", "eligible", "most_of_macs", "removable"]
+__all__ = ["Eligible", "Outlook", "allowed_counts", "eligible", "outlook", "removable"]
 
 Floats = NDArray[np.float64]
 Times = Callable[[Mapping[int, ChannelGroup]], Mapping[int, Floats]]
@@ -110,10 +111,23 @@ def removable(network: Network, preset: Preset, schedule: RefitSchedule | None) 
     return vanishing(network, schedule)
 
 
-def most_of_macs(
-    network: Network, options: Options, schedule: RefitSchedule | None
-) -> tuple[float, Mapping[int, Reason]]:
-    """The largest fraction of the MACs that can be removed, and why other groups cannot lose channels, by position.
+@dataclass(frozen=True)
+class Outlook:
+    """What plans can remove of the MACs.
+
+    Attributes:
+        most: The largest fraction.
+        half: An even plan for half of the MACs, or as much of that as possible.
+        left_alone: Why other groups cannot lose channels, by position.
+    """
+
+    most: float
+    half: Allocation
+    left_alone: Mapping[int, Reason]
+
+
+def outlook(network: Network, options: Options, schedule: RefitSchedule | None) -> Outlook:
+    """What plans with these options can remove of the MACs.
 
     Args:
         network: The analysed model.
@@ -122,8 +136,9 @@ def most_of_macs(
     """
     preset = options.resolved(measurable=schedule is not None)
     found = eligible(network, options, preset, schedule)
+    half = half_plan(network, found.sizes, allowed_counts(network, found.sizes, (), options))
     allowed = allowed_counts(network, found.sizes, found.vanishing, options)
     macs = network.cost.by_counts({position: network.groups[position] for position in found.sizes}, "macs")
     whole = macs({})
     most = 1.0 - macs(least_counts(found.sizes, allowed)) / whole if whole else 0.0
-    return most, found.left_alone
+    return Outlook(most, half, found.left_alone)

@@ -50,8 +50,8 @@ class Options:
         fold_mean: Add known means of removed channels to the biases of their consumers; None: the default of the
             method.
         coupled: Also cut groups with several producers.
-        only: Globs of producer node names, or one; only groups with a match are cut.
-        skip: Globs of producer node names, or one; groups with a match are left alone.
+        only: Globs of names of producer nodes or their modules, or one; only groups with a match are cut.
+        skip: Globs of names of producer nodes or their modules, or one; groups with a match are left alone.
         round_to: Channel counts are multiples of this; auto: only counts at which the operators were measured to be
             faster; None: widths that suit kernels, multiples of 8 or of 4 (`grid.suited`), but any count if `of` is
             latency, or if `of` is channels and the method follows a paper.

@@ -1,6 +1,7 @@
 """Which groups may be cut: those excluded by options, and why none may be if all are excluded.
 
-Globs of ``--only`` and ``--skip`` must match something: one that matches nothing is probably mistyped.
+Globs of ``--only`` and ``--skip`` match names of nodes and of modules. Each must match something: one that matches
+nothing is probably mistyped.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def left_alone(network: Network, options: Options) -> dict[int, Reason]:
     """Why groups may not be cut, by group position."""
     found: dict[int, Reason] = {}
     for position, group in enumerate(network.groups):
-        names = [network.model.nodes[producer.node].name for producer in group.producers]
+        made_by = [network.model.nodes[producer.node] for producer in group.producers]
+        names = [name for node in made_by for name in (node.name, node.module) if name]
         if group.size < 2:
             found[position] = Reason("one_channel")
         elif not options.coupled and group.coupled:
@@ -90,15 +92,16 @@ def check_globs(network: Network, options: Options) -> None:
     Raises:
         UsageError: The message names the most similar producers, or the first ones.
     """
-    names = [node.name for node in network.model.nodes]
+    names = [name for node in network.model.nodes for name in (node.name, node.module) if name]
     for option, globs in (("--only", options.only), ("--skip", options.skip)):
         for glob in globs:
             if not any(fnmatchcase(name, glob) for name in names):
-                raise UsageError(f"{option} {glob!r} matches no node; {_instead(network, glob)}")
+                raise UsageError(f"{option} {glob!r} matches no node or module; {_instead(network, glob)}")
 
 
 def _instead(network: Network, glob: str) -> str:
-    makers = [network.model.nodes[producer.node].name for group in network.groups for producer in group.producers]
+    made_by = [network.model.nodes[producer.node] for group in network.groups for producer in group.producers]
+    makers = list(dict.fromkeys(node.module or node.name for node in made_by))
     word = glob.strip("*?")
     near = nearest(word, dict.fromkeys(makers), _SHOWN) if word else []
     if near:

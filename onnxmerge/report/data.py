@@ -6,8 +6,8 @@
    messages of its ``reasons``, with one entry of ``fixes`` and ``codes`` for each.
 3. Tuples are arrays. NaN and infinities, which JSON does not have, are null.
 4. Large data used only for drawing is omitted: single timings (``times_ms``; the median and interval summarise them),
-   pictures of samples, sensitivity at counts that were not chosen (``curve``, ``probed``), and the nodes of a
-   ``network``.
+   pictures of samples, sensitivity at counts that were not chosen (``curve``, ``probed``), the nodes of a ``network``
+   and the names for tables (``titles``; ``module`` has what they are made of).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["INSTALL", "SCHEMA", "to_json"]
 SCHEMA = 1
 INSTALL = "pip install 'onnxmerge[report]', or in a checkout: pip install '.[report]'"
 """Creates the data that pages and plots are drawn from."""
-LEFT_OUT = frozenset({"times_ms", "pictures", "curve", "probed", "network"})
+LEFT_OUT = frozenset({"times_ms", "pictures", "curve", "probed", "network", "titles"})
 
 
 def to_json(result: Account | Inspection | SideBySide | Tradeoff) -> str:
@@ -78,4 +78,6 @@ def _pin(entry: PinnedEntry) -> dict[str, object]:
         "fixes": list(entry.fixes),
         "place": entry.place,
         "codes": [reason.code for reason in entry.reasons],
+        "module": entry.module,
+        "macs_share": entry.macs_share,
     }

@@ -49,6 +49,10 @@ class GroupEntry:
         curve: The sensitivity curve: (channels kept, harm), ascending, with at most two dozen counts.
         probed: Counts at which sensitivity was measured, not interpolated.
         code: Code of the reason why the group was left alone, "" if it was not; `note` has the message.
+        module: The module that its first producer comes from, "" if the file does not say.
+        half: Channels that it keeps in a plan that removes half of the MACs evenly, or as much of that as possible;
+            only in an inspection.
+        half_saving: Fraction of the model's MACs that is removed if only this group is cut, to `half` channels.
     """
 
     name: str
@@ -66,6 +70,9 @@ class GroupEntry:
     curve: tuple[tuple[int, float], ...] = field(default=(), repr=False)
     probed: tuple[int, ...] = field(default=(), repr=False)
     code: str = ""
+    module: str = ""
+    half: int | None = None
+    half_saving: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,8 @@ class PinnedEntry:
         total: Channels of that producer.
         reasons: Why they are pinned; each names the node that pins.
         place: Position of the producer among the nodes of the model.
+        module: The module that the producer comes from, "" if the file does not say.
+        macs_share: Fraction of the model's MACs in the producer.
     """
 
     name: str
@@ -85,6 +94,8 @@ class PinnedEntry:
     total: int
     reasons: tuple[Reason, ...]
     place: int = 0
+    module: str = ""
+    macs_share: float = 0.0
 
     @property
     def words(self) -> tuple[str, ...]:

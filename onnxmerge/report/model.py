@@ -47,6 +47,8 @@ class Inspection:
         notes: Everything else a person should read.
         most_macs_share: Largest fraction of the MACs that a plan with the default options and samples can remove.
         network: The nodes for drawing, in topological order, inputs first and outputs last.
+        titles: What tables call nodes that come from a known module. Others are called by their names.
+        half_macs_share: Fraction of the MACs that a plan removes in which groups keep `half` of `GroupEntry`.
     """
 
     source: str
@@ -61,6 +63,8 @@ class Inspection:
     notes: tuple[str, ...] = ()
     most_macs_share: float = 0.0
     network: tuple[NodeEntry, ...] = field(default=(), repr=False)
+    titles: Mapping[str, str] = field(default_factory=dict, repr=False)
+    half_macs_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ class Account:
         synthetic: Whether `samples` were synthetic.
         raised: Wider plans that were timed because the result was slower than the original. If one was taken, the file
             depends on what the clock said.
+        titles: What tables call nodes; see `Inspection`.
     """
 
     source: str
@@ -159,6 +164,7 @@ class Account:
     measured: float | None = None
     synthetic: bool = False
     raised: tuple[Raised, ...] = ()
+    titles: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxmerge.report import units
@@ -10,7 +10,7 @@ from onnxmerge.report.graph_layout import Row, rows_of
 from onnxmerge.report.model import Inspection, NodeEntry
 from onnxmerge.report.page import check_page, render
 from onnxmerge.report.verdict import inspection_verdict
-from onnxmerge.report.wording import reasons_of
+from onnxmerge.report.wording import reasons_of, titled_groups, titled_pins
 from onnxmerge.writing import write_text
 
 __all__ = ["write_network"]
@@ -31,6 +31,11 @@ def write_network(inspection: Inspection, target: Path) -> Path:
         UsageError: The file cannot be written.
     """
     check_page(target)
+    inspection = replace(
+        inspection,
+        groups=titled_groups(inspection.groups, inspection.titles),
+        pinned=titled_pins(inspection.pinned, inspection.titles),
+    )
     network, rows = inspection.network, rows_of(inspection.network)
     lanes = 1 + max((lane for row in rows for lane in (*row.passing, *row.entering, row.leaving or 0)), default=0)
     spacing = min(_SPACING, _WIDEST / lanes)
@@ -69,7 +74,7 @@ def _cards(inspection: Inspection) -> list[tuple[str, str, str]]:
     pinned = sum(entry.size for entry in inspection.pinned)
     return [
         ("MACs that can shrink", units.percent(inspection.cuttable_macs_share), f"of {units.count(sizes.macs)}"),
-        ("Groups", str(len(inspection.groups)), f"{sizes.channels} removable channels"),
+        ("Groups", str(len(inspection.groups)), f"{sizes.channels} channels in them"),
         ("Pinned channels", str(pinned), f"of {pinned + sizes.channels}"),
         ("Parameters", units.count(sizes.parameters), units.bytes_of(sizes.file_bytes)),
         ("Nodes", str(inspection.nodes), f"opset {inspection.opset}"),

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from onnxmerge.report.data import INSTALL
 from onnxmerge.report.model import Account
 from onnxmerge.report.speed import clocked, remarks, speed
 from onnxmerge.report.verdict import account_verdict, outcome
-from onnxmerge.report.wording import how, printable, reasons_of
+from onnxmerge.report.wording import how, printable, reasons_of, titled_groups, titled_pins
 from onnxmerge.runtime.differences import Confusion, Disagreement
 from onnxmerge.samples.thumbnails import Picture
 from onnxmerge.writing import check_writable, write_text
@@ -104,6 +105,11 @@ def _value(value: object) -> str:
 
 
 def _shown(account: Account) -> dict[str, object]:
+    account = replace(
+        account,
+        groups=titled_groups(account.groups, account.titles),
+        pinned=titled_pins(account.pinned, account.titles),
+    )
     curves = [group for group in account.groups if len(group.curve) > 1]
     differences = account.differences
     end, beyond = latency_range(account.latency) if account.latency is not None else (0.0, 0.0)

@@ -156,8 +156,9 @@ _FORMS: Mapping[Code, Text] = {
 
 _AXES: Mapping[Code, Text] = {
     "angles": Text("angles of {op}"),
+    "directions": Text("directions of {op}"),
     "grid": Text("grid of {op}"),
-    "hidden_state": Text("hidden state of {op}"),
+    "hidden_state": Text("{op} whose weights are computed while the network runs"),
     "made_by": Text("produced by {op}"),
     "place": Text("position of {op}"),
     "resampled": Text("resampled by {op}"),

@@ -59,11 +59,11 @@ def inspection_verdict(inspection: Inspection) -> str:
     """The sentence for an inspection."""
     if not inspection.groups:
         return f"Nothing in {inspection.source} can be cut; the reasons are below."
-    shrinking = sum(not group.note for group in inspection.groups)
+    shrinking, half = sum(not group.note for group in inspection.groups), inspection.most_macs_share >= 0.5
     return (
         f"{units.percent(inspection.cuttable_macs_share)} of the MACs lie in nodes that "
         f"{shrinking} channel {'group' if shrinking == 1 else 'groups'} can shrink; "
-        f"up to {units.percent(inspection.most_macs_share)} of the MACs can be removed."
+        f"{'half' if half else f'at most {units.percent(inspection.most_macs_share)}'} of the MACs can be removed."
     )
 
 

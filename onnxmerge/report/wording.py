@@ -5,13 +5,13 @@ In short, all nodes that pin for the same reason share a row, and so do all grap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from onnxmerge.report.model import GroupEntry, PinnedEntry
 from onnxmerge.report.text import advice, kind, sentence
 
-__all__ = ["Why", "how", "printable", "reasons_of"]
+__all__ = ["Why", "how", "printable", "reasons_of", "titled_groups", "titled_pins", "with_names"]
 
 _NOT_SAID = "no reason given"
 
@@ -69,3 +69,26 @@ def printable(words: str, keep: str = "") -> str:
         'a�b\n'
     """
     return "".join(each if each.isprintable() or each in keep else "\N{REPLACEMENT CHARACTER}" for each in words)
+
+
+def titled_groups(groups: Iterable[GroupEntry], titles: Mapping[str, str]) -> tuple[GroupEntry, ...]:
+    """Groups with the titles of nodes in the place of their names."""
+    return tuple(
+        replace(
+            group,
+            name=titles.get(group.name, group.name),
+            producers=tuple(titles.get(name, name) for name in group.producers),
+            consumers=tuple(titles.get(name, name) for name in group.consumers),
+        )
+        for group in groups
+    )
+
+
+def titled_pins(pinned: Iterable[PinnedEntry], titles: Mapping[str, str]) -> tuple[PinnedEntry, ...]:
+    """Pinned channels with the titles of nodes in the place of their names."""
+    return tuple(replace(entry, name=titles.get(entry.name, entry.name)) for entry in pinned)
+
+
+def with_names(titles: Mapping[str, str]) -> dict[str, str]:
+    """Titles of nodes followed by their names, where there is room for both."""
+    return {name: f"{title} ({name})" for name, title in titles.items()}

@@ -57,7 +57,7 @@ class ChannelStatistics:
     @property
     def places(self) -> Indices:
         """(n, r) inputs of each channel."""
-        places = self.node.places(self.group.members[self.node.input], self.group.size, 0)
+        places = self.node.places(self.node.labels(self.group), self.group.size, 0)
         if places is None:
             raise ValueError(f"{self.node.node.name} reads channels unevenly")
         return places

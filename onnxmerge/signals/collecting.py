@@ -43,7 +43,7 @@ def collect(
     """
     batches = calibration.batches
     folds = min(batches.folds, 2) if node.unknowns > _TWO_FOLDS else batches.folds
-    by_taps = fits_taps(node, folds, calibration.memory, calibration.widest)
+    by_taps = node.groups > 1 or fits_taps(node, folds, calibration.memory, calibration.widest)
     unknowns = node.unknowns if by_taps else max(group.size for group in groups)
     wanted = rows_wanted(unknowns, node.groups if by_taps else 1, calibration.rows)
     draw = Draw(node, wanted, batches.count, len(batches), rng)

@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxmerge.channels.context import Context
-from onnxmerge.graph import extract
+from onnxmerge.graph import STATES, Node, extract, states_model
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.signals.batches import Batches, PassCounter
 from onnxmerge.signals.tensor_store import Store
@@ -107,6 +107,20 @@ class Frontier:
     def has(self, tensor: str) -> bool:
         """Whether a tensor crosses the frontier."""
         return tensor in self._live
+
+    def states(self, node: Node) -> Iterator[tuple[dict[str, NDArray[Any]], NDArray[Any]]]:
+        """Inputs of a recurrent node that cross the frontier, and its states at every step, batch by batch.
+
+        Constant inputs are included. The node runs with the current weights.
+        """
+        data, entering = states_model(self._context.model, self._context.shapes.first.kinds, node, self.weights)
+        held = {name: self._context.model.weights[name] for name in node.inputs if name in self._context.model.weights}
+        with Session.open(data, self._provider, spin=False) as session:
+            for place in range(len(self._live)):
+                fed = self._live.batch(place, entering)
+                yield {**held, **fed}, session.run(fed)[STATES]
+        if self._counter is not None:
+            self._counter.add((node.index,), self._batches.count)
 
     def snapshot(self, batches: Sequence[int]) -> dict[int, dict[str, NDArray[Any]]]:
         """The tensors that cross the frontier, for some batches."""

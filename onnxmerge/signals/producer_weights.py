@@ -183,6 +183,9 @@ def group_passes(context: Context, group: ChannelGroup, relations: tuple[Relatio
     """The scaling matrices that pass from every producer to every consumer, and the node that limits them."""
     inside = {index for producer in group.producers for index in tail_of(context, producer.output).nodes}
     least, where = CommutesWith.LINEAR, ""
+    for producer in group.producers:
+        if producer.passes < least:
+            least, where = producer.passes, context.model.nodes[producer.node].name
     for index in group.carriers:
         if index in inside:
             continue

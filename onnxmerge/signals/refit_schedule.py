@@ -21,6 +21,7 @@ from onnxmerge.channels.relations import Axis
 from onnxmerge.graph import Model
 from onnxmerge.network import Network
 from onnxmerge.signals.producer_weights import tail_of
+from onnxmerge.signals.recurrent_nodes import recurrent_node
 from onnxmerge.signals.weighted_nodes import WeightedNode, weighted_node
 
 __all__ = [
@@ -74,9 +75,15 @@ class RefitSchedule:
 def refit_schedule_of(context: Context) -> RefitSchedule:
     """The refit schedule of a network, from its structure alone."""
     weighted = {
-        node.index: found for node in context.model.nodes if (found := weighted_node(context, node.index)) is not None
+        node.index: found
+        for node in context.model.nodes
+        if (found := weighted_node(context, node.index) or recurrent_node(context, node.index)) is not None
     }
-    repairs = {index: repair for index, node in weighted.items() if (repair := _repair(context, node)) is not None}
+    repairs = {
+        index: repair
+        for index, node in weighted.items()
+        if node.shifted and (repair := _repair(context, node)) is not None
+    }
     return RefitSchedule(node_order(context.model, repairs.keys()), weighted, repairs)
 
 
@@ -129,7 +136,7 @@ def refusal(context: Context, schedule: RefitSchedule, group: ChannelGroup) -> R
             return Reason("two_signals", detail=(name,))
         if node is None:
             return Reason("weight_not_solved", detail=(name,))
-        if all(node.places(group.members[node.input], group.size, q) is None for q in range(node.groups)):
+        if all(node.places(node.labels(group), group.size, q) is None for q in range(node.groups)):
             return Reason("read_unevenly", detail=(name,))
     return None if group.consumers else Reason("no_reader")
 

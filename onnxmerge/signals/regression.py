@@ -95,7 +95,7 @@ def regression_for(
         linear: Whether only the linear expression is needed.
     """
     gram = fits_taps(node, 2, calibration.memory)
-    if gram and (linear or node.groups > 1 or rows >= node.unknowns):
+    if node.groups > 1 or (gram and (linear or rows >= node.unknowns)):
         return GramRegression(node, () if linear else cuts, calibration.rows)
     return RowRegression(node, cuts, calibration.memory, wide=not gram)
 
@@ -161,7 +161,7 @@ class GramRegression:
         new = np.where(self._node.alive(cuts)[:, :, None], old, 0.0)
         for q in range(self._node.groups):
             for group, kept in cuts:
-                places = self._node.places(group.members[self._node.input], group.size, q)
+                places = self._node.places(self._node.labels(group), group.size, q)
                 if places is not None and len(kept):
                     halves = [_pooled(half, q, places) for half in (one, two)]
                     _express(new[q], old[q], places, group.stays(kept)[: group.size], halves, ridge)
@@ -191,7 +191,7 @@ class RowRegression:
         self._targets.append(targets)
         self._half += [half] * len(flat)
         for (group, _), pool in zip(self._cuts, self._pools, strict=True):
-            places = self._node.places(group.members[self._node.input], group.size, 0)
+            places = self._node.places(self._node.labels(group), group.size, 0)
             if pool and places is not None:
                 channels = flat[:, places].transpose(0, 2, 1).reshape(-1, 1, group.size)
                 pool[half].add(np.ascontiguousarray(channels))
@@ -201,7 +201,7 @@ class RowRegression:
         old = np.asarray(self._node.weight_rows(), dtype=np.float32)
         new = np.where(self._node.alive(self._cuts)[0][:, None], old, np.float32(0))
         for (group, kept), pool in zip(self._cuts, self._pools, strict=True):
-            places = self._node.places(group.members[self._node.input], group.size, 0)
+            places = self._node.places(self._node.labels(group), group.size, 0)
             if pool and places is not None:
                 _express(new, old, places, group.stays(kept)[: group.size], pool, ridge)
         return new

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Indices
 from onnxmerge.decompose.obs import Elimination, Reader, eliminate, elimination_work, rank_by_energy
-from onnxmerge.graph import shift_name
 from onnxmerge.network import Network
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.collecting import collect
@@ -100,7 +99,7 @@ def solving_work(network: Network, schedule: RefitSchedule) -> int:
     for group in network.groups:
         for index in {consumer.node for consumer in group.consumers} & schedule.weighted.keys():
             node = schedule.weighted[index]
-            reached = sum(node.places(group.members[node.input], group.size, q) is not None for q in range(node.groups))
+            reached = sum(node.places(node.labels(group), group.size, q) is not None for q in range(node.groups))
             work += reached * elimination_work(group.size, node.unknowns, node.columns)
     return work
 
@@ -144,7 +143,7 @@ def measure_curves(
                 entry.place, entry.entering = frontier.position, frontier.snapshot(probing.batches)
         rng = np.random.default_rng((calibration.seed, index))
         groups = [entry.group for entry in waiting[index]]
-        found = collect(node, groups, frontier.get(node.node.inputs[0]), calibration, rng)
+        found = collect(node, groups, node.inputs(frontier), calibration, rng)
         for entry, statistics in zip(waiting[index], found, strict=True):
             entry.statistics[index] = statistics
             if len(entry.statistics) == len(entry.nodes):
@@ -176,8 +175,9 @@ def _measure(
     meters = [DivergenceMeter() for _ in counts]
     errors = np.zeros(len(counts))
     chosen = sorted(dense, key=lambda batch: (batches.fold(batch), batch))
-    weights = [schedule.weighted[index].weight for index in entry.nodes]
-    rest = frontier.rest(entry.place, weights, entry.nodes) if chosen else None
+    weights = [name for index in entry.nodes for name in schedule.weighted[index].trials]
+    shifted = [index for index in entry.nodes if schedule.weighted[index].shifted]
+    rest = frontier.rest(entry.place, weights, shifted) if chosen else None
     try:
         for fold in range(batches.folds):
             fitted = {index: entry.statistics[index].fold(fold, ridges[index]) for index in entry.nodes}
@@ -215,8 +215,5 @@ def _trial(schedule: RefitSchedule, fitted: Mapping[int, Fold], kept: Indices) -
     """Best weights of all consumers if only `kept` channels are left, and the shifts to add after them."""
     feed: dict[str, NDArray[Any]] = {}
     for index, fold in fitted.items():
-        node = schedule.weighted[index]
-        matrices, shift = fold.weights(kept)
-        feed[node.weight] = node.assemble(matrices)
-        feed[shift_name(node.output.tensor)] = shift.reshape((-1,) + (1,) * node.trailing).astype(node.array.dtype)
+        feed.update(schedule.weighted[index].values(*fold.weights(kept)))
     return feed

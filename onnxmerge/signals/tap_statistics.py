@@ -49,7 +49,7 @@ class TapStatistics:
         """See `Statistics`."""
         total = reduce(Moments.plus, self.folds)
         uu, old, mean = total.centred()[0], self.node.matrices(), total.means()[0]
-        labels = self.group.members[self.node.input]
+        labels = self.node.labels(self.group)
         energy = residual_energy(uu, old)
         result = []
         for q in range(self.node.groups):

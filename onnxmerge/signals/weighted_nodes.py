@@ -6,8 +6,9 @@ its outputs; `assemble` is its inverse.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Axis, Indices
-from onnxmerge.graph import Node
+from onnxmerge.graph import Node, shift_name
+from onnxmerge.signals.frontier import Frontier
 from onnxmerge.signals.patches import Patches, patches_of
 from onnxmerge.signals.producer_weights import constant_on_axis
 
@@ -47,6 +49,44 @@ class WeightedNode:
     weight: str
     array: NDArray[np.generic]
     bias: Floats
+
+    @property
+    def trials(self) -> tuple[str, ...]:
+        """Initializers that solving for the node changes."""
+        return (self.weight,)
+
+    @property
+    def shifted(self) -> bool:
+        """Whether a constant is added after the node, rather than to one of its initializers."""
+        return True
+
+    @property
+    def sweeps(self) -> int:
+        """How often the node is solved; more than once if its inputs depend on its weights."""
+        return 1
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Tensors that determine its inputs."""
+        return (self.node.inputs[0],)
+
+    def inputs(self, frontier: Frontier) -> Iterator[NDArray[Any]]:
+        """What the node multiplies, batch by batch; `reads` have to cross the frontier."""
+        return frontier.get(self.node.inputs[0])
+
+    def labels(self, group: ChannelGroup) -> Indices:
+        """The channel of a group that each input channel is, -1 for none."""
+        return group.members[self.input]
+
+    def values(self, matrices: NDArray[np.floating], shift: Floats) -> dict[str, NDArray[Any]]:
+        """Values of `trials` and, if `shifted`, of the constant after the node, shaped to broadcast.
+
+        Args:
+            matrices: (g, channels·taps, outputs) weights.
+            shift: (outputs,) what is added to the bias.
+        """
+        constant = shift.reshape((-1,) + (1,) * self.trailing).astype(self.array.dtype)
+        return {self.weight: self.assemble(matrices), shift_name(self.output.tensor): constant}
 
     @property
     def groups(self) -> int:
@@ -124,7 +164,7 @@ class WeightedNode:
         """(g, channels·taps) whether each row of `matrices()` is kept, given the channels that some groups keep."""
         rows = np.ones(self._inputs(), dtype=bool)
         for group, kept in cuts:
-            rows &= group.stays(kept)[group.members[self.input]]
+            rows &= group.stays(kept)[self.labels(group)]
         return np.repeat(rows, self.patches.taps).reshape(self.groups, -1)
 
     def blocks(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -101,7 +101,7 @@ EXPECTED = {
         {"half of a split": Kind(6, 1, 2), "residual inside": Kind(6, 2, 2), "pooled thrice": Kind(8, 1, 1)},
         {"sides of a box, and bins under a softmax": "Reshape mixes this axis with others (16 to 4x4)"},
     ),
-    "conv_lstm": Expected(3, {"read by the LSTM": Kind(16, 1, 1)}),
+    "conv_lstm": Expected(4, {"read by the LSTM": Kind(16, 1, 1), "hidden units": Kind(12, 2, 2)}),
     "vit": Expected(
         6,
         {

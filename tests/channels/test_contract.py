@@ -17,7 +17,7 @@ from onnx import helper
 from onnxmerge.channels import rules
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.relations import Link, Relation
-from onnxmerge.channels.rules import TABLE, Rule
+from onnxmerge.channels.rules import TABLE, Rule, recurrent
 from onnxmerge.channels.rules.base import no_edits
 from onnxmerge.channels.rules.refused import REFUSED
 from onnxmerge.errors import OnnxMergeError
@@ -254,6 +254,9 @@ RESIZES = (
     ("GroupNormalization", ""),
     ("Conv", "depthwise"),
     ("ConvTranspose", "depthwise"),
+    ("LSTM", ""),
+    ("GRU", "both directions, stacked"),
+    ("RNN", "state from a layer"),
 )
 
 
@@ -274,3 +277,33 @@ def test_a_forgotten_consumer_is_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
     case = case_of("Softmax", "channels")
     with_rule(monkeypatch, "Softmax", relate=TABLE["", "Relu"].relate)
     assert violated(case)
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+def test_gates_in_another_layout_are_noticed(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of W, R, B and P taken for unit by unit, where they are gate by gate."""
+    case = case_of(op, "everything")
+    assert not violated(case)
+    monkeypatch.setattr(
+        recurrent, "_in_blocks", lambda units, blocks: (np.repeat(np.arange(units), blocks), np.arange(blocks * units))
+    )
+    assert violated(case)
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_a_recurrent_matrix_that_still_reads_a_unit_is_noticed(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its consumer R the reference keeps reading removed units."""
+    case = case_of(op, "")
+
+    def relate(node: Node, context: Context) -> Relation:
+        relation = TABLE["", op].relate(node, context)
+        return replace(relation, consumers=tuple(c for c in relation.consumers if c.position == 0))
+
+    with_rule(monkeypatch, op, relate=relate)
+    assert violated(case)
+
+
+@pytest.mark.parametrize("label", ["layout 1", "computed weights", "state outside"])
+def test_a_recurrent_node_that_is_not_cut_is_among_what_is_pinned(label: str) -> None:
+    pinned = analyse(built(case_of("LSTM", label)).model()).analysis.pinned
+    assert [entry.total for entry in pinned if entry.name.startswith("LSTM")] == [5]

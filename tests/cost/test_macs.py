@@ -526,7 +526,7 @@ def test_what_a_count_leaves_out_is_said() -> None:
     cost = cost_at(Model(net.model()), {"x": np.empty((2, 5), np.float32)})
     assert cost.macs({}) == 0
     assert cost.uncounted() == {
-        ("If", "contractions in a subgraph"): 1,
+        ("If", "contractions in a subgraph: MatMul"): 1,
         ("com.microsoft.MoE", "no formula"): 1,
         ("MatMul", "unknown shape"): 1,
         ("org.example.Secret", "no formula"): 1,

@@ -44,7 +44,7 @@ def test_a_pin_has_words_advice_and_a_code_for_each_reason(account: Account) -> 
             "name": "fc", "size": 4, "total": 10,
             "reasons": ["r: GRU has the batch axis first", "tokens of Attention"],
             "fixes": ["export with layout 0, (sequence, batch, input)", ""],
-            "place": 7, "codes": ["batch_first", "tokens"],
+            "place": 7, "codes": ["batch_first", "tokens"], "module": "", "macs_share": 0.0,
         }
     ]  # fmt: skip
 

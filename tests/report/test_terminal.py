@@ -185,18 +185,40 @@ def blocks(n: int) -> tuple[GroupEntry, ...]:
     """A residual stream with n blocks."""
     stream = ("stem", *(f"b{i}.out" for i in range(n)))
     readers = (*(f"b{i}.in" for i in range(n)), "fc")
-    inside = (GroupEntry(f"b{i}.in", 4, 4, (f"b{i}.in",), (f"b{i}.out",), 0.02, saving=0.01) for i in range(n))
+    inside = (
+        GroupEntry(f"b{i}.in", 4, 4, (f"b{i}.in",), (f"b{i}.out",), 0.02, saving=0.02, half=3, half_saving=0.01)
+        for i in range(n)
+    )
     return (GroupEntry("stem", 16, 16, stream, readers, 0.5, saving=0.4), *inside)
 
 
 def test_inspection(account: Account) -> None:
-    groups = tuple(replace(group, kept=group.size, saving=0.5, note="") for group in account.groups)
+    groups = tuple(
+        replace(group, kept=group.size, saving=0.9, half=group.size // 2, half_saving=0.5, note="")
+        for group in account.groups
+    )
     text = shown(show_inspection, looked_at(account, groups))
-    assert "2 channel groups can shrink; up to 75.0 % of the MACs can be removed." in " ".join(text.split())
+    assert "2 channel groups can shrink; half of the MACs can be removed." in " ".join(text.split())
     assert "m.onnx: opset 17, made by pytorch 2; 9 nodes, 11.2 M parameters, 125.8 M MACs" in text
-    assert ["conv1", "63", "/", "64", "75.0", "%", "50.0", "%", "conv2"] in rows(text)
+    assert ["conv1", "32", "/", "64", "75.0", "%", "50.0", "%", "conv2"] in rows(text)
     assert "graph output" in text
     assert "Note: odd" in text
+    text = shown(show_inspection, replace(looked_at(account, groups), most_macs_share=0.4))
+    assert "can shrink; at most 40.0 % of the MACs can be removed." in " ".join(text.split())
+
+
+def test_nodes_are_called_by_their_modules(account: Account) -> None:
+    titles = {"conv1": "stem.0", "fc": "head"}
+    text = shown(show_account, replace(account, titles=titles))
+    assert ["stem.0", "32", "/", "64", "75.0", "%", "l2", "+", "merge"] in rows(text)
+    assert "10 / 10 head" in " ".join(text.split())
+    text = shown(show_account, replace(account, titles=titles), width=200, verbose=True)
+    assert "stem.0 (conv1)" in text
+    assert "head (fc)" in text
+    inspection = replace(looked_at(account, blocks(2)), titles={"b0.out": "one", "stem": "two"})
+    lines = [" ".join(line) for line in rows(shown(show_inspection, inspection))]
+    assert "+ one" in lines
+    assert any(line.startswith("two ") for line in lines)
 
 
 def test_inspection_shows_a_tree(account: Account) -> None:

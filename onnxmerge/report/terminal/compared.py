@@ -12,6 +12,7 @@ from onnxmerge.report.terminal.groups import groups_of, pinned_of
 from onnxmerge.report.terminal.lines import if_known, line, notes_of, print_table, sentence, shapes_of, table_of
 from onnxmerge.report.terminal.measured import batches_of, divergence_of, fidelity_of, measures, stage_times
 from onnxmerge.report.verdict import account_verdict, outcome, side_by_side_verdict, tradeoff_verdict
+from onnxmerge.report.wording import titled_groups, titled_pins, with_names
 
 __all__ = ["show_account", "show_side_by_side", "show_tradeoff"]
 
@@ -26,8 +27,9 @@ def show_account(console: Console, account: Account, *, verbose: bool = False) -
     """
     sentence(console, account_verdict(account))
     line(console, outcome(account))
-    groups_of(console, account.groups, verbose=verbose)
-    pinned_of(console, account.pinned, verbose=verbose)
+    titles = with_names(account.titles) if verbose else account.titles
+    groups_of(console, titled_groups(account.groups, titles), verbose=verbose)
+    pinned_of(console, titled_pins(account.pinned, titles), verbose=verbose)
     if account.importances is not None:
         console.print()
         for words in modes_lines(account.importances):

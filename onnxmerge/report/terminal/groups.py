@@ -55,13 +55,15 @@ def pinned_of(console: Console, pinned: Sequence[PinnedEntry], *, verbose: bool)
         return
     reasons = reasons_of(pinned, full=verbose)
     shown = reasons[: None if verbose else REASONS]
-    table = table_of("Pinned because", ">Channels", "Of")
+    counted = any(entry.macs_share for entry in pinned)
+    table = table_of("Pinned because", ">Channels", *([">MACs"] if counted else []), "Of")
     for reason in shown:
         names = [entry.name if verbose else shortened(entry.name, LONGEST) for entry in reason.entries]
         shown_names = len(names) if verbose else NAMES
         more = f" and {len(names) - shown_names} more" if len(names) > shown_names else ""
         channels = f"{sum(entry.size for entry in reason.entries)} / {sum(entry.total for entry in reason.entries)}"
-        table.add_row(plain(reason.words), channels, plain(", ".join(names[:shown_names]) + more))
+        share = [units.share(sum(entry.macs_share for entry in reason.entries))] if counted else []
+        table.add_row(plain(reason.words), channels, *share, plain(", ".join(names[:shown_names]) + more))
     print_table(console, table)
     rest(console, len(reasons) - len(shown), "reason")
     line(console, PINNED)

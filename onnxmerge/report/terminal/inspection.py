@@ -26,6 +26,7 @@ from onnxmerge.report.terminal.lines import (
 )
 from onnxmerge.report.terminal.names import Name
 from onnxmerge.report.verdict import inspection_verdict
+from onnxmerge.report.wording import titled_groups, titled_pins, with_names
 
 __all__ = ["show_inspection"]
 
@@ -46,6 +47,7 @@ def show_inspection(console: Console, inspection: Inspection, *, verbose: bool =
         verbose: All groups and pins, each on a line of its own, names in full.
     """
     sentence(console, inspection_verdict(inspection))
+    titles = with_names(inspection.titles) if verbose else inspection.titles
     sizes = inspection.sizes
     made_by = f", made by {inspection.producer}" if inspection.producer else ""
     line(
@@ -53,11 +55,11 @@ def show_inspection(console: Console, inspection: Inspection, *, verbose: bool =
         f"{inspection.source}: opset {inspection.opset}{made_by}; {inspection.nodes} nodes, "
         f"{units.count(sizes.parameters)} parameters, {units.count(sizes.macs)} MACs, "
         f"{units.bytes_of(sizes.file_bytes) + ', ' if sizes.file_bytes is not None else ''}"
-        f"{sizes.channels} removable channels",
+        f"{sizes.channels} channels in groups",
     )
     shapes_of(console, inspection.shapes)
-    _tree(console, inspection.groups, verbose=verbose)
-    pinned_of(console, inspection.pinned, verbose=verbose)
+    _tree(console, titled_groups(inspection.groups, titles), verbose=verbose)
+    pinned_of(console, titled_pins(inspection.pinned, titles), verbose=verbose)
     notes_of(console, inspection.notes)
 
 
@@ -67,23 +69,22 @@ def _tree(console: Console, groups: Sequence[GroupEntry], *, verbose: bool) -> N
     lines = outline(groups, fold=not verbose and len(groups) > ROWS)
     shown = lines if verbose else _heaviest(lines, groups)
     read = verbose or console.width >= WIDE
-    table = table_of("Group", ">Removable", ">MACs", ">Saves", *(["Read by"] if read else []))
+    table = table_of("Group", ">Keeps", ">MACs", ">Saves", *(["Read by"] if read else []))
     for entry in shown:
         alike = [groups[position] for position in entry.groups]
         table.add_row(
             _made(alike, entry, verbose=verbose),
-            f"{0 if alike[0].note else alike[0].size - 1} / {alike[0].size}",
+            f"{alike[0].size if alike[0].half is None else alike[0].half} / {alike[0].size}",
             _span([group.macs_share for group in alike]),
-            _span([group.saving for group in alike]),
+            _span([group.half_saving for group in alike]),
             *([_readers(alike[0].consumers, verbose=verbose)] if read else []),
         )
     print_table(console, table)
     rest(console, len(groups) - sum(len(entry.groups) for entry in shown), "group")
     line(
         console,
-        "Removable: channels that a cut can remove. MACs: share of the model's MACs in the nodes that the group "
-        "touches. "
-        "Saves: share that is removed if this group alone is cut to one channel.",
+        "Keeps: channels left, of all, in an even plan for half of the MACs. MACs: share of the model's MACs in the "
+        "nodes that the group touches. Saves: share that is removed if this group alone keeps so many.",
     )
 
 
