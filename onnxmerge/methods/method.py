@@ -117,5 +117,5 @@ def obstacle(method: Method, network: Network, group: ChannelGroup) -> str:
     if needed is not None:
         passes, where = group_passes(network, group, network.relations)
         if passes < needed:
-            return f"{where} does not let {method.name} through"
+            return f"{where} does not commute with the scaling of {method.name}"
     return next((why for check in method.requires.checks if (why := check(network, group))), "")

@@ -196,7 +196,7 @@ def test_channels_are_removed_but_not_merged_where_scalings_do_not_pass(name: st
     result = halved(model)
     (entry,) = result.plan.groups
     assert entry.kept == (0, 1, 2, 3)
-    assert (entry.compensate, entry.note) == ("none", "middle does not let merge through")
+    assert (entry.compensate, entry.note) == ("none", "middle does not commute with the scaling of merge")
     silenced = with_weights(model, v=weight(model, "v") * np.repeat(np.array([1, 0], np.float32), 4).reshape(8, 1, 1))
     feed = random_feed(model)
     assert relative(run(result.model, feed), run(silenced, feed)) < 1e-5

@@ -50,7 +50,7 @@ def test_what_each_requires() -> None:
 @pytest.mark.parametrize("method", COMPENSATIONS.values(), ids=COMPENSATIONS)
 def test_a_sigmoid_lets_no_multiple_through(activation: str, method: Method) -> None:
     network = chain(activation).network
-    refused = method.name == "merge" and activation == "Sigmoid"
+    refused = method.requires.commutes_with == CommutesWith.POSITIVE and activation == "Sigmoid"
     assert bool(obstacle(method, network, network.groups[0])) == refused
 
 

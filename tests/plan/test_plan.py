@@ -122,7 +122,7 @@ def test_a_compensation_that_does_not_pass_is_not_used() -> None:
     net.output(net.conv(h, 8, 4, name="last"))
     (entry,) = compress(net.model(), Options(method="neuron-merging"), verification=UNVERIFIED).plan.groups
     assert entry.compensate == "none"
-    assert entry.note == "squash does not let merge through"
+    assert entry.note == "squash does not commute with the scaling of merge"
     (entry,) = compress(net.model(), Options(method="fold"), verification=UNVERIFIED).plan.groups
     assert entry.compensate == "fold"
 
