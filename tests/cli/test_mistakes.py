@@ -69,7 +69,7 @@ def test_a_command(fails: Fails) -> None:
         fails("foo")
         == fails("foo", VGG, VGG)
         == (
-            "there is no command and no file named 'foo'; the commands are compress, inspect, compare, tradeoff; "
+            "there is no command and no file named 'foo'; the commands are compress, inspect, compare, tradeoff, quantize; "
             "a model is a file such as model.onnx"
         )
     )
