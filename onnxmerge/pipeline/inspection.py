@@ -53,7 +53,7 @@ def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> InspectionReport:
         shapes=input_shapes(network),
         groups=groups,
         pinned=pinned(network),
-        notes=(*run.notes, *_refused(network), *_unfitted(run.options, network, most, left_alone)),
+        notes=(*run.notes, *_viewed(run), *_refused(network), *_unfitted(run.options, network, most, left_alone)),
         most_macs_share=most,
         network=drawn(network),
     )
@@ -74,6 +74,13 @@ def _unfitted(options: Options, network: Network, most: float, left_alone: Mappi
         f"{len(more)} of the groups can only be cut without a fit to samples ({reasons}): "
         f"--method neuron-merging can remove up to {without:.3f} of the MACs"
     ]
+
+
+def _viewed(run: Run) -> list[str]:
+    """What is shown of a quantized model."""
+    if run.view is None:
+        return []
+    return ["the model is quantized: shown is its float view, which is cut and then quantized again"]
 
 
 def _refused(network: Network) -> list[str]:

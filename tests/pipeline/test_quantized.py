@@ -61,6 +61,27 @@ def test_the_report_compares_with_the_float_view() -> None:
     assert found.report.after.parameters < found.report.before.parameters
 
 
+def test_an_inspection_shows_the_float_view() -> None:
+    inspection = onnxmerge.inspect(qdq())
+    assert any("float view" in note for note in inspection.notes)
+    assert "DequantizeLinear" not in {entry.op for entry in inspection.network}
+
+
+def test_plans_for_latency_are_timed_in_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxmerge.pipeline import timing
+
+    timed = []
+
+    def share(_dense: object, smaller: bytes, *_others: object) -> float:
+        timed.append(onnx.load_from_string(smaller))
+        return 0.7
+
+    monkeypatch.setattr(timing, "_share", share)
+    found = onnxmerge.compress(qdq(), 0.3, of="latency", method="prune", verify=False, threads=1)
+    assert timed
+    assert all(integer_weights(model).keys() == integer_weights(found.model).keys() for model in timed)
+
+
 @pytest.mark.parametrize("op", ["MatMulNBits", "DynamicQuantizeLinear", "QLinearMatMul"])
 def test_other_quantized_forms_are_pinned_with_the_reason(op: str) -> None:
     net = Net(opset=17, domains={"com.microsoft": 1})
