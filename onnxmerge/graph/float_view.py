@@ -27,9 +27,9 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxmerge.graph.affine import Quantized
-from onnxmerge.graph.fields import set_field
 from onnxmerge.graph.lazy import Lazy
 from onnxmerge.graph.model import Model, Node
+from onnxmerge.graph.rebuild import rebuilt
 
 __all__ = ["FloatView", "Pair", "float_view"]
 
@@ -209,29 +209,16 @@ def _view(model: Model, weights: Mapping[str, int], pairs: Sequence[Pair]) -> Mo
         kind = int(onnx.helper.np_dtype_to_tensor_dtype(real.dtype))
         tensors[name] = onnx.TensorProto(name=name, data_type=kind, dims=real.shape)
         changed[name] = Lazy.of(real, kind)
-    proto = onnx.ModelProto()
-    for descriptor, value in model.proto.ListFields():
-        if descriptor.name != "graph":
-            set_field(proto, descriptor, value)
-    graph = proto.graph
-    for descriptor, value in source.ListFields():
-        if descriptor.name not in ("node", "initializer", "value_info"):
-            set_field(graph, descriptor, value)
+    nodes = []
     for index, node in enumerate(source.node):
         kept = replaced.get(index, node)
         if kept is not None:
-            copy = graph.node.add()
-            copy.CopyFrom(kept)
+            copy = onnx.NodeProto.FromString(kept.SerializeToString())
             for position, name in enumerate(copy.input):
                 if name in renamed and renamed[name] not in copy.output:
                     copy.input[position] = renamed[name]
-    read = {value.name for value in (*graph.output, *graph.input)} | model.captured
-    read.update(name for node in graph.node for name in node.input)
-    written = {name for node in graph.node for name in node.output}
-    graph.value_info.extend(value for value in source.value_info if value.name in written)
-    graph.initializer.extend(tensor for name, tensor in tensors.items() if name in read)
-    copies = {copy: name for copy, name in model.copies.items() if copy in read and name in read}
-    return Model(proto, model.folder, model.source, copies, {n: v for n, v in changed.items() if n in read})
+            nodes.append(copy)
+    return rebuilt(model, nodes, tensors, changed, model.copies)
 
 
 def _in_place(

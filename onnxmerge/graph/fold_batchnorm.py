@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxmerge.graph.fields import set_field
 from onnxmerge.graph.lazy import Lazy
 from onnxmerge.graph.model import Model, Node
+from onnxmerge.graph.rebuild import rebuilt
 
 __all__ = ["fold_batchnorm"]
 
@@ -46,7 +46,16 @@ def fold_batchnorm(model: Model) -> tuple[Model, int]:
         inputs[before.index] = name
         put(name, before.input(2) or weight, factor * np.broadcast_to(own, factor.shape) + offset)
     outputs = {before.index: model.nodes[index].outputs[0] for index, before in found.items()}
-    return _rebuilt(model, set(found), inputs, outputs, tensors, changed), len(found)
+    nodes = []
+    for index, node in enumerate(model.proto.graph.node):
+        copy = onnx.NodeProto.FromString(node.SerializeToString())
+        if index in inputs:
+            del copy.input[2:]
+            copy.input.append(inputs[index])
+            copy.output[0] = outputs[index]
+        if index not in found:
+            nodes.append(copy)
+    return rebuilt(model, nodes, tensors, changed, model.copies), len(found)
 
 
 def _folds_into(model: Model, norm: Node) -> Node | None:
@@ -99,38 +108,3 @@ def _fresh(model: Model, hint: str) -> str:
     while name in model.weights or name in model.writer:
         name, number = f"{hint}_{number}", number + 1
     return name
-
-
-def _rebuilt(
-    model: Model,
-    folded: set[int],
-    biases: dict[int, str],
-    outputs: dict[int, str],
-    tensors: dict[str, onnx.TensorProto],
-    changed: dict[str, Lazy],
-) -> Model:
-    """The model without the folded nodes and the initializers that only they read."""
-    proto, source = onnx.ModelProto(), model.proto.graph
-    for descriptor, value in model.proto.ListFields():
-        if descriptor.name != "graph":
-            set_field(proto, descriptor, value)
-    graph = proto.graph
-    for descriptor, value in source.ListFields():
-        if descriptor.name not in ("node", "initializer", "value_info"):
-            set_field(graph, descriptor, value)
-    for index, node in enumerate(source.node):
-        if index in folded:
-            continue
-        copy = graph.node.add()
-        copy.CopyFrom(node)
-        if index in biases:
-            del copy.input[2:]
-            copy.input.append(biases[index])
-            copy.output[0] = outputs[index]
-    written = {name for node in graph.node for name in node.output}
-    graph.value_info.extend(value for value in source.value_info if value.name in written)
-    read = {value.name for value in (*graph.output, *graph.input)} | model.captured
-    read.update(name for node in graph.node for name in node.input)
-    graph.initializer.extend(tensor for name, tensor in tensors.items() if name in read)
-    copies = {copy: name for copy, name in model.copies.items() if copy in read and name in read}
-    return Model(proto, model.folder, model.source, copies, {n: v for n, v in changed.items() if n in read})

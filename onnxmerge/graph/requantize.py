@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from onnxmerge.errors import OnnxMergeError
 from onnxmerge.graph.affine import Quantized
-from onnxmerge.graph.fields import set_field
 from onnxmerge.graph.float_view import FloatView, Pair, float_view, quantized_weight
 from onnxmerge.graph.lazy import Lazy
 from onnxmerge.graph.model import Model, Node
+from onnxmerge.graph.rebuild import rebuilt
 
 __all__ = ["requantized"]
 
@@ -234,51 +234,33 @@ def _assembled(
     pairs: Mapping[Pair, tuple[onnx.NodeProto, ...]],
 ) -> Model:
     """The nodes of the cut view with all others around them."""
-    proto = onnx.ModelProto()
-    for descriptor, value in cut.proto.ListFields():
-        if descriptor.name != "graph":
-            set_field(proto, descriptor, value)
-    graph = proto.graph
-    for descriptor, value in cut.proto.graph.ListFields():
-        if descriptor.name not in ("node", "initializer"):
-            set_field(graph, descriptor, value)
-    graph.node.extend(stored)
-    behind = {pair.tensor: nodes for pair, nodes in pairs.items() if not pair.form}
-    instead = {pair.outputs[0]: nodes for pair, nodes in pairs.items() if pair.form}
+    nodes = list(stored)
+    behind = {pair.tensor: made for pair, made in pairs.items() if not pair.form}
+    instead = {pair.outputs[0]: made for pair, made in pairs.items() if pair.form}
     reads = {pair.tensor: pair.outputs[0] for pair in pairs if not pair.form}
-    for name, nodes in behind.items():
+    for name, made in behind.items():
         if name not in cut.writer:  # a graph input, or a tensor that has become a constant
-            graph.node.extend(nodes)
+            nodes.extend(made)
     for node in cut.proto.graph.node:
         if node.output[0] in instead:
             quantize, dequantize = instead[node.output[0]]
             quantize.input[0] = node.input[0]
-            graph.node.extend((quantize, dequantize))
+            nodes.extend((quantize, dequantize))
             continue
-        copy = graph.node.add()
-        copy.CopyFrom(node)
+        copy = onnx.NodeProto.FromString(node.SerializeToString())
         for position, name in enumerate(copy.input):
             copy.input[position] = reads.get(name, name)
+        nodes.append(copy)
         for name in node.output:
-            graph.node.extend(behind.get(name, ()))
-    return _with_tensors(before, cut, tensors, proto)
-
-
-def _with_tensors(before: Model, cut: Model, tensors: _Tensors, proto: onnx.ModelProto) -> Model:
-    """The model with the initializers that it reads: new ones, those of the cut view, then scales as they were."""
-    graph, written = proto.graph, {name for node in proto.graph.node for name in node.output}
-    read = {value.name for value in (*graph.output, *graph.input)} | cut.captured
-    read.update(name for node in graph.node for name in node.input)
+            nodes.extend(behind.get(name, ()))
     protos, values = dict(tensors.protos), dict(tensors.values)
-    for model in (cut, before):
+    for model in (cut, before):  # weights of the view, then scales as they were
         for tensor in model.proto.graph.initializer:
             if tensor.name not in protos:
                 protos[tensor.name] = tensor
                 if tensor.name in model.changed:
                     values[tensor.name] = model.changed[tensor.name]
-    graph.initializer.extend(tensor for name, tensor in protos.items() if name in read - written)
-    copies = {copy: name for copy, name in before.copies.items() if copy in read and name in read}
-    return Model(proto, cut.folder, cut.source, copies, {n: v for n, v in values.items() if n in read - written})
+    return rebuilt(cut, nodes, protos, values, before.copies)
 
 
 def _check(cut: Model, result: Model, values: Mapping[str, Quantized]) -> None:

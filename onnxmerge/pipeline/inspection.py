@@ -13,7 +13,7 @@ from onnxmerge.pipeline.calibration import why_unfitted
 from onnxmerge.pipeline.network import drawn
 from onnxmerge.pipeline.reporting import group_entry, input_shapes, pinned, reason_fields, sizes
 from onnxmerge.pipeline.request import NO_SHAPES, Request, Shapes, Source
-from onnxmerge.pipeline.run import SYNTHETIC, ort_source, start, with_input_hint
+from onnxmerge.pipeline.run import SYNTHETIC, Run, ort_source, start, with_input_hint
 from onnxmerge.pipeline.sample_loading import check_images, load
 from onnxmerge.plan.eligibility import most_of_macs
 from onnxmerge.plan.options import Options

@@ -238,6 +238,22 @@ def test_a_new_bias_is_stored_in_integers() -> None:
     np.testing.assert_allclose(again.model.weights[conv.inputs[2]], [1.0, -2.0, 3.0, 0.0], atol=1e-3)
 
 
+def test_a_branch_that_has_become_a_constant_is_quantized_too() -> None:
+    model = qdq()
+    view = view_of(model)
+    add = next(node for node in view.model.nodes if node.op == "Add")
+    draft = Draft(view.model)
+    draft.make_constant(view.model.writer[add.inputs[1]], 0, np.linspace(-4, 4, 8, dtype=np.float32).reshape(8, 1, 1))
+    cut = draft.finish()
+    assert [node.op for node in cut.nodes].count("Conv") == 1
+    result = back(view, cut)
+    assert [node.op_type for node in result.graph.node].count("Conv") == 1
+    # Without two convolutions, their weights and biases, and the pair between them.
+    assert len(result.graph.node) == len(model.graph.node) - 8
+    feed = random_feed(model)
+    assert relative(run(result, feed), run(to_proto(cut), feed)) < 0.1
+
+
 def test_weights_stored_in_float_get_new_scales() -> None:
     net = Net(opset=17)
     x = pair(net, net.input("N", 3, 6, 6), INPUT_SCALE, 128)
