@@ -30,8 +30,8 @@ from onnxmerge.errors import (
 )
 
 if TYPE_CHECKING:
-    from onnxmerge._api import compare, compress, inspect, tradeoff
-    from onnxmerge.pipeline import Compression
+    from onnxmerge._api import compare, compress, inspect, quantize, tradeoff
+    from onnxmerge.pipeline import Compression, Quantized
     from onnxmerge.plan.options import Options
     from onnxmerge.plan.plan import Plan
     from onnxmerge.samples import ImageOptions
@@ -47,12 +47,14 @@ __all__ = [
     "OnnxMergeWarning",
     "Options",
     "Plan",
+    "Quantized",
     "RuntimeMissingError",
     "UsageError",
     "__version__",
     "compare",
     "compress",
     "inspect",
+    "quantize",
     "tradeoff",
 ]
 
@@ -62,9 +64,11 @@ _LAZY = {
     "ImageOptions": "onnxmerge.samples",
     "Options": "onnxmerge.plan.options",
     "Plan": "onnxmerge.plan.plan",
+    "Quantized": "onnxmerge.pipeline",
     "compare": "onnxmerge._api",
     "compress": "onnxmerge._api",
     "inspect": "onnxmerge._api",
+    "quantize": "onnxmerge._api",
     "tradeoff": "onnxmerge._api",
 }
 

@@ -20,7 +20,10 @@ from onnxmerge.plan.options import Options
 from tests.builders import Net
 from tests.plan.test_plan import network
 
-NAMES = {"Compression", "ImageOptions", "Options", "Plan", "compare", "compress", "inspect", "tradeoff"}
+NAMES = {
+    "Compression", "ImageOptions", "Options", "Plan", "Quantized", "compare", "compress", "inspect", "quantize",
+    "tradeoff",
+}  # fmt: skip
 
 
 def test_dir_shows_the_public_names_and_nothing_else() -> None:

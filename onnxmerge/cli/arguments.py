@@ -54,6 +54,7 @@ def request_of(source: Path, given: Mapping[str, Any]) -> Request:
         shapes_of(given["shapes"]),
         Verification(given.get("verify", True), given["provider"], threads=given["threads"], **gates),
         given.get("plan"),
+        given.get("fold_batchnorm", False),
     )
 
 

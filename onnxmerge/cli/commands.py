@@ -78,6 +78,11 @@ __all__ = ["cli"]
     help="Store weights in a file beside OUT; always done if IN or OUT is larger than 2 GB.",
 )
 @of_output(
+    "--fold-batchnorm",
+    is_flag=True,
+    help="Fold BatchNormalization into the weights in front of it, where that is exact up to rounding.",
+)
+@of_output(
     "--save-plan",
     metavar="F",
     type=click.Path(path_type=Path),

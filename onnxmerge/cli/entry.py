@@ -30,6 +30,7 @@ from onnxmerge.cli.commands import cli
 from onnxmerge.cli.options import PROGRAM, VERBOSE
 from onnxmerge.cli.other_tools import loose_advice, option_advice
 from onnxmerge.cli.output import forget_output, unprintable
+from onnxmerge.cli.quantizing import quantize as _quantize  # noqa: F401 - adds the command
 from onnxmerge.cli.results import ARGUMENTS
 from onnxmerge.cli.sections import takes
 from onnxmerge.errors import OnnxMergeError, UsageError

@@ -35,6 +35,8 @@ __all__ = [
     "VERBOSE",
     "WHAT",
     "of_budget",
+    "of_groups",
+    "of_method",
     "of_output",
     "of_verification",
 ]

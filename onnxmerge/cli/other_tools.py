@@ -64,7 +64,7 @@ HABITS = (
     Habit(("--device", "--cuda", "--providers"), ("use --provider cpu or --provider cuda",)),
     Habit(
         ("--dtype", "--fp16", "--fp-to-fp16", "--precision"),
-        ("element types are not changed; convert or quantize the result",),
+        ("element types are not changed; onnxmerge quantize IN.onnx OUT.onnx quantizes the result of a cut",),
     ),
     Habit(("--verbosity", "--log-level", "--log_level", "--silent"), ("use -v or -q",)),
 )

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,8 +22,9 @@ from onnxmerge.cli.output import forget_output, terminal, unprintable
 from onnxmerge.errors import GateError, UsageError
 from onnxmerge.report.data import to_json
 from onnxmerge.report.model import SideBySide, Tradeoff
+from onnxmerge.report.quantization import Quantization
 from onnxmerge.report.results import InspectionReport, Report
-from onnxmerge.report.terminal import show_account
+from onnxmerge.report.terminal import show_account, show_quantization
 from onnxmerge.writing import write_text
 
 __all__ = ["ARGUMENTS", "reporting", "show", "with_command"]
@@ -31,7 +32,8 @@ __all__ = ["ARGUMENTS", "reporting", "show", "with_command"]
 ARGUMENTS = "arguments"
 """The key of the whole command line in the context."""
 
-Result = TypeVar("Result", Report, InspectionReport, SideBySide, Tradeoff)
+Result = TypeVar("Result", Report, InspectionReport, SideBySide, Tradeoff, Quantization)
+Called = TypeVar("Called", Report, Quantization)
 Drawn = Callable[[Path], object]
 
 
@@ -106,19 +108,22 @@ def reporting(json_path: Path | None, page: Path | None) -> Iterator[None]:
     try:
         yield
     except GateError as error:
-        if not isinstance(error.account, Report):
+        if not isinstance(error.account, (Report, Quantization)):
             raise
-        account = with_command(error.account)
         files = [str(path) for path in (json_path, page) if path is not None and str(path) != STDOUT]
         told = f"; {' and '.join(files)} {'show' if len(files) > 1 else 'shows'} the rejected result" if files else ""
         try:
-            show(account, show_account, json_path, page=(page, account.html), verbose=False, quiet=True)
+            if isinstance(error.account, Quantization):
+                show(with_command(error.account), show_quantization, json_path, verbose=False, quiet=True)
+            else:
+                account = with_command(error.account)
+                show(account, show_account, json_path, page=(page, account.html), verbose=False, quiet=True)
         except UsageError as failed:
             told = f"; {failed}"
         raise GateError(f"{error}{told}") from error
 
 
-def with_command(account: Report) -> Report:
+def with_command(account: Called) -> Called:
     """The report with the command line that produced it."""
-    given = click.get_current_context().find_root().meta.get(ARGUMENTS, ())
+    given: Sequence[str] = click.get_current_context().find_root().meta.get(ARGUMENTS, ())
     return dataclasses.replace(account, call=shlex.join([PROGRAM, *given]))

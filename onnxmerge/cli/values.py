@@ -9,7 +9,7 @@ import re
 from onnxmerge.errors import UsageError
 from onnxmerge.samples.image_options import LONGEST_SIDE
 
-__all__ = ["counts", "lengths", "memory", "multiple", "numbers", "ratio", "ratios", "shape", "size"]
+__all__ = ["counts", "lengths", "memory", "multiple", "numbers", "ratio", "ratios", "shape", "size", "words"]
 
 _UNITS = {"MB": 1 << 20, "GB": 1 << 30}
 _MOST_RATIOS, _ENDLESS = 1000, 1e15
@@ -77,6 +77,11 @@ def ratios(value: str) -> tuple[float, ...]:
         elif ":" not in value and all(0 < each < 1 for each in parts):
             return tuple(parts)
     raise UsageError(f"--ratios is {value!r}; expected 0.1:0.8, 0.1:0.8:0.05 or 0.3,0.5, above 0 and below 1")
+
+
+def words(value: str) -> tuple[str, ...]:
+    """``Conv,MatMul``; empty for none."""
+    return tuple(dict.fromkeys(word for each in value.split(",") if (word := each.strip())))
 
 
 def size(value: str) -> int | tuple[int, int]:

@@ -5,13 +5,17 @@ from onnxmerge.graph.edit import Draft, to_proto, written_parameters
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate
 from onnxmerge.graph.every_output import every_output
 from onnxmerge.graph.extract import extract, shift_name
+from onnxmerge.graph.float_view import FloatView, float_view
+from onnxmerge.graph.fold_batchnorm import fold_batchnorm
 from onnxmerge.graph.lazy import Lazy
 from onnxmerge.graph.load import external_files, load
 from onnxmerge.graph.model import Model, Node
+from onnxmerge.graph.opset import in_one_file, opset_of
 from onnxmerge.graph.pre_activations import before_saturation
 from onnxmerge.graph.probing import input_dims, probe_shapes
 from onnxmerge.graph.recurrent_states import STATES, states_model
-from onnxmerge.graph.save import Staged, check_target, is_data_of, staged
+from onnxmerge.graph.requantize import requantized
+from onnxmerge.graph.save import Staged, check_target, is_data_of, staged, staged_by
 from onnxmerge.graph.shapes import Shapes, StaticShapes, infer_shapes
 from onnxmerge.graph.single_node import single_node_model
 from onnxmerge.graph.values import Dim, TensorSpec
@@ -20,6 +24,7 @@ __all__ = [
     "STATES",
     "Dim",
     "Draft",
+    "FloatView",
     "Lazy",
     "Model",
     "Node",
@@ -35,14 +40,20 @@ __all__ = [
     "every_output",
     "external_files",
     "extract",
+    "float_view",
+    "fold_batchnorm",
+    "in_one_file",
     "infer_shapes",
     "input_dims",
     "is_data_of",
     "load",
+    "opset_of",
     "probe_shapes",
+    "requantized",
     "shift_name",
     "single_node_model",
     "staged",
+    "staged_by",
     "states_model",
     "to_proto",
     "written_parameters",

@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -35,7 +35,7 @@ from onnxmerge.graph.load import external_files
 from onnxmerge.graph.model import Model
 from onnxmerge.graph.validity import check_model
 
-__all__ = ["Staged", "check_target", "is_data_of", "staged"]
+__all__ = ["Staged", "check_target", "is_data_of", "staged", "staged_by"]
 
 _PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
 _ALIGNMENT = 4096
@@ -132,6 +132,24 @@ def staged(model: Model, target: Path, external: bool = False, keep: tuple[Path,
     Raises:
         UsageError: The disk refuses.
     """
+
+    def write(path: Path) -> None:
+        if external or model.bytes_of_weights() > _PROTOBUF_LIMIT:
+            _write_external(model, path, _free_name(target))
+        else:
+            path.write_bytes(to_proto(model).SerializeToString(deterministic=True))
+
+    with staged_by(write, target, keep) as written:
+        yield written
+
+
+@contextmanager
+def staged_by(write: Callable[[Path], None], target: Path, keep: tuple[Path, ...] = ()) -> Iterator[Staged]:
+    """Like `staged`, for a model that a function writes to the path that it is given, in a folder of its own.
+
+    Raises:
+        UsageError: The disk refuses.
+    """
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     except OSError as error:
@@ -139,10 +157,7 @@ def staged(model: Model, target: Path, external: bool = False, keep: tuple[Path,
     try:
         path = folder / target.name
         try:
-            if external or model.bytes_of_weights() > _PROTOBUF_LIMIT:
-                _write_external(model, path, _free_name(target))
-            else:
-                path.write_bytes(to_proto(model).SerializeToString(deterministic=True))
+            write(path)
         except OSError as error:
             raise UsageError(f"{target} cannot be written: {error.strerror or error}") from error
         _check(path, target)

@@ -9,10 +9,11 @@ from onnxmerge._version import __version__
 from onnxmerge.apply.cut import cut
 from onnxmerge.apply.masking import mask_signals
 from onnxmerge.channels.groups import kept_elements
-from onnxmerge.graph import Draft, Model, to_proto
+from onnxmerge.graph import Draft, Model, fold_batchnorm, to_proto
 from onnxmerge.methods import Applied
 from onnxmerge.network import Network
 from onnxmerge.pipeline.preparing import Prepared, counting
+from onnxmerge.pipeline.quantized import as_stored
 from onnxmerge.pipeline.run import Run
 from onnxmerge.plan.plan import Plan
 from onnxmerge.signals.sensitivity import Curve
@@ -28,6 +29,7 @@ class Cut:
         network: The analysed model.
         plan: The plan.
         model: The cut model.
+        view: Its float view, which the plan was made for; the model itself if it is not quantized.
         curves: Sensitivity curves by group position, if the method measured them.
         twin: Creates its dense reference; True: removed channels are masked for all consumers, not only for those whose
             weights cannot be zeroed.
@@ -36,6 +38,7 @@ class Cut:
     network: Network
     plan: Plan
     model: Model
+    view: Model
     curves: Mapping[int, Curve]
     twin: Callable[[bool], bytes]
 
@@ -68,7 +71,9 @@ def cut_by(run: Run, prepared: Prepared, plan: Plan) -> Cut:
         draft = Draft(run.model)
         added = applied.change(draft)
         draft.set_metadata("onnxmerge", _record(plan))
-        model = cut(network, draft, kept_elements(network.groups, plan.kept()), added, applied.constants)
+        left = kept_elements(network.groups, plan.kept())
+        smaller = _folded(run, cut(network, draft, left, added, applied.constants))
+        model = as_stored(run, smaller, left)
 
     def twin(every: bool) -> bytes:
         dense = Draft(run.model)
@@ -76,7 +81,7 @@ def cut_by(run: Run, prepared: Prepared, plan: Plan) -> Cut:
         mask_signals(network, dense, plan.kept(), every=every)
         return bytes(to_proto(dense.finish()).SerializeToString())
 
-    return Cut(network, plan, model, prepared.curves, twin)
+    return Cut(network, plan, model, smaller, prepared.curves, twin)
 
 
 def _applied(run: Run, prepared: Prepared, plan: Plan) -> Applied:
@@ -94,6 +99,17 @@ def _applied(run: Run, prepared: Prepared, plan: Plan) -> Applied:
             f"{', '.join(applied.approximated)}"
         )
     return applied
+
+
+def _folded(run: Run, model: Model) -> Model:
+    """The model with BatchNormalization folded, if that is requested."""
+    if not run.request.fold_batchnorm:
+        return model
+    folded, count = fold_batchnorm(model)
+    left = sum(node.op == "BatchNormalization" for node in folded.nodes)
+    rest = f"; {left} remain, because no weight in front of them could take them up" if left else ""
+    run.notes.append(f"BatchNormalization was folded into the weights of {count} nodes{rest}")
+    return folded
 
 
 def _record(plan: Plan) -> str:

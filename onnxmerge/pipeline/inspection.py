@@ -13,7 +13,7 @@ from onnxmerge.pipeline.calibration import why_unfitted
 from onnxmerge.pipeline.network import drawn
 from onnxmerge.pipeline.reporting import group_entry, input_shapes, pinned, reason_fields, sizes, titles
 from onnxmerge.pipeline.request import NO_SHAPES, Request, Shapes, Source
-from onnxmerge.pipeline.run import SYNTHETIC, ort_source, start, with_input_hint
+from onnxmerge.pipeline.run import SYNTHETIC, Run, ort_source, start, with_input_hint
 from onnxmerge.pipeline.sample_loading import check_images, load
 from onnxmerge.plan.eligibility import outlook
 from onnxmerge.plan.options import Options
@@ -58,7 +58,7 @@ def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> InspectionReport:
         shapes=input_shapes(network),
         groups=groups,
         pinned=pinned(network),
-        notes=(*run.notes, *_refused(network), *_unfitted(run.options, network, found.most, left_alone)),
+        notes=(*run.notes, *_viewed(run), *_refused(network), *_unfitted(run.options, network, found.most, left_alone)),
         most_macs_share=found.most,
         half_macs_share=found.half.reached,
         titles=titles(network),
@@ -81,6 +81,13 @@ def _unfitted(options: Options, network: Network, most: float, left_alone: Mappi
         f"{len(more)} of the groups can only be cut without a fit to samples ({reasons}): "
         f"--method neuron-merging can remove up to {without.most:.3f} of the MACs"
     ]
+
+
+def _viewed(run: Run) -> list[str]:
+    """What is shown of a quantized model."""
+    if run.view is None:
+        return []
+    return ["the model is quantized: shown is its float view, which is cut and then quantized again"]
 
 
 def _refused(network: Network) -> list[str]:

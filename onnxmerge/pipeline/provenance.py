@@ -23,7 +23,7 @@ from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.images import ImageOptions
 from onnxmerge.verify import Measured, Verification
 
-__all__ = ["Origin", "digests", "environment", "origin"]
+__all__ = ["Origin", "digests", "environment", "origin", "settings_of"]
 
 _PIECE = 1 << 16
 
@@ -45,7 +45,7 @@ class Origin:
 
 def origin(run: Run) -> Origin:
     """Provenance of a run; must be collected before the result may replace the source."""
-    return Origin(_settings(run.request), _python_call(run.request), digests(run.source))
+    return Origin(settings_of(run.request), _python_call(run.request), digests(run.source))
 
 
 def digests(source: Source) -> dict[str, str]:
@@ -85,7 +85,7 @@ def environment(measured: Measured | None) -> dict[str, str]:
     return found
 
 
-def _settings(request: Request) -> dict[str, object]:
+def settings_of(request: Request) -> dict[str, object]:
     """Settings besides the options of the plan, under their command-line names."""
     samples, verification = request.samples, request.verification
     return {
@@ -100,6 +100,7 @@ def _settings(request: Request) -> dict[str, object]:
         "min_cosine": verification.min_cosine,
         "max_drop": verification.max_drop,
         "threads": verification.threads,
+        "fold_batchnorm": request.fold_batchnorm,
     }
 
 
@@ -124,6 +125,7 @@ def _python_call(request: Request) -> str:
         "calib_size": None if samples.calib_size == CALIB_SIZE else samples.calib_size,
         "data": None if samples.data is None else _name(samples.data, "held_out"),
         "images": None if samples.images is None else _images_call(samples.images),
+        "fold_batchnorm": request.fold_batchnorm or None,
     }
     if request.shapes:
         given["shapes"] = {name: tuple(dims) for name, dims in request.shapes.items()}

@@ -147,8 +147,8 @@ def account(
         before=sizes(network, {}, run.size),
         after=replace(
             sizes(network, left, size, removed),
-            # Count what is in the file, including added biases.
-            parameters=written_parameters(result.model),
+            # Count what is in the file, including added biases, but not scales and zero points.
+            parameters=written_parameters(result.view),
         ),
         shapes=input_shapes(network),
         groups=groups,

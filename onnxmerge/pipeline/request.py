@@ -65,6 +65,7 @@ class Request:
         shapes: Input shapes for measuring, where the model leaves them free.
         verification: What to verify, and the gates.
         plan: A plan to apply instead of making one, or its path.
+        fold_batchnorm: Fold BatchNormalization into the weights of the result, where that is exact up to rounding.
     """
 
     source: Source
@@ -73,3 +74,4 @@ class Request:
     shapes: Shapes = field(default_factory=dict)
     verification: Verification = field(default_factory=Verification)
     plan: PlanSource | None = None
+    fold_batchnorm: bool = False

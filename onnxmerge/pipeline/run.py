@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnxmerge.errors import FeedError
-from onnxmerge.graph import Model, external_files, load
+from onnxmerge.graph import FloatView, Model, external_files, float_view, load
 from onnxmerge.pipeline.request import Request, Source
 from onnxmerge.plan.applying import governed
 from onnxmerge.plan.options import Options
@@ -38,7 +38,7 @@ class Run:
 
     Attributes:
         request: What the user asked for.
-        model: The model as read.
+        model: The model as read, or the float view of a quantized one.
         options: What to remove and how; for a given plan, the options that it was made with.
         plan: The plan to apply; None to make one.
         progress: Called with the name of each stage.
@@ -49,6 +49,7 @@ class Run:
             the cautions among the final notes count.
         passes: Number of passes over the samples.
         raised: Wider plans that were timed because the result was slower.
+        view: A quantized model and its float view; None if the model has no quantized weights.
     """
 
     request: Request
@@ -62,6 +63,7 @@ class Run:
     cautions: list[str] = field(default_factory=list)
     passes: dict[str, float] = field(default_factory=dict)
     raised: list[Raised] = field(default_factory=list)
+    view: FloatView | None = None
 
     @property
     def source(self) -> Source:
@@ -97,7 +99,10 @@ def start(request: Request, progress: Progress) -> Run:
     plan = Plan.load(request.plan) if isinstance(request.plan, (str, Path)) else request.plan
     options = request.options if plan is None else governed(request.options, plan)
     # The size is read now because the result may replace the source.
-    run = Run(request, load(request.source), options, plan, progress, file_size(request.source))
+    model = load(request.source)
+    view = float_view(model)
+    model = model if view is None else view.model
+    run = Run(request, model, options, plan, progress, file_size(request.source), view=view)
     run.seconds["reading"] = time.perf_counter() - started
     _LOGGER.debug("read %s: %d nodes, %d bytes", run.model.source, len(run.model.nodes), run.size or 0)
     return run

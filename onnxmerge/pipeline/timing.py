@@ -18,6 +18,7 @@ from onnxmerge.channels.relations import Axis, Indices
 from onnxmerge.cost.latency import LatencyModel
 from onnxmerge.graph import Draft, to_proto
 from onnxmerge.network import Network
+from onnxmerge.pipeline.quantized import as_stored
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
 from onnxmerge.plan.plan import Plan
 from onnxmerge.runtime.kernels import KernelTimes
@@ -111,7 +112,7 @@ def start_clock(run: Run, network: Network, samples: Samples | None) -> Clock:
         with run.stage("timing groups"), Session.open(source, provider, threads=alone, spin=False) as session:
 
             def seconds(counts: Mapping[int, int]) -> float:
-                smaller = _opener(_cut(network, None, _some(counts)), provider, alone)
+                smaller = _opener(_cut(run, network, None, _some(counts)), provider, alone)
                 timing = compare_latency(lambda: nullcontext(session), smaller, [feed], limits=_GLANCE)
                 return model.seconds / timing.speedup
 
@@ -133,15 +134,15 @@ def relative_latency(
     run: Run, network: Network, schedule: RefitSchedule | None, kept: Mapping[int, Indices], conditions: Conditions
 ) -> Comparison:
     """Latency of a cut network against the dense network, with unchanged weights."""
-    smaller, source = _cut(network, schedule, kept), ort_source(run.source)
+    smaller, source = _cut(run, network, schedule, kept), ort_source(run.source)
     dense, other = (_opener(model, conditions.provider, conditions.threads) for model in (source, smaller))
     return compare_latency(dense, other, [conditions.feed], limits=_PLAN, seed=run.options.seed)
 
 
-def _cut(network: Network, schedule: RefitSchedule | None, kept: Mapping[int, Indices]) -> bytes:
+def _cut(run: Run, network: Network, schedule: RefitSchedule | None, kept: Mapping[int, Indices]) -> bytes:
     left = kept_elements(network.groups, kept)
     model = cut(network, Draft(network.model), left, {}, _stand_ins(network, schedule, kept))
-    return bytes(to_proto(model).SerializeToString())
+    return bytes(to_proto(as_stored(run, model, left)).SerializeToString())
 
 
 def _opener(model: bytes | Path, provider: Provider, threads: int | None) -> Opener:

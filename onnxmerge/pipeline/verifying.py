@@ -6,6 +6,7 @@ from pathlib import Path
 
 from onnxmerge.graph import before_saturation, to_proto
 from onnxmerge.pipeline.cutting import Cut
+from onnxmerge.pipeline.quantized import compare_with_view
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
 from onnxmerge.runtime.session import Provider
 from onnxmerge.samples.feeds import Samples
@@ -23,7 +24,9 @@ def verify(run: Run, result: Cut, written: bytes | Path, samples: Samples) -> Me
     verification = run.request.verification
     with run.stage("verifying the cut"):
         if result.model.bytes_of_weights() < MEMORY_LIMIT and run.model.bytes_of_weights() < MEMORY_LIMIT:
-            if _compared(result, written, samples, verification.provider) is None:
+            # Rounding would hide an incorrect cut of a quantized model, so its float view is compared.
+            cut = written if result.view is result.model else bytes(to_proto(result.view).SerializeToString())
+            if _compared(result, cut, samples, verification.provider) is None:
                 run.caution(
                     "no output could be compared with that of the dense reference: "
                     "they were empty, zero up to rounding, or not finite"
@@ -31,6 +34,7 @@ def verify(run: Run, result: Cut, written: bytes | Path, samples: Samples) -> Me
         else:
             run.notes.append("above 2 GB, the cut is not compared with its dense reference")
     with run.stage("measuring"):
+        compare_with_view(run, written, samples, verification.provider)
         return measure_models(
             ort_source(run.source), written, samples, verification, run.options.seed, run.progress,
             differences=True, work=result.macs_ratio,
@@ -48,7 +52,7 @@ def _compared(result: Cut, written: bytes | Path, samples: Samples, provider: Pr
         error = check_contract(twin, written, samples, provider)
     if error is not None:
         return error
-    before = before_saturation(twin), before_saturation(to_proto(result.model).SerializeToString())
+    before = before_saturation(twin), before_saturation(to_proto(result.view).SerializeToString())
     if before[0] is None or before[1] is None:
         return None
     return check_contract(before[0], before[1], samples, provider)

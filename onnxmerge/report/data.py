@@ -1,7 +1,7 @@
 """The report as data: JSON with a stable format for other programs.
 
 1. ``schema`` is the version of this format; it is incremented whenever a field is removed or changes its meaning, but
-   not for a new field. ``kind`` is account, inspection, side_by_side or tradeoff.
+   not for a new field. ``kind`` is account, inspection, side_by_side, tradeoff or quantization.
 2. Fields keep the order and the names of the dataclasses in ``account``; mappings keep their own order. A pin has the
    messages of its ``reasons``, with one entry of ``fixes`` and ``codes`` for each.
 3. Tuples are arrays. NaN and infinities, which JSON does not have, are null.
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxmerge.report.model import Account, Inspection, PinnedEntry, SideBySide, Tradeoff
+from onnxmerge.report.quantization import Quantization
 
 __all__ = ["INSTALL", "SCHEMA", "to_json"]
 
@@ -30,7 +31,7 @@ INSTALL = "pip install 'onnxmerge[report]', or in a checkout: pip install '.[rep
 LEFT_OUT = frozenset({"times_ms", "pictures", "curve", "probed", "network", "titles"})
 
 
-def to_json(result: Account | Inspection | SideBySide | Tradeoff) -> str:
+def to_json(result: Account | Inspection | SideBySide | Tradeoff | Quantization) -> str:
     """A result as JSON text, ASCII only, with a line feed at the end.
 
     Args:
@@ -39,7 +40,10 @@ def to_json(result: Account | Inspection | SideBySide | Tradeoff) -> str:
     Raises:
         TypeError: A value cannot be written as JSON, which is a bug in the code that made the result.
     """
-    kinds = ((Account, "account"), (Inspection, "inspection"), (SideBySide, "side_by_side"), (Tradeoff, "tradeoff"))
+    kinds = (
+        (Account, "account"), (Inspection, "inspection"), (SideBySide, "side_by_side"), (Tradeoff, "tradeoff"),
+        (Quantization, "quantization"),
+    )  # fmt: skip
     kind = next(name for each, name in kinds if isinstance(result, each))
     fields = _plain(result)
     assembled = {"schema": SCHEMA, "kind": kind, **(fields if isinstance(fields, dict) else {})}

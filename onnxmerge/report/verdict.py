@@ -12,11 +12,19 @@ import shlex
 
 from onnxmerge.report import units
 from onnxmerge.report.model import Account, Inspection, Point, SideBySide, Sizes, Tradeoff
+from onnxmerge.report.quantization import Quantization
 from onnxmerge.report.speed import speed
 from onnxmerge.runtime.fidelity import Fidelity
 from onnxmerge.runtime.latency import Comparison
 
-__all__ = ["account_verdict", "inspection_verdict", "outcome", "side_by_side_verdict", "tradeoff_verdict"]
+__all__ = [
+    "account_verdict",
+    "inspection_verdict",
+    "outcome",
+    "quantization_verdict",
+    "side_by_side_verdict",
+    "tradeoff_verdict",
+]
 
 NAMES = {"macs": "MACs", "params": "parameters", "channels": "channels", "latency": "time"}
 CAUTION = "fidelity measured on synthetic inputs: it shows how far the outputs moved, not how good they are"
@@ -73,6 +81,18 @@ def side_by_side_verdict(result: SideBySide) -> str:
     if result.latency is not None:
         parts.append(f"is {_speed(result.latency)}")
     return ", ".join([*parts, *_quality(result.fidelity, result.synthetic, _accuracies(result))]) + "."
+
+
+def quantization_verdict(result: Quantization) -> str:
+    """The sentence for a quantization: the quantized model against the first of the float models."""
+    first, last = result.models[0], result.models[-1]
+    parts = []
+    if first.file_bytes and last.file_bytes:
+        parts.append(f"{units.percent(last.file_bytes / first.file_bytes)} of the {first.role}'s size")
+    if last.latency is not None:
+        parts.append(_speed(last.latency))
+    parts += _quality(last.fidelity, result.synthetic, (first.accuracy, last.accuracy))
+    return f"Quantized: {', '.join(parts)}."
 
 
 def tradeoff_verdict(result: Tradeoff) -> str:

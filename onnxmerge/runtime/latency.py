@@ -28,7 +28,17 @@ from onnxmerge.runtime.load import WAITED, Clocks, Load, load_of
 from onnxmerge.runtime.speedup import Speedup, quotient, speedup_of
 from onnxmerge.runtime.turns import Block, Feed, Limits, Opener, Runnable, run_blocks
 
-__all__ = ["Comparison", "Doubt", "Latency", "OnDevice", "Runnable", "Speedup", "compare_latency", "measure"]
+__all__ = [
+    "Comparison",
+    "Doubt",
+    "Latency",
+    "OnDevice",
+    "Runnable",
+    "Speedup",
+    "compare_latency",
+    "compare_several",
+    "measure",
+]
 
 BEYOND_WORK, APART = 1.5, 1.5
 """Speed-up over the ratio of MACs, and largest over smallest of the ratios of medians, minima and 95th percentiles,
@@ -206,18 +216,51 @@ def _check(openers: Sequence[Opener], feeds: Sequence[Feed], limits: Limits) -> 
 def _compared(
     openers: Sequence[Opener], feeds: Sequence[Feed], limits: Limits, seed: int, clocks: Clocks
 ) -> Comparison:
+    return compare_several(openers, feeds, limits=limits, seed=seed, clocks=clocks)[0]
+
+
+def compare_several(
+    openers: Sequence[Opener],
+    feeds: Sequence[Feed],
+    *,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    seed: int = 0,
+    clocks: Clocks = Clocks(),  # noqa: B008
+) -> tuple[Comparison, ...]:
+    """Measure several models in turns, once, and compare each but the first with the first.
+
+    Args:
+        openers: At least two.
+        feeds: See `measure`.
+        limits: How long to measure.
+        seed: Of the bootstrap.
+        clocks: A test passes its own.
+
+    Raises:
+        UsageError: Nothing to measure.
+    """
+    _check(openers, feeds, limits)
     marks = clocks.wall(), clocks.cpu(), clocks.machine()
     blocks = run_blocks(openers, feeds, limits, clocks)
     elapsed, own, everyone = clocks.wall() - marks[0], clocks.cpu() - marks[1], clocks.machine()
     others = None
     if everyone is not None and marks[2] is not None and elapsed > 0:
         others = max(everyone - marks[2] - own, 0) / elapsed
-    first, second = (_latency(blocks, place, feeds[0]) for place in range(2))
-    wall = speedup_of([[float(np.median(each.wall_ms)) for each in block.models] for block in blocks], seed)
+    places = range(1, len(openers))
+    return tuple(_with_first(blocks, place, feeds[0], others, seed, clocks.known_cores) for place in places)
+
+
+def _with_first(
+    blocks: Sequence[Block], place: int, feed: Feed, others: float | None, seed: int, cores: int
+) -> Comparison:
+    """One of the models against the first."""
+    first, second = (_latency(blocks, each, feed) for each in (0, place))
+    pairs = [(block.models[0], block.models[place]) for block in blocks]
+    wall = speedup_of([[float(np.median(each.wall_ms)) for each in pair] for pair in pairs], seed)
     cpu = None
     if first.cpu_ms is not None and second.cpu_ms is not None:
-        cpu = speedup_of([[float(np.median(each.cpu_ms)) for each in block.models] for block in blocks], seed)
-    load = load_of(clocks.known_cores, first.threads, others, _waited(blocks) if cpu is not None else None)
+        cpu = speedup_of([[float(np.median(each.cpu_ms)) for each in pair] for pair in pairs], seed)
+    load = load_of(cores, first.threads, others, _waited(blocks) if cpu is not None else None)
     taken = cpu if cpu is not None and load.busy and not _undisturbed(first, second, wall, cpu) else wall
     return Comparison(
         first, second, taken.ratio, taken.low, taken.high, "cpu" if taken is cpu else "wall", wall, cpu,

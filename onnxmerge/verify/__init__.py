@@ -9,6 +9,7 @@
 from onnxmerge.verify.contract import NotFiniteError, check_contract
 from onnxmerge.verify.gates import BatchTiming, Measured, Progress, Verification, check_gates, quiet
 from onnxmerge.verify.measure import Reference, compare_outputs, measure_models, time_batches
+from onnxmerge.verify.several import measure_several
 
 __all__ = [
     "BatchTiming",
@@ -21,6 +22,7 @@ __all__ = [
     "check_gates",
     "compare_outputs",
     "measure_models",
+    "measure_several",
     "quiet",
     "time_batches",
 ]

@@ -89,8 +89,16 @@ class Measured:
     synthetic: bool = False
 
 
-def check_gates(measured: Measured, verification: Verification) -> None:
+_ADVICE = "a smaller --ratio, or --calib"
+
+
+def check_gates(measured: Measured, verification: Verification, advice: str = _ADVICE) -> None:
     """Check the gates.
+
+    Args:
+        measured: The measurements.
+        verification: The gates.
+        advice: What to try if one fails.
 
     Raises:
         GateError: The result fails a gate.
@@ -103,7 +111,7 @@ def check_gates(measured: Measured, verification: Verification) -> None:
         if cosine < verification.min_cosine:
             raise GateError(
                 f"the lowest cosine of an output is {cosine:.5f}, below --min-cosine {verification.min_cosine:g}; "
-                "nothing was written (try a smaller --ratio, or --calib)"
+                f"nothing was written (try {advice})"
             )
     if verification.max_drop is None or measured.fidelity is None:
         return
@@ -117,5 +125,5 @@ def check_gates(measured: Measured, verification: Verification) -> None:
     if drop > verification.max_drop:
         raise GateError(
             f"{what} {drop:.2f} points, more than --max-drop {verification.max_drop:g}; "
-            "nothing was written (try a smaller --ratio, or --calib)"
+            f"nothing was written (try {advice})"
         )

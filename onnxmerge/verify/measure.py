@@ -21,7 +21,7 @@ from onnxmerge.signals.divergence import DivergenceMeter
 from onnxmerge.verify.denormals import denormal_notes
 from onnxmerge.verify.gates import BatchTiming, Measured, Progress, Verification, quiet
 
-__all__ = ["Reference", "compare_outputs", "measure_models", "time_batches"]
+__all__ = ["Reference", "compare_outputs", "declared_lengths", "measure_models", "time_batches"]
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -63,7 +63,7 @@ class Reference:
             Session.open(self._model, self._provider, threads=threads) as first,
             Session.open(other, self._provider, threads=threads) as second,
         ):
-            meter = FidelityMeter(_declared(first, second))
+            meter = FidelityMeter(declared_lengths(first, second))
             accuracy = AccuracyMeter(self._samples.labels) if self._samples.labels is not None else None
             for one, feed in zip(self._outputs, self._samples.batches(_BATCH), strict=True):
                 two = second.run(feed)
@@ -195,7 +195,7 @@ def _bound(opener: Opener) -> Iterator[Runnable]:
 def _fidelity(
     first: Session, second: Session, samples: Samples, progress: Progress, differences: DifferenceMeter | None = None
 ) -> tuple[Fidelity, float | None, float | None, float]:
-    meter, apart = FidelityMeter(_declared(first, second)), DivergenceMeter()
+    meter, apart = FidelityMeter(declared_lengths(first, second)), DivergenceMeter()
     meters = [AccuracyMeter(samples.labels) for _ in range(2)] if samples.labels is not None else []
     total, done = max(samples.count, 1), 0
     for feed in samples.batches(_BATCH):
@@ -212,7 +212,7 @@ def _fidelity(
     return meter.result(), _percent(before), _percent(after), apart.value
 
 
-def _declared(first: Session, second: Session) -> dict[str, tuple[int | None, ...]]:
+def declared_lengths(first: Session, second: Session) -> dict[str, tuple[int | None, ...]]:
     """Lengths that either model declares for its outputs."""
     declared = {}
     for name, one in first.output_dims.items():

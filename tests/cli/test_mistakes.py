@@ -69,8 +69,8 @@ def test_a_command(fails: Fails) -> None:
         fails("foo")
         == fails("foo", VGG, VGG)
         == (
-            "there is no command and no file named 'foo'; the commands are compress, inspect, compare, tradeoff; "
-            "a model is a file such as model.onnx"
+            "there is no command and no file named 'foo'; the commands are compress, inspect, compare, tradeoff, "
+            "quantize; a model is a file such as model.onnx"
         )
     )
     assert "no command" not in fails("foo.onnx", "out.onnx")

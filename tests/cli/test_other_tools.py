@@ -67,7 +67,8 @@ def test_a_row_of_the_table(
     assert answer in err
 
 
-ARGUMENTS = {"compress": ["IN", "OUT"], "inspect": ["IN"], "compare": ["IN", "IN"], "tradeoff": ["IN"]}
+ARGUMENTS = {"compress": ["IN", "OUT"], "inspect": ["IN"], "compare": ["IN", "IN"], "tradeoff": ["IN"],
+             "quantize": ["IN", "OUT"]}  # fmt: skip
 
 
 OPTIONS = [option for habit in HABITS for option in habit.options]

@@ -9,5 +9,6 @@
 from onnxmerge.report.terminal.compared import show_account, show_side_by_side, show_tradeoff
 from onnxmerge.report.terminal.inspection import show_inspection
 from onnxmerge.report.terminal.lines import ROWS
+from onnxmerge.report.terminal.quantized import show_quantization
 
-__all__ = ["ROWS", "show_account", "show_inspection", "show_side_by_side", "show_tradeoff"]
+__all__ = ["ROWS", "show_account", "show_inspection", "show_quantization", "show_side_by_side", "show_tradeoff"]
