@@ -1073,7 +1073,7 @@ def recurrent_cases() -> Iterator[Case]:
             h = net.matmul(net.input(2, 7, 3), 3, 6, name="first")
             net.output(cell(net, op, h, 6, layout=1)[0])
 
-        yield Case(op, "layout 1", batch_first, (), f"{op} with the batch first")
+        yield Case(op, "layout 1", batch_first, (), f"{op} has the batch axis first")
 
     for after in (0, 1):
         yield Case("GRU", f"linear before reset {after}",
