@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from onnxmerge.pipeline import Compression, Quantized
     from onnxmerge.plan.options import Options
     from onnxmerge.plan.plan import Plan
-    from onnxmerge.samples import ImageOptions
+    from onnxmerge.samples import ImageOptions, TextOptions
 
 __all__ = [
     "Compression",
@@ -49,6 +49,7 @@ __all__ = [
     "Plan",
     "Quantized",
     "RuntimeMissingError",
+    "TextOptions",
     "UsageError",
     "__version__",
     "compare",
@@ -65,6 +66,7 @@ _LAZY = {
     "Options": "onnxmerge.plan.options",
     "Plan": "onnxmerge.plan.plan",
     "Quantized": "onnxmerge.pipeline",
+    "TextOptions": "onnxmerge.samples",
     "compare": "onnxmerge._api",
     "compress": "onnxmerge._api",
     "inspect": "onnxmerge._api",

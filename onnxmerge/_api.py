@@ -17,7 +17,7 @@ from onnxmerge.plan.plan import Plan
 from onnxmerge.report.model import SideBySide, Tradeoff
 from onnxmerge.report.results import InspectionReport
 from onnxmerge.runtime.quantizer import Recipe
-from onnxmerge.samples import ImageOptions
+from onnxmerge.samples import ImageOptions, TextOptions
 from onnxmerge.verify import Verification
 
 __all__ = ["compare", "compress", "inspect", "quantize", "tradeoff"]
@@ -51,6 +51,7 @@ def compress(
     calib_size: int = 512,
     data: SampleSource | None = None,
     images: ImageOptions | None = None,
+    text: TextOptions | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     fold_batchnorm: bool = False,
     verify: bool = True,
@@ -93,6 +94,7 @@ def compress(
         calib_size: Maximum number of calibration samples, evenly spaced.
         data: Held-out samples for verification, in the same forms; an array `labels` adds accuracy.
         images: How to convert images to inputs, if samples are folders of images.
+        text: How texts become inputs, if samples are .txt files, and which input marks padding.
         shapes: Shapes for inputs with free dimensions, used for measuring.
         fold_batchnorm: Fold BatchNormalization into the weights of the result, where that is exact up to rounding.
         verify: Check the cut, compare outputs and measure latency.
@@ -133,7 +135,7 @@ def compress(
         best_effort=best_effort,
     )
     verification = Verification(verify, provider, min_cosine, max_drop, threads)  # type: ignore[arg-type]
-    samples = Sampling(calibration, calib_size, data, _with_path(images))
+    samples = Sampling(calibration, calib_size, data, _with_path(images), text)
     result = pipeline.compress(Request(model, options, samples, shapes or {}, verification, plan, fold_batchnorm))
     for words in result.cautions:
         warnings.warn(words, OnnxMergeWarning, stacklevel=2)
@@ -164,6 +166,7 @@ def tradeoff(
     calib_size: int = 512,
     data: SampleSource | None = None,
     images: ImageOptions | None = None,
+    text: TextOptions | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     provider: str = "auto",
     min_cosine: float | None = None,
@@ -202,6 +205,7 @@ def tradeoff(
         calib_size: Maximum number of calibration samples, evenly spaced.
         data: Held-out samples for verification, in the same forms; an array `labels` adds accuracy.
         images: How to convert images to inputs, if samples are folders of images.
+        text: How texts become inputs, if samples are .txt files, and which input marks padding.
         shapes: Shapes for inputs with free dimensions, used for measuring.
         provider: auto, cpu or cuda.
         min_cosine: Minimum cosine similarity of any output; `.largest` of the result is the largest cut that satisfies
@@ -234,7 +238,7 @@ def tradeoff(
         best_effort=best_effort,
     )
     verification = Verification(True, provider, min_cosine, max_drop, threads)  # type: ignore[arg-type]
-    samples = Sampling(calibration, calib_size, data, _with_path(images))
+    samples = Sampling(calibration, calib_size, data, _with_path(images), text)
     return pipeline.tradeoff(Request(model, options, samples, shapes or {}, verification), ratios)
 
 
@@ -257,6 +261,7 @@ def compare(
     *,
     data: SampleSource | None = None,
     images: ImageOptions | None = None,
+    text: TextOptions | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     provider: str = "auto",
     threads: int | None = None,
@@ -268,6 +273,7 @@ def compare(
         second: A model with the same inputs and outputs.
         data: Samples, as for `compress`; synthetic inputs by default.
         images: How to convert images to inputs, as for `compress`.
+        text: As for `compress`.
         shapes: Shapes for inputs with free dimensions.
         provider: auto, cpu or cuda.
         threads: Number of threads for timing on the CPU; None: the default of ONNX Runtime.
@@ -276,7 +282,7 @@ def compare(
         onnxmerge.OnnxMergeError: Any subclass.
     """
     verification = Verification(provider=provider, threads=threads)  # type: ignore[arg-type]
-    samples = Sampling(data=data, images=_with_path(images))
+    samples = Sampling(data=data, images=_with_path(images), text=text)
     return pipeline.compare(Request(first, Options(ratio=0.0), samples, shapes or {}, verification), second)
 
 

@@ -14,7 +14,7 @@ from onnxmerge.verify import Progress, Verification, quiet
 
 __all__ = ["compare", "compress", "compress_file", "request", "tradeoff"]
 
-_SAMPLES = ("calibration", "calib_size", "data", "images")
+_SAMPLES = ("calibration", "calib_size", "data", "images", "text")
 
 
 def request(source: Any, options: Options, **given: Any) -> Request:

@@ -21,8 +21,8 @@ from tests.builders import Net
 from tests.plan.test_plan import network
 
 NAMES = {
-    "Compression", "ImageOptions", "Options", "Plan", "Quantized", "compare", "compress", "inspect", "quantize",
-    "tradeoff",
+    "Compression", "ImageOptions", "Options", "Plan", "Quantized", "TextOptions", "compare", "compress", "inspect",
+    "quantize", "tradeoff",
 }  # fmt: skip
 
 

@@ -259,7 +259,7 @@ def test_options_are_those_of_the_design() -> None:
     names = {name for parameter in cli.commands["compress"].params for name in parameter.opts}
     expected = """--ratio --of --allocate --method --select --compensate --threshold --balance --fold-mean --coupled
     --only --skip --calib --calib-size --data --mean --std --scale --resize --preprocessor --shape --round-to
-    --best-effort
+    --tokenizer --mask --best-effort
     --min-cosine --max-drop --provider --threads --json --report --verify --external-data --overwrite --dry-run
     --effort --memory --seed --plan --save-plan --fold-batchnorm -v --verbose -q --quiet --version"""
     assert {name for name in names if name.startswith("-")} == set(expected.split())

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Axis, Indices
 from onnxmerge.signals.batches import Batches
 from onnxmerge.signals.calibration import Calibration
@@ -37,7 +38,7 @@ from onnxmerge.signals.draws import Draw
 from onnxmerge.signals.frontier import Frontier
 from onnxmerge.signals.refit_schedule import RefitSchedule, Repair
 from onnxmerge.signals.regression import Cuts, Fit, Regression, regression_for
-from onnxmerge.signals.weighted_nodes import WeightedNode
+from onnxmerge.signals.weighted_nodes import WeightedNode, without_outputs
 
 __all__ = ["Refitted", "refit"]
 
@@ -86,10 +87,10 @@ def refit(
     """
     schedule, groups = calibration.schedule, calibration.network.groups
     result = Refitted()
-    reading = _reading(calibration, kept)
+    reading, factors = _reading(calibration, kept), _factors(calibration, kept)
     dense, cut = calibration.frontier(), calibration.frontier()
-    first = min((dense.place(index) for index in reading), default=len(schedule.order))
-    behind = reading if linear else schedule.weighted
+    first = min((dense.place(index) for index in {**reading, **factors}), default=len(schedule.order))
+    behind = {**reading, **factors} if linear else schedule.weighted
     solved = [index for index in schedule.order if index in behind and dense.place(index) >= first]
     targets = {index: _targets(schedule, index) for index in solved}
     for index in solved:
@@ -101,7 +102,7 @@ def refit(
         dense.advance(ahead, keep={name for names in targets.values() for name in names})
         del targets[index]
         cuts = [(groups[position], kept[position]) for position in reading.get(index, [])]
-        rows = sum(node.patches.count(x.shape) for x in node.inputs(dense))
+        rows = _rows(node, dense, calibration.batches)
         for _ in range(node.sweeps):
             regression = regression_for(node, cuts, rows, calibration, linear=linear)
             rng = np.random.default_rng((calibration.seed, index))
@@ -109,12 +110,23 @@ def refit(
             _use(node, _solved(regression, cuts, calibration, linear), result, cut)
         if regression.approximate:
             result.approximated.append(node.node.name)
+        for position in factors.get(index, []):
+            _remove_outputs(calibration, node, (groups[position], kept[position]), result, cut)
         if any(not len(channels) for _, channels in cuts):
             sum_of = schedule.repairs[index]
             level = sum_of.scale * (node.bias + result.shifts[index]) + sum_of.offset
             result.constants[sum_of.summand] = level.reshape((-1,) + (1,) * node.trailing).astype(node.array.dtype)
         progress((place + 1) / len(schedule.order))
     return result
+
+
+def _rows(node: WeightedNode, dense: Frontier, batches: Batches) -> int:
+    """Number of rows of all samples, without those of padding."""
+    count = 0
+    for batch, x in enumerate(node.inputs(dense)):
+        real = None if node.patches.kernel else batches.real(batch, node.node.inputs[0], x.shape)
+        count += node.patches.count(x.shape) if real is None else int(real.sum())
+    return count
 
 
 def _targets(schedule: RefitSchedule, index: int) -> tuple[str, ...]:
@@ -134,6 +146,29 @@ def _reading(calibration: Calibration, positions: Iterable[int]) -> dict[int, li
     return {index: list(found) for index, found in reading.items()}
 
 
+def _factors(calibration: Calibration, positions: Iterable[int]) -> dict[int, list[int]]:
+    """Groups that lose channels and are contracted by a product of signals, by the nodes that have to produce zeros."""
+    found: dict[int, list[int]] = {}
+    for position in positions:
+        product = calibration.schedule.product(calibration.network.groups[position])
+        for index in () if product is None else product.factors:
+            found.setdefault(index, []).append(position)
+    return found
+
+
+def _remove_outputs(
+    calibration: Calibration, node: WeightedNode, part: tuple[ChannelGroup, Indices], result: Refitted, cut: Frontier
+) -> None:
+    """Let a node produce zeros for the channels that a product of signals does not keep."""
+    group, kept = part
+    weights, shift = without_outputs(calibration.network, node, group, kept, result.weights[node.weight])
+    gone = ~group.stays(kept)[group.members[node.output]]
+    vector = np.where(gone, shift, result.shifts[node.node.index])
+    result.weights[node.weight], result.shifts[node.node.index] = weights, vector
+    cut.weights[node.weight] = weights
+    cut.shifts[node.node.index] = (node.trailing, vector.astype(weights.dtype))
+
+
 def _collect(
     regression: Regression,
     node: WeightedNode,
@@ -146,7 +181,7 @@ def _collect(
     """Pass a node's inputs and targets to its regression, batch by batch."""
     draw = Draw(node, regression.wanted, batches.count, len(batches), rng)
     for batch, (x, original) in enumerate(zip(node.inputs(cut), node.inputs(dense), strict=True)):
-        drawn = draw(x)
+        drawn = draw(x, batches.real(batch, node.node.inputs[0], x.shape))
         rows = drawn.rows(x)
         if repair is None:
             t = node.outputs(drawn.rows(original))
@@ -154,7 +189,7 @@ def _collect(
             total, other = drawn.outputs(dense.at(batch, repair.total)), drawn.outputs(cut.at(batch, repair.other))
             t = ((total - other - repair.offset) / repair.scale).astype(np.float32)
         if len(batches) > 1:
-            regression.add(batch % 2, rows, t)
+            regression.add(batches.fold(batch) % 2, rows, t)
         else:
             # A single batch is split in two.
             regression.add(0, rows[::2], t[::2])

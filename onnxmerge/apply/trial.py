@@ -38,18 +38,18 @@ def held_out_error(
     batches = calibration.batches
     if batches.folds < 2:
         raise ValueError("a trial needs samples in at least two folds")
-    held = [batch for batch in range(len(batches)) if batches.fold(batch) == batches.folds - 1]
-    fitted = refit(
-        _on(calibration, sorted(set(range(len(batches))) - set(held))), kept, linear=linear, progress=progress
-    )
+    last = [batch for batch in range(len(batches)) if batches.fold(batch) == batches.folds - 1]
+    held = [batch for batch in last if batch < (batches.given or len(batches))]
+    others = sorted(set(range(len(batches))) - set(last))
+    fitted = refit(_on(calibration, others), kept, linear=linear, progress=progress)
     dense, cut = _on(calibration, held).frontier(), _on(calibration, held).frontier()
     cut.weights.update(fitted.weights)
     for index, vector in fitted.shifts.items():
         node = calibration.schedule.weighted[index]
         cut.shifts[index] = (node.trailing, vector.astype(node.array.dtype))
     meter, every = DivergenceMeter(), range(len(held))
-    for (_, expected), (_, got) in zip(dense.outputs(every), cut.outputs(every), strict=True):
-        meter.add(expected, got)
+    for (batch, expected), (_, got) in zip(dense.outputs(every), cut.outputs(every), strict=True):
+        meter.add(expected, got, batches.mask(held[batch]))
     return meter.value
 
 

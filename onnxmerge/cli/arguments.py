@@ -11,7 +11,7 @@ from onnxmerge.cli.options import PROGRAM
 from onnxmerge.errors import UsageError
 from onnxmerge.pipeline.request import CALIB_SIZE, Request, Sampling
 from onnxmerge.plan.options import Options
-from onnxmerge.samples import ImageOptions
+from onnxmerge.samples import ImageOptions, TextOptions
 from onnxmerge.suggestions import did_you_mean
 from onnxmerge.verify import Verification
 
@@ -50,12 +50,18 @@ def request_of(source: Path, given: Mapping[str, Any]) -> Request:
     return Request(
         source,
         Options(**options),
-        Sampling(given.get("calib"), given.get("calib_size", CALIB_SIZE), given["data"], images(given)),
+        Sampling(given.get("calib"), given.get("calib_size", CALIB_SIZE), given["data"], images(given), texts(given)),
         shapes_of(given["shapes"]),
         Verification(given.get("verify", True), given["provider"], threads=given["threads"], **gates),
         given.get("plan"),
         given.get("fold_batchnorm", False),
     )
+
+
+def texts(given: Mapping[str, Any]) -> TextOptions | None:
+    """How texts become inputs; None if no option was given."""
+    named = {name: given[name] for name in ("tokenizer", "mask") if given[name] is not None}
+    return TextOptions(**named) if named else None
 
 
 def images(given: Mapping[str, Any]) -> ImageOptions | None:

@@ -23,6 +23,7 @@ from onnxmerge.cli.options import (
     PROVIDER,
     SEED,
     SHAPES,
+    TEXTS,
     WHAT,
     of_budget,
     of_output,
@@ -61,6 +62,7 @@ __all__ = ["cli"]
 @CALIB
 @DATA
 @IMAGES
+@TEXTS
 @SHAPES
 @of_verification(
     "--verify/--no-verify",
@@ -197,6 +199,7 @@ def inspect(
 @click.argument("second", metavar="B", type=click.Path(path_type=Path))
 @DATA
 @IMAGES
+@TEXTS
 @SHAPES
 @PROVIDER
 @of_verification(
@@ -246,6 +249,7 @@ def compare(
 @CALIB
 @DATA
 @IMAGES
+@TEXTS
 @SHAPES
 @GATES
 @PROVIDER

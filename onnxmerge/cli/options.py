@@ -32,6 +32,7 @@ __all__ = [
     "PROVIDER",
     "SEED",
     "SHAPES",
+    "TEXTS",
     "VERBOSE",
     "WHAT",
     "of_budget",
@@ -88,6 +89,20 @@ IMAGES = all_of(
         metavar="F|none",
         help="Images: a preprocessor_config.json to take these values from; the options above override it.  [default: "
         "the one beside the images or the model]",
+    ),
+)
+TEXTS = all_of(
+    of_samples(
+        "--tokenizer",
+        type=click.Path(path_type=Path),
+        metavar="F",
+        help="Texts: the model's tokenizer.json, for samples in .txt files. Needs onnxmerge[text].",
+    ),
+    of_samples(
+        "--mask",
+        metavar="NAME|none",
+        help="Texts: the input whose zeros mark padding, which counts in no statistic and no comparison; none: all "
+        "tokens count.  [default: the input that masks attention]",
     ),
 )
 DATA = of_samples(
@@ -237,8 +252,8 @@ CALIB = all_of(
     of_samples(
         "--calib",
         type=click.Path(path_type=Path),
-        help="Unlabelled samples to fit to: .npz (keys are input names), .npy, or a folder of these, of "
-        "test_data_set_* or of images.",
+        help="Unlabelled samples to fit to: .npz (keys are input names), .npy, a folder of these, of test_data_set_* "
+        "or of images, or .txt, one text per line.",
     ),
     of_samples(
         "--calib-size",

@@ -23,7 +23,7 @@ Mask = NDArray[np.bool_]
 Covariances = tuple[Floats, Floats]
 """(g, d, d) of inputs, and (g, d, o) of inputs with targets."""
 
-RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 30.0)
 """Candidate strengths. Convolutions have tens of thousands of rows and use the weakest; a fully connected layer has one
 row per sample, about as many as unknowns, and uses one of the strongest.
 """
@@ -33,7 +33,7 @@ MIXED = 64
 planning.
 """
 
-_WIDE, _RIDGES_WIDE = 2048, (1e-3, 3e-2, 1.0)
+_WIDE, _RIDGES_WIDE = 2048, (1e-3, 3e-2, 1.0, 10.0)
 """Number of unknowns beyond which fewer strengths are tried: each takes two factorisations, 1.5 s each at 4608
 unknowns.
 """

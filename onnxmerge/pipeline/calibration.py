@@ -13,6 +13,7 @@ from onnxmerge.errors import UsageError
 from onnxmerge.graph import Draft
 from onnxmerge.methods import Preset
 from onnxmerge.network import Network
+from onnxmerge.pipeline.batching import in_folds, unpadded
 from onnxmerge.pipeline.estimate import dense_seconds, duration, fit_seconds
 from onnxmerge.pipeline.memory import free_memory
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
@@ -21,7 +22,7 @@ from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import most_confident, synthetic_samples
 from onnxmerge.signals.batch_statistics import batch_statistics
-from onnxmerge.signals.batches import Batches, PassCounter
+from onnxmerge.signals.batches import PassCounter
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.refit_schedule import refit_schedule_of, refusal
 from onnxmerge.signals.sensitivity import solving_work
@@ -35,8 +36,6 @@ _BATCH, _FEWEST_BATCH, _BATCH_ELEMENTS = 32, 4, 1 << 20
 _LOGGER = logging.getLogger(__name__)
 _WORTH_SAYING = 10.0
 """Seconds; shorter runs need no estimate."""
-_FOLDS, _PER_FOLD = 4, 8
-"""Number of folds, and minimum number of batches in each: probing uses whole batches from every fold."""
 _AFFORDABLE_MACS, _AFFORDABLE_WORK = 2e10, 1e11
 """Maximum cost of a fit on synthetic images; beyond it `auto` merges instead. MACs of one image (a fit makes a dozen
 passes over at least 16 images), and elements that the eliminations update (`solving_work`), some 1e8 a second: 6e10
@@ -122,14 +121,6 @@ def _batch_size(network: Network, rows: int) -> int:
     return int(min(_BATCH, max(_FEWEST_BATCH, _BATCH_ELEMENTS / max(largest, 1))))
 
 
-def _in_folds(samples: Samples, largest: int) -> Batches:
-    """Split samples into batches of limited size, with one fold per batch up to `_FOLDS`."""
-    size = min(largest, max(1, samples.count // (_FOLDS * _PER_FOLD)))
-    feeds = tuple(samples.batches(size))
-    lengths = tuple(len(next(iter(feed.values()))) if samples.batchable else samples.rows for feed in feeds)
-    return Batches(feeds, lengths, min(_FOLDS, len(feeds)))
-
-
 def _made_up(run: Run, network: Network, provider: Provider) -> Samples:
     """Synthetic samples; for a classifier, the most confident of a larger pool, evenly from all classes."""
     shapes = {spec.name: network.cost.dims[spec.name] for spec in run.model.inputs}
@@ -177,10 +168,13 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None) -> C
         if samples is None:
             samples = _made_up(run, network, provider)
             run.notes.append(f"no samples were given: weights were fitted on {samples.source}")
+        else:
+            samples = unpadded(run, samples)
+        schedule = refit_schedule_of(network)
         calibration = Calibration(
             network=network,
-            schedule=refit_schedule_of(network),
-            batches=_in_folds(samples, _batch_size(network, samples.rows)),
+            schedule=schedule,
+            batches=in_folds(run, network, schedule, samples, _batch_size(network, samples.rows)),
             counter=PassCounter(network.cost.work(), samples.count),
             real=fitting is not None,
             ridge=_RIDGE_SYNTHETIC if fitting is None else _RIDGE,

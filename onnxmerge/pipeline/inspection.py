@@ -14,7 +14,7 @@ from onnxmerge.pipeline.network import drawn
 from onnxmerge.pipeline.reporting import group_entry, input_shapes, pinned, reason_fields, sizes, titles
 from onnxmerge.pipeline.request import NO_SHAPES, Request, Shapes, Source
 from onnxmerge.pipeline.run import SYNTHETIC, Run, ort_source, start, with_input_hint
-from onnxmerge.pipeline.sample_loading import check_images, load
+from onnxmerge.pipeline.sample_loading import check_images, load, masked
 from onnxmerge.plan.eligibility import outlook
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.scope import by_saving
@@ -22,7 +22,7 @@ from onnxmerge.report.model import SideBySide
 from onnxmerge.report.results import InspectionReport
 from onnxmerge.report.text import advice, listed, sentence
 from onnxmerge.samples.synthetic import synthetic_samples
-from onnxmerge.signals.refit_schedule import refit_schedule_of
+from onnxmerge.signals.free_bases import with_products
 from onnxmerge.verify import Progress, measure_models, quiet, time_batches
 
 __all__ = ["compare", "inspect"]
@@ -36,7 +36,7 @@ def inspect(source: Source, *, shapes: Shapes = NO_SHAPES) -> InspectionReport:
     """
     run = start(Request(source, Options(ratio=0.0), shapes=shapes), quiet)
     network = analyse(run, None)
-    schedule = None if why_unfitted(network) else refit_schedule_of(network)
+    schedule = None if why_unfitted(network) else with_products(network)
     found = outlook(network, run.options, schedule)
     left_alone = found.left_alone
     halves = [found.half.counts.get(position, group.size) for position, group in enumerate(network.groups)]
@@ -127,8 +127,10 @@ def compare(
     names = tuple(tuple(spec.name for spec in run.model.inputs) for run in (one, two))
     if names[0] != names[1]:
         raise UsageError(f"the models have different inputs: {', '.join(names[0])} and {', '.join(names[1])}")
-    samples = load(given.data, one, data_size, given.images) if given.data is not None else None
+    samples = load(given.data, one, data_size, given.images, given.text) if given.data is not None else None
     check_images(given.images, samples)
+    mask = masked(one, given.text)
+    samples = None if samples is None else replace(samples, mask=mask)
     counted = []
     for run in (one, two):
         network = analyse(run, samples)

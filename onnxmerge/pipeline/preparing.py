@@ -10,6 +10,7 @@ from onnxmerge.errors import NothingToCutError
 from onnxmerge.methods import Preset
 from onnxmerge.network import Network
 from onnxmerge.pipeline.calibration import choose_preset, gather_calibration
+from onnxmerge.pipeline.rebasing import in_best_bases
 from onnxmerge.pipeline.run import Run
 from onnxmerge.pipeline.timing import Clock, start_clock
 from onnxmerge.plan.applying import applied
@@ -19,7 +20,7 @@ from onnxmerge.plan.scope import NoGroupError, check_globs
 from onnxmerge.report.text import nothing_to_cut
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.signals.calibration import Calibration
-from onnxmerge.signals.sensitivity import Curve
+from onnxmerge.signals.sensitivity import RANKINGS, Curve
 
 __all__ = ["Prepared", "counting", "prepare"]
 
@@ -64,6 +65,8 @@ def prepare(run: Run, network: Network, fitting: Samples | None, held: Samples |
     needed = preset.measured and run.options.ratio != 0 if run.plan is None else preset.fitted and run.plan.groups
     if needed:
         calibration = gather_calibration(run, network, fitting)
+        if preset.fitted and preset.select in RANKINGS:
+            network, calibration = in_best_bases(run, network, calibration)
     measured = network if calibration is None else calibration.network
     if run.plan is not None:
         schedule = None if calibration is None else calibration.schedule

@@ -21,6 +21,7 @@ from onnxmerge.runtime.kernels import device_name, usable_cores
 from onnxmerge.runtime.session import runtime_version
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.images import ImageOptions
+from onnxmerge.samples.texts import TextOptions
 from onnxmerge.verify import Measured, Verification
 
 __all__ = ["Origin", "digests", "environment", "origin", "settings_of"]
@@ -94,6 +95,7 @@ def settings_of(request: Request) -> dict[str, object]:
         "calib_size": samples.calib_size,
         "data": _words(samples.data),
         "images": None if samples.images is None else asdict(samples.images),
+        "text": None if samples.text is None else asdict(samples.text),
         "shape": {name: list(dims) for name, dims in request.shapes.items()},
         "verify": verification.enabled,
         "provider": verification.provider,
@@ -124,7 +126,8 @@ def _python_call(request: Request) -> str:
         "calibration": None if samples.calibration is None else _name(samples.calibration, "samples"),
         "calib_size": None if samples.calib_size == CALIB_SIZE else samples.calib_size,
         "data": None if samples.data is None else _name(samples.data, "held_out"),
-        "images": None if samples.images is None else _images_call(samples.images),
+        "images": None if samples.images is None else _options_call(samples.images),
+        "text": None if samples.text is None else _options_call(samples.text),
         "fold_batchnorm": request.fold_batchnorm or None,
     }
     if request.shapes:
@@ -142,10 +145,11 @@ def _python_call(request: Request) -> str:
     return f"onnxmerge.compress({', '.join(words)})"
 
 
-def _images_call(images: ImageOptions) -> _Text:
-    given = {each.name: getattr(images, each.name) for each in fields(images) if getattr(images, each.name) is not None}
+def _options_call(options: ImageOptions | TextOptions) -> _Text:
+    values = {each.name: getattr(options, each.name) for each in fields(options)}
+    given = {name: value for name, value in values.items() if value is not None}
     words = (f"{name}={_name(value, '') if isinstance(value, Path) else repr(value)}" for name, value in given.items())
-    return _Text(f"onnxmerge.ImageOptions({', '.join(words)})")
+    return _Text(f"onnxmerge.{type(options).__name__}({', '.join(words)})")
 
 
 class _Text(str):

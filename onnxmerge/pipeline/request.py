@@ -14,6 +14,7 @@ from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.images import ImageOptions
+from onnxmerge.samples.texts import TextOptions
 from onnxmerge.verify import Verification
 
 __all__ = ["CALIB_SIZE", "NO_SHAPES", "PlanSource", "Request", "SampleSource", "Sampling", "Shapes", "Source"]
@@ -46,12 +47,14 @@ class Sampling:
         calib_size: Maximum number of calibration samples, evenly spaced.
         data: Held-out samples for verification; an array `labels` adds accuracy.
         images: How to convert images to inputs.
+        text: How texts become inputs, and which input marks padding.
     """
 
     calibration: SampleSource | None = None
     calib_size: int = CALIB_SIZE
     data: SampleSource | None = None
     images: ImageOptions | None = None
+    text: TextOptions | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
 from onnxmerge.report.model import Raised
 from onnxmerge.samples.feeds import Samples
+from onnxmerge.samples.token_mask import TokenMask
 from onnxmerge.verify import Progress
 
 __all__ = ["MEMORY_LIMIT", "SYNTHETIC", "Run", "ort_source", "start", "with_input_hint"]
@@ -50,6 +51,7 @@ class Run:
         passes: Number of passes over the samples.
         raised: Wider plans that were timed because the result was slower.
         view: A quantized model and its float view; None if the model has no quantized weights.
+        mask: The input that marks padding; None if every token counts.
     """
 
     request: Request
@@ -64,6 +66,7 @@ class Run:
     passes: dict[str, float] = field(default_factory=dict)
     raised: list[Raised] = field(default_factory=list)
     view: FloatView | None = None
+    mask: TokenMask | None = None
 
     @property
     def source(self) -> Source:

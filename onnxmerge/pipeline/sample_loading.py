@@ -20,16 +20,25 @@ from onnxmerge.pipeline.run import Run
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.images import ImageOptions
 from onnxmerge.samples.load import load_samples
+from onnxmerge.samples.mask import find_mask
+from onnxmerge.samples.texts import TextOptions
+from onnxmerge.samples.token_mask import TokenMask
 from onnxmerge.verify import Verification
 
-__all__ = ["check_answerable", "check_images", "load", "load_both"]
+__all__ = ["check_answerable", "check_images", "load", "load_both", "masked"]
 
 _HELD_OUT = 128
 _LOGGER = logging.getLogger(__name__)
 
 
 def load(
-    samples: SampleSource, run: Run, limit: int | None, images: ImageOptions | None, *, labelled: bool = True
+    samples: SampleSource,
+    run: Run,
+    limit: int | None,
+    images: ImageOptions | None,
+    text: TextOptions | None = None,
+    *,
+    labelled: bool = True,
 ) -> Samples:
     """Load samples from a path or arrays and adapt them to the model; `labelled` is as for `load_samples`."""
     if isinstance(samples, Samples):
@@ -44,8 +53,9 @@ def load(
     beside = Path(run.source).resolve().parent if isinstance(run.source, (str, Path)) else None
     numbers = class_numbers(run.model)
     return load_samples(
-        Path(samples), run.model.inputs, limit, images=images, beside=beside, numbers=numbers, labelled=labelled
-    )
+        Path(samples), run.model.inputs, limit, images=images, text=text, beside=beside, numbers=numbers,
+        labelled=labelled,
+    )  # fmt: skip
 
 
 def _of_the_only_input(array: ArrayLike, model: Model) -> dict[str, ArrayLike]:
@@ -85,12 +95,16 @@ def load_both(run: Run) -> tuple[Samples | None, Samples | None]:
     with run.stage("loading samples"):
         fitting, held = None, None
         if sampling.calibration is not None:
-            fitting = load(sampling.calibration, run, sampling.calib_size, sampling.images, labelled=False)
+            fitting = load(
+                sampling.calibration, run, sampling.calib_size, sampling.images, sampling.text, labelled=False
+            )
             _LOGGER.debug("calibration samples from %s", fitting.source)
         if sampling.data is not None:
-            held = load(sampling.data, run, None, sampling.images)
+            held = load(sampling.data, run, None, sampling.images, sampling.text)
             _LOGGER.debug("held-out samples from %s", held.source)
         check_images(sampling.images, fitting, held)
+        run.mask = masked(run, sampling.text)
+        fitting, held = (None if each is None else replace(each, mask=run.mask) for each in (fitting, held))
     if fitting is not None and held is None and not run.options.resolved(measurable=True).measured:
         return None, fitting  # no weights are fitted to them
     if fitting is not None and held is None:
@@ -106,6 +120,18 @@ def load_both(run: Run) -> tuple[Samples | None, Samples | None]:
                 "too few calibration samples to hold some out: fidelity was measured on the samples used for the fit"
             )
     return fitting, held
+
+
+def masked(run: Run, text: TextOptions | None) -> TokenMask | None:
+    """The input that marks padding, which the report mentions.
+
+    Raises:
+        UsageError: The input that the options name does not exist, or is no mask.
+    """
+    found = find_mask(run.model, None if text is None else text.mask)
+    if found is not None:
+        run.notes.append(f"tokens that {found.name} marks as padding count in no statistic and no comparison")
+    return found
 
 
 def check_images(images: ImageOptions | None, *loaded: Samples | None) -> None:

@@ -72,9 +72,9 @@ def probing_for(effort: Effort, behind: Sequence[float], vanishing: float, batch
     """
     levels = list(effort.levels)
     while True:
-        once = (1.0 + sum(behind) * len(levels) + vanishing) / batches.count
-        samples = min(effort.samples, batches.count, int(effort.passes / max(once, 1e-12)))
-        if samples >= min(_FEWEST, batches.count) or len(levels) <= 2:
+        once = (1.0 + sum(behind) * len(levels) + vanishing) / batches.given_count
+        samples = min(effort.samples, batches.given_count, int(effort.passes / max(once, 1e-12)))
+        if samples >= min(_FEWEST, batches.given_count) or len(levels) <= 2:
             break
         # Every other level, starting with the second, so that the remaining ones span the range.
         levels = levels[1::2]

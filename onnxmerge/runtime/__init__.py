@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnxmerge.runtime.fidelity import AccuracyMeter, Fidelity, FidelityMeter, OutputFidelity, accuracy, compare_outputs
+from onnxmerge.runtime.accuracy import AccuracyMeter, accuracy
+from onnxmerge.runtime.fidelity import Fidelity, FidelityMeter, OutputFidelity, compare_outputs
 from onnxmerge.runtime.latency import Comparison, Latency, compare_latency, measure
 from onnxmerge.runtime.session import Provider, Session
 

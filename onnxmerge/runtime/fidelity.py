@@ -10,7 +10,8 @@ For each floating output, with a the dense and b the compressed values in float6
 
 For integers, booleans and strings: only the fraction of entries that are equal.
 
-Axis 0 counts samples; an output of rank 0 is one sample.
+Axis 0 counts samples; an output of rank 0 is one sample. Where a mask marks padding, an output with values for each
+token is compared at the real ones.
 
 Outputs whose length depends on values (NonMaxSuppression, NonZero) may have another length in the compressed model.
 Their entries cannot be matched; such an output is left out, and reported by name with the two shapes.
@@ -33,8 +34,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.errors import ModelError, UsageError
+from onnxmerge.runtime.accuracy import is_scores
+from onnxmerge.samples.token_mask import Mask, of_tokens
 
-__all__ = ["AccuracyMeter", "Fidelity", "FidelityMeter", "OutputFidelity", "accuracy", "compare_outputs"]
+__all__ = ["Fidelity", "FidelityMeter", "OutputFidelity", "compare_outputs"]
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,18 @@ class FidelityMeter:
     _left_out: dict[str, str] = field(default_factory=dict)
     _sums: dict[str, _Sums] = field(default_factory=dict)
 
-    def add(self, dense: Mapping[str, NDArray[Any]], compressed: Mapping[str, NDArray[Any]]) -> None:
+    def add(
+        self,
+        dense: Mapping[str, NDArray[Any]],
+        compressed: Mapping[str, NDArray[Any]],
+        mask: Mask | None = None,
+    ) -> None:
         """Adds the outputs of both models for the same feed.
+
+        Args:
+            dense: Outputs of the dense model.
+            compressed: Those of the compressed one.
+            mask: (batch, tokens) which tokens are real; the others are left out of outputs that have an axis of them.
 
         Raises:
             ModelError: Names, element types, or lengths that are declared differ.
@@ -136,12 +149,15 @@ class FidelityMeter:
                 continue
             sums = self._sums.setdefault(name, _Sums())
             sums.samples += a.shape[0] if a.ndim else 1
+            masked = mask if mask is not None and of_tokens(a, mask) else None
             sums.floating = a.dtype.kind == "f" or a.dtype == ml_dtypes.bfloat16
             if sums.floating:
-                _add_floats(sums, a.astype(np.float64), b.astype(np.float64))
+                one, two = (each if masked is None else _without_padding(each, masked) for each in (a, b))
+                _add_floats(sums, one.astype(np.float64), two.astype(np.float64))
             else:
-                sums.equal += int(np.count_nonzero(a == b))
-                sums.entries += a.size
+                same = (a == b) if masked is None else (a == b)[masked]
+                sums.equal += int(np.count_nonzero(same))
+                sums.entries += same.size
 
     def _may_differ(self, name: str, one: tuple[int, ...], two: tuple[int, ...]) -> bool:
         """Whether two shapes differ only along axes without a declared length."""
@@ -162,47 +178,6 @@ class FidelityMeter:
             raise UsageError("fidelity needs at least one sample and one output, got none")
         outputs = tuple(_output(name, sums) for name, sums in self._sums.items())
         return Fidelity(outputs, tuple(self._left_out.values()))
-
-
-@dataclass
-class AccuracyMeter:
-    """Counts how often the largest score of the first output that looks like class scores is at the label."""
-
-    labels: NDArray[np.int64]
-    _seen: int = 0
-    _right: int = 0
-
-    def add(self, outputs: Mapping[str, NDArray[Any]]) -> None:
-        """Adds the outputs for the next samples in label order; does nothing if no output looks like class scores.
-
-        Raises:
-            UsageError: There are more samples than labels, or a label is no class of the output.
-        """
-        scores = next((array for array in outputs.values() if _is_scores(array)), None)
-        if scores is None:
-            return
-        wanted = self.labels[self._seen : self._seen + len(scores)]
-        if len(wanted) < len(scores):
-            raise UsageError(f"expected a label for every sample, got {len(self.labels)} labels and more samples")
-        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < scores.shape[1]):
-            worst = int(wanted.max() if wanted.max() >= scores.shape[1] else wanted.min())
-            raise UsageError(f"expected labels in 0..{scores.shape[1] - 1}, the classes of the output, got {worst}")
-        ranked = scores.astype(np.float64)
-        hit = (ranked.argmax(axis=1) == wanted) & ~np.isnan(ranked).any(axis=1)
-        self._right += int(np.count_nonzero(hit))
-        self._seen += len(scores)
-
-    def result(self) -> float | None:
-        """Fraction of correct samples, in 0..1; None if no output looks like class scores.
-
-        Raises:
-            UsageError: There are fewer samples than labels.
-        """
-        if not self._seen:
-            return None
-        if self._seen != len(self.labels):
-            raise UsageError(f"expected a sample for every label, got {self._seen} samples, {len(self.labels)} labels")
-        return self._right / self._seen
 
 
 def compare_outputs(
@@ -226,32 +201,13 @@ def compare_outputs(
     return meter.result()
 
 
-def accuracy(outputs: Iterable[Mapping[str, NDArray[Any]]], labels: NDArray[np.int64]) -> float | None:
-    """Top-1 accuracy on the first output that looks like class scores.
-
-    Args:
-        outputs: Batches in the order of the labels.
-        labels: Class numbers, shape ``(samples,)``.
-
-    Returns:
-        In 0..1; None if no output looks like class scores. A row with a NaN is never right.
-
-    Raises:
-        UsageError: Numbers of samples and labels differ, or a label is no class of the output.
-    """
-    meter = AccuracyMeter(labels)
-    for batch in outputs:
-        meter.add(batch)
-    return meter.result()
-
-
-def _is_scores(array: NDArray[Any]) -> bool:
-    floating = array.dtype.kind == "f" or array.dtype == ml_dtypes.bfloat16
-    return floating and array.ndim == 2 and array.shape[1] >= 2
+def _without_padding(array: NDArray[Any], mask: Mask) -> NDArray[Any]:
+    """The same array with zeros for padding, which equal each other and add to no sum."""
+    return np.where(mask.reshape(mask.shape + (1,) * (array.ndim - 2)), array, np.zeros((), dtype=array.dtype))
 
 
 def _add_floats(sums: _Sums, a: NDArray[np.float64], b: NDArray[np.float64]) -> None:
-    scores = _is_scores(a)
+    scores = is_scores(a)
     sums.scores &= scores
     if scores:
         sums.top1 += int(np.count_nonzero(a.argmax(axis=1) == b.argmax(axis=1)))

@@ -6,12 +6,15 @@ feeds hold one sample; a model whose batch axis is fixed to B takes B at a time,
 Feeds may be joined along axis 0 into larger ones only if that axis is the batch axis of every input and free:
 1. every input has rank >= 1 and a first dimension that is not a static length;
 2. all named first dimensions carry the same name ("N" and "sequence" are two different things).
+
+Texts differ in length. Where values to pad inputs with are known, feeds are joined all the same: axis 1 of each of
+these inputs is filled up to the longest of the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.errors import UsageError
 from onnxmerge.graph.values import TensorSpec
+from onnxmerge.samples.token_mask import TokenMask
 
 __all__ = ["Samples", "batch_axis_is_free", "fixed_batch"]
 
@@ -36,6 +40,9 @@ class Samples:
         batchable: Whether feeds may be joined along axis 0; see ``batch_axis_is_free``.
         pictures: Whether they were read from image files, so that image options apply.
         notes: Conversions of the values that the user should know of ("float64 cast to float32").
+        padding: For inputs whose axis 1 counts tokens: the value to pad it with where feeds of different lengths are
+            joined.
+        mask: The input that marks padding, which then counts in no comparison; None if every token counts.
     """
 
     feeds: tuple[Mapping[str, NDArray[Any]], ...]
@@ -46,6 +53,8 @@ class Samples:
     batchable: bool = False
     pictures: bool = False
     notes: tuple[str, ...] = ()
+    padding: Mapping[str, float] = field(default_factory=dict)
+    mask: TokenMask | None = None
 
     def __post_init__(self) -> None:
         """Check the contract of the class: at least one feed, and one label per sample.
@@ -71,7 +80,7 @@ class Samples:
         """
         needed = -(-size // self.rows)
         taken = [self.feeds[place % len(self.feeds)] for place in range(needed)]
-        return {name: np.concatenate([feed[name] for feed in taken])[:size] for name in taken[0]}
+        return {name: array[:size] for name, array in _join(taken, self.padding).items()}
 
     def batches(self, size: int) -> Iterator[Mapping[str, NDArray[Any]]]:
         """Joins neighbouring feeds along axis 0, in order, into feeds of at most ``size`` samples.
@@ -86,11 +95,27 @@ class Samples:
         limit = max(1, size // self.rows) if self.batchable else 1
         waiting: list[Mapping[str, NDArray[Any]]] = []
         for feed in self.feeds:
-            if waiting and (len(waiting) == limit or _layout(feed) != _layout(waiting[0])):
-                yield _join(waiting)
+            if waiting and (len(waiting) == limit or self._layout(feed) != self._layout(waiting[0])):
+                yield _join(waiting, self.padding)
                 waiting = []
             waiting.append(feed)
-        yield _join(waiting)
+        yield _join(waiting, self.padding)
+
+    def by_length(self) -> Samples:
+        """The same samples, ordered by their number of tokens, so that batches need little padding."""
+        if not self.padding or not self.batchable:
+            return self
+        name = next(iter(self.padding))
+        order = np.argsort([feed[name].shape[1] for feed in self.feeds], kind="stable")
+        labels = None if self.labels is None else self.labels.reshape(-1, self.rows)[order].ravel()
+        return replace(self, feeds=tuple(self.feeds[place] for place in order), labels=labels)
+
+    def _layout(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+        """Types and shapes that feeds have to share to be joined."""
+        return {
+            name: (array.dtype, array.shape[2:] if name in self.padding else array.shape[1:])
+            for name, array in feed.items()
+        }
 
     def part(self, start: int, stop: int) -> Samples:
         """The feeds ``start`` up to, not including, ``stop``, with their labels."""
@@ -160,11 +185,19 @@ def fixed_batch(inputs: Sequence[TensorSpec]) -> int:
     return length if isinstance(length, int) and length > 1 else 1
 
 
-def _layout(feed: Mapping[str, NDArray[Any]]) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-    return {name: (array.dtype, array.shape[1:]) for name, array in feed.items()}
-
-
-def _join(feeds: Sequence[Mapping[str, NDArray[Any]]]) -> Mapping[str, NDArray[Any]]:
+def _join(feeds: Sequence[Mapping[str, NDArray[Any]]], padding: Mapping[str, float]) -> Mapping[str, NDArray[Any]]:
     if len(feeds) == 1:
         return feeds[0]
-    return {name: np.concatenate([feed[name] for feed in feeds], axis=0) for name in feeds[0]}
+    longest = {name: max(feed[name].shape[1] for feed in feeds) for name in padding}
+    return {
+        name: np.concatenate([_padded(feed[name], longest.get(name), padding.get(name, 0)) for feed in feeds], axis=0)
+        for name in feeds[0]
+    }
+
+
+def _padded(array: NDArray[Any], length: int | None, value: float) -> NDArray[Any]:
+    missing = 0 if length is None else length - array.shape[1]
+    if not missing:
+        return array
+    widths = [(0, 0), (0, missing), *([(0, 0)] * (array.ndim - 2))]
+    return np.pad(array, widths, constant_values=array.dtype.type(value))

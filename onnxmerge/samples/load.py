@@ -1,7 +1,7 @@
 """Detect the form of samples, limit their number, and build feeds from them.
 
 The forms, tried in this order:
-1. a ``.npz`` or ``.npy`` file: see ``arrays``;
+1. a ``.npz`` or ``.npy`` file: see ``arrays``; a ``.txt`` file: see ``texts``;
 2. a folder with ``input_0.pb`` or with ``test_data_set_*``: see ``test_data``;
 3. a folder of ``.npz`` and ``.npy`` files: all of them, one after another in natural order;
 4. a folder of images, or of subfolders of images: see ``images`` and ``classes``.
@@ -28,10 +28,11 @@ from onnxmerge.samples.feeds import Samples, batch_axis_is_free, fixed_batch
 from onnxmerge.samples.images import ImageFolder, ImageOptions, open_images
 from onnxmerge.samples.source import FeedSource, Joined, natural_order
 from onnxmerge.samples.test_data import open_data_sets
+from onnxmerge.samples.texts import SUFFIXES, TextFile, TextOptions, open_texts
 
 __all__ = ["load_samples"]
 
-FORMS = ".npz, .npy, a folder of either, a folder with test_data_set_*, or a folder of images"
+FORMS = ".npz, .npy, .txt with a tokenizer, a folder of arrays, one with test_data_set_*, or a folder of images"
 NO_TENSORS = MappingProxyType(
     {"sequence_type": "a sequence", "map_type": "a map", "optional_type": "an optional", "sparse_tensor_type": "sparse"}
 )
@@ -43,6 +44,7 @@ def load_samples(
     limit: int | None = None,
     *,
     images: ImageOptions | None = None,
+    text: TextOptions | None = None,
     beside: Path | None = None,
     numbers: Mapping[str, int] | None = None,
     labelled: bool = True,
@@ -55,6 +57,7 @@ def load_samples(
         limit: At most so many samples, at least 1; None for all. A feed of a fixed batch is never cut, so one feed is
             taken even where it holds more than the limit.
         images: How to convert pixels to values, for folders of images; None for the defaults.
+        text: How texts become inputs, for a file of texts.
         beside: The model's folder, where a file may say how; None where the model did not come from a file.
         numbers: Class number by class name, as the model says, for folders of images.
         labelled: Whether folders of images whose subfolders leave their labels open are refused; else such images come
@@ -69,7 +72,7 @@ def load_samples(
     _check(path, inputs, limit)
     options = images or ImageOptions()
     as_images = partial(open_images, options=options, beside=beside, numbers=numbers, labelled=labelled)
-    source = _open(path, inputs, as_images)
+    source = _open(path, inputs, as_images, text or TextOptions())
     batch = 1 if source.whole else fixed_batch(inputs)
     usable = source.count // batch * batch
     if not usable:
@@ -91,6 +94,7 @@ def load_samples(
         batchable=batch_axis_is_free(inputs),
         pictures=isinstance(source, ImageFolder),
         notes=notes,
+        padding=source.padding if isinstance(source, TextFile) else {},
     )
 
 
@@ -109,8 +113,12 @@ def _check(path: Path, inputs: Sequence[TensorSpec], limit: int | None) -> None:
             raise UsageError(f"{path}: input '{spec.name}' is {NO_TENSORS[spec.dtype]}; samples can only be tensors")
 
 
-def _open(path: Path, inputs: Sequence[TensorSpec], as_images: Callable[..., FeedSource | None]) -> FeedSource:
+def _open(
+    path: Path, inputs: Sequence[TensorSpec], as_images: Callable[..., FeedSource | None], text: TextOptions
+) -> FeedSource:
     if path.is_file():
+        if path.suffix.lower() in SUFFIXES:
+            return open_texts(path, inputs, text.tokenizer)
         if path.suffix.lower() in {".npz", ".npy"}:
             return open_array_file(path, inputs)
         raise UsageError(f"{path}: expected {FORMS}; got a {path.suffix or 'nameless'} file")

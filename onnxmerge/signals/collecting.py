@@ -58,7 +58,8 @@ def collect(
 
     chunks = [Chunks(partial(use, fold)) for fold in range(folds)]
     for batch, x in enumerate(inputs):
-        chunks[batch % folds].add(draw(x).rows(x))
+        real = batches.real(batch, node.node.inputs[0], x.shape)
+        chunks[batches.fold(batch) % folds].add(draw(x, real).rows(x))
     for each in chunks:
         each.flush()
     if by_taps:

@@ -19,6 +19,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.samples.token_mask import Mask, of_tokens
+
 __all__ = ["DivergenceMeter", "divergence"]
 
 Floats = NDArray[np.float64]
@@ -48,18 +50,27 @@ class DivergenceMeter:
 
     _sums: dict[str, _Sums] = field(default_factory=dict)
 
-    def add(self, dense: Outputs, other: Outputs) -> None:
-        """Add the outputs of both networks for one feed; outputs that the other network lacks are ignored."""
+    def add(self, dense: Outputs, other: Outputs, mask: Mask | None = None) -> None:
+        """Add the outputs of both networks for one feed; outputs that the other network lacks are ignored.
+
+        Args:
+            dense: Outputs of the dense network.
+            other: Those of the other.
+            mask: (batch, tokens) which tokens are real; the others do not count in outputs that have an axis of them.
+        """
         for name, first in dense.items():
             if name not in other:
                 continue
             one, two = np.atleast_1d(first), np.atleast_1d(other[name])
+            if mask is not None and of_tokens(one, mask) and of_tokens(two, mask):
+                one, two = one[mask], two[mask]
+            scores = first.ndim == 2 and first.shape[1] > 1
             sums = self._sums.setdefault(name, _Sums())
             sums.batches += 1
             if one.shape != two.shape:
                 sums.misshapen += 1
             elif one.dtype.kind == "f" or one.dtype == ml_dtypes.bfloat16:
-                _add_numbers(sums, one.astype(np.float64), two.astype(np.float64))
+                _add_numbers(sums, one.astype(np.float64), two.astype(np.float64), scores)
             else:
                 sums.changed += int(np.count_nonzero(one != two))
                 sums.entries += one.size
@@ -79,8 +90,8 @@ def divergence(dense: Sequence[Outputs], other: Sequence[Outputs]) -> float:
     return meter.value
 
 
-def _add_numbers(sums: _Sums, one: Floats, two: Floats) -> None:
-    if one.ndim == 2 and one.shape[1] > 1:
+def _add_numbers(sums: _Sums, one: Floats, two: Floats, scores: bool) -> None:
+    if scores:
         one, two = _logits(one, two)
     with np.errstate(over="ignore", invalid="ignore"):
         sums.error += float(np.square(one - two).sum())

@@ -82,12 +82,20 @@ class Draw:
         self._rows = max(1, -(-wanted // max(batches, 1)))
         self._rng = rng
 
-    def __call__(self, x: NDArray[Any]) -> Drawn:
-        """Choose the positions of the rows of a batch, given the node's input."""
+    def __call__(self, x: NDArray[Any], real: NDArray[np.bool_] | None = None) -> Drawn:
+        """Choose the positions of the rows of a batch, given the node's input.
+
+        Args:
+            x: The input.
+            real: (rows,) which rows of a matrix product may be drawn; None: all.
+        """
         patches = self._patches
         if patches.kernel:
             return Drawn(patches, patches.draw(patches.spatial(x.shape[2:]), self._positions, self._rng))
         rows = int(np.prod(x.shape[:-1], dtype=np.int64))
-        if rows <= self._rows:
-            return Drawn(patches)
-        return Drawn(patches, chosen=self._rng.choice(rows, size=self._rows, replace=False))
+        allowed = None if real is None else np.flatnonzero(real)
+        count = rows if allowed is None else len(allowed)
+        if count <= self._rows:
+            return Drawn(patches, chosen=allowed)
+        chosen = self._rng.choice(count, size=self._rows, replace=False)
+        return Drawn(patches, chosen=chosen if allowed is None else allowed[chosen])

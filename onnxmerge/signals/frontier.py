@@ -26,6 +26,7 @@ class Frontier:
     """The state of a network that is being run on its samples.
 
     Attributes:
+        context: The model.
         position: Number of nodes of the order that have run.
         weights: Values that replace initializers in all nodes that run from now on.
         shifts: Vectors added after nodes, with the number of axes that follow the channel axis.
@@ -48,7 +49,7 @@ class Frontier:
             provider: The execution provider.
             counter: Counts every node that runs.
         """
-        self._context = context
+        self.context = context
         self._counter = counter
         self._batches = batches
         self._order = tuple(order)
@@ -81,11 +82,11 @@ class Frontier:
         if position <= self.position:
             return
         nodes = self._order[self.position : position]
-        made = [name for index in nodes for name in self._context.model.nodes[index].outputs if name]
+        made = [name for index in nodes for name in self.context.model.nodes[index].outputs if name]
         wanted = [name for name in made if self._last.get(name, -1) >= position or name in keep]
         if wanted:
             data, entering = extract(
-                self._context.model, self._context.shapes.first.kinds, nodes, wanted,
+                self.context.model, self.context.shapes.first.kinds, nodes, wanted,
                 weights=self.weights, shifts=self.shifts,
             )  # fmt: skip
             with Session.open(data, self._provider, spin=False) as session:
@@ -113,8 +114,8 @@ class Frontier:
 
         Constant inputs are included. The node runs with the current weights.
         """
-        data, entering = states_model(self._context.model, self._context.shapes.first.kinds, node, self.weights)
-        held = {name: self._context.model.weights[name] for name in node.inputs if name in self._context.model.weights}
+        data, entering = states_model(self.context.model, self.context.shapes.first.kinds, node, self.weights)
+        held = {name: self.context.model.weights[name] for name in node.inputs if name in self.context.model.weights}
         with Session.open(data, self._provider, spin=False) as session:
             for place in range(len(self._live)):
                 fed = self._live.batch(place, entering)
@@ -130,10 +131,10 @@ class Frontier:
     def rest(self, position: int, free: Sequence[str], free_shifts: Sequence[int]) -> Rest:
         """Create a session from a position to the graph outputs, with some weights and shifts as inputs."""
         nodes = self._order[position:]
-        outputs = [spec.name for spec in self._context.model.outputs if spec.name in self._context.model.writer]
-        made = {name for index in nodes for name in self._context.model.nodes[index].outputs}
+        outputs = [spec.name for spec in self.context.model.outputs if spec.name in self.context.model.writer]
+        made = {name for index in nodes for name in self.context.model.nodes[index].outputs}
         data, entering = extract(
-            self._context.model, self._context.shapes.first.kinds, nodes, [n for n in outputs if n in made],
+            self.context.model, self.context.shapes.first.kinds, nodes, [n for n in outputs if n in made],
             weights=self.weights, shifts=self.shifts, free=free, free_shifts=free_shifts,
         )  # fmt: skip
         return Rest(Session.open(data, self._provider, spin=False), entering, nodes, self._counter)

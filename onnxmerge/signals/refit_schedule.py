@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 import numpy as np
@@ -25,6 +25,7 @@ from onnxmerge.signals.recurrent_nodes import recurrent_node
 from onnxmerge.signals.weighted_nodes import WeightedNode, weighted_node
 
 __all__ = [
+    "Product",
     "RefitSchedule",
     "Repair",
     "node_order",
@@ -58,6 +59,19 @@ class Repair:
 
 
 @dataclass(frozen=True)
+class Product:
+    """A product of two signals, such as queries and keys, whose channels were put into the basis of `bases`.
+
+    Attributes:
+        factors: Nodes that produce its first factor; a channel is removed by making them produce zeros.
+        energy: (n,) contribution of each channel to the product.
+    """
+
+    factors: tuple[int, ...]
+    energy: Floats
+
+
+@dataclass(frozen=True)
 class RefitSchedule:
     """The order in which a network is refitted.
 
@@ -65,11 +79,18 @@ class RefitSchedule:
         order: Nodes in the order in which they run.
         weighted: Nodes whose weight can be solved again, by index.
         repairs: Those that feed a residual Add.
+        products: Products of signals whose channels can be removed without a weight that reads them, by node.
     """
 
     order: tuple[int, ...]
     weighted: Mapping[int, WeightedNode]
     repairs: Mapping[int, Repair]
+    products: Mapping[int, Product] = field(default_factory=dict)
+
+    def product(self, group: ChannelGroup) -> Product | None:
+        """The product that contracts a group; None if weights do."""
+        nodes = {consumer.node for consumer in group.consumers if consumer.weight is None}
+        return self.products.get(nodes.pop()) if len(nodes) == len(group.consumers) == 1 else None
 
 
 def refit_schedule_of(context: Context) -> RefitSchedule:
@@ -129,6 +150,8 @@ def node_order(model: Model, late: Collection[int]) -> tuple[int, ...]:
 
 def refusal(context: Context, schedule: RefitSchedule, group: ChannelGroup) -> Reason | None:
     """Why a group cannot be refitted; None if all its consumers are scheduled and read it evenly."""
+    if schedule.product(group) is not None:
+        return None
     for consumer in group.consumers:
         name = context.model.nodes[consumer.node].name
         node = schedule.weighted.get(consumer.node)

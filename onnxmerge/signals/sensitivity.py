@@ -24,14 +24,16 @@ from numpy.typing import NDArray
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Indices
 from onnxmerge.decompose.obs import Elimination, Reader, eliminate, elimination_work, rank_by_energy
+from onnxmerge.graph import shift_name
 from onnxmerge.network import Network
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.collecting import collect
 from onnxmerge.signals.divergence import DivergenceMeter
 from onnxmerge.signals.frontier import Frontier
 from onnxmerge.signals.interpolation import interpolate
-from onnxmerge.signals.refit_schedule import RefitSchedule
+from onnxmerge.signals.refit_schedule import Product, RefitSchedule
 from onnxmerge.signals.statistics import Fold, Statistics
+from onnxmerge.signals.weighted_nodes import without_outputs
 
 __all__ = ["RANKINGS", "Curve", "Probing", "measure_curves", "solving_work"]
 
@@ -88,6 +90,7 @@ class _Open:
     group: ChannelGroup
     nodes: list[int]
     vanishes: bool
+    product: Product | None = None
     place: int = -1
     entering: dict[int, dict[str, NDArray[Any]]] = field(default_factory=dict)
     statistics: dict[int, Statistics] = field(default_factory=dict)
@@ -128,8 +131,10 @@ def measure_curves(
     waiting: dict[int, list[_Open]] = {}
     for position in positions:
         group = calibration.network.groups[position]
-        readers = sorted({consumer.node for consumer in group.consumers}, key=frontier.place)
-        entry = _Open(position, group, readers, position in vanishing)
+        product = schedule.product(group)
+        nodes = product.factors if product is not None else {consumer.node for consumer in group.consumers}
+        readers = sorted(nodes, key=frontier.place)
+        entry = _Open(position, group, readers, position in vanishing, product)
         for reader in readers:
             waiting.setdefault(reader, []).append(entry)
     curves: dict[int, Curve] = {}
@@ -141,10 +146,18 @@ def measure_curves(
         for entry in waiting[index]:
             if entry.place < 0:
                 entry.place, entry.entering = frontier.position, frontier.snapshot(probing.batches)
+        for entry in waiting[index]:
+            if entry.product is not None and index == entry.nodes[-1]:
+                curves[entry.position] = _measure_product(entry, entry.product, calibration, frontier, dense, probing)
+                entry.entering = {}
+                progress(len(curves) / len(positions))
+        reading = [entry for entry in waiting[index] if entry.product is None]
+        if not reading:
+            continue
         rng = np.random.default_rng((calibration.seed, index))
-        groups = [entry.group for entry in waiting[index]]
+        groups = [entry.group for entry in reading]
         found = collect(node, groups, node.inputs(frontier), calibration, rng)
-        for entry, statistics in zip(waiting[index], found, strict=True):
+        for entry, statistics in zip(reading, found, strict=True):
             entry.statistics[index] = statistics
             if len(entry.statistics) == len(entry.nodes):
                 curves[entry.position] = _measure(entry, calibration, frontier, dense, probing, rank)
@@ -189,12 +202,44 @@ def _measure(
                     feed = _trial(schedule, fitted, channels)
                     for batch in mine:
                         got = rest.run(entry.entering[batch], feed, batches.sizes[batch])
-                        meters[place].add(dense[batch], got)
+                        meters[place].add(dense[batch], got, batches.mask(batch))
     finally:
         if rest is not None:
             rest.close()
     harms = errors.tolist() if rest is None else [meter.value for meter in meters]
     return Curve(elimination.order, interpolate(elimination, counts, harms), tuple(counts), rows, unknowns)
+
+
+def _measure_product(
+    entry: _Open,
+    product: Product,
+    calibration: Calibration,
+    frontier: Frontier,
+    dense: Mapping[int, Outputs],
+    probing: Probing,
+) -> Curve:
+    """Cut the channels of a product of signals by making its first factor zero; nothing is fitted, so no folds."""
+    batches, size = calibration.batches, entry.group.size
+    order = np.argsort(product.energy, kind="stable")
+    left = np.concatenate([[0.0], np.cumsum(product.energy[order])])[::-1] / max(float(product.energy.sum()), 1e-30)
+    elimination = Elimination(order, left)
+    counts = sorted({max(1, round(level * size)) for level in probing.levels} - {size}, reverse=True)
+    if not counts or not dense:
+        return Curve(order, left, ())
+    meters = [DivergenceMeter() for _ in counts]
+    nodes = [calibration.schedule.weighted[index] for index in product.factors]
+    with frontier.rest(entry.place, [node.weight for node in nodes], list(product.factors)) as rest:
+        for meter, count in zip(meters, counts, strict=True):
+            feed = {}
+            for node in nodes:
+                weights, shift = without_outputs(calibration.network, node, entry.group, elimination.kept(count))
+                feed[node.weight] = weights
+                feed[shift_name(node.output.tensor)] = shift.reshape((-1,) + (1,) * node.trailing)
+            for batch, outputs in dense.items():
+                got = rest.run(entry.entering[batch], feed, batches.sizes[batch])
+                meter.add(outputs, got, batches.mask(batch))
+    harms = [meter.value for meter in meters]
+    return Curve(order, interpolate(elimination, counts, harms), tuple(counts))
 
 
 def _eliminated(entry: _Open, rank: Ranking, least: float) -> tuple[Elimination, dict[int, float]]:

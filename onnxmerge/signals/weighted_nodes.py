@@ -19,9 +19,9 @@ from onnxmerge.channels.relations import Axis, Indices
 from onnxmerge.graph import Node, shift_name
 from onnxmerge.signals.frontier import Frontier
 from onnxmerge.signals.patches import Patches, patches_of
-from onnxmerge.signals.producer_weights import constant_on_axis
+from onnxmerge.signals.producer_weights import constant_on_axis, tail_of
 
-__all__ = ["WeightedNode", "weighted_node"]
+__all__ = ["WeightedNode", "weighted_node", "without_outputs"]
 
 Floats = NDArray[np.float64]
 
@@ -123,7 +123,7 @@ class WeightedNode:
         if self.patches.kernel:
             m, r = array.shape[1], array.shape[0] // g
             return array.reshape(g, r, m * taps).transpose(0, 2, 1)
-        return (array.T if self._by_rows() else array)[None]
+        return (array.T if self.by_rows else array)[None]
 
     def weight_rows(self) -> NDArray[np.generic]:
         """(channels·taps, outputs) weight of a node of one group, in the weight's own type."""
@@ -132,7 +132,7 @@ class WeightedNode:
             return self.array.reshape(*self.array.shape[:2], taps).transpose(0, 2, 1).reshape(-1, self.array.shape[1])
         if self.patches.kernel:
             return self.array.reshape(len(self.array), -1).T
-        return self.array.T if self._by_rows() else self.array
+        return self.array.T if self.by_rows else self.array
 
     def assemble(self, stacked: NDArray[np.floating]) -> NDArray[np.generic]:
         """A weight array from (g, channels·taps, outputs) matrices, in the weight's own type."""
@@ -143,7 +143,7 @@ class WeightedNode:
         elif self.patches.kernel:  # (O, C/g, taps)
             array = stacked.transpose(0, 2, 1).reshape(g * r, m, taps)
         else:
-            array = stacked[0].T if self._by_rows() else stacked[0]
+            array = stacked[0].T if self.by_rows else stacked[0]
         return np.ascontiguousarray(array.reshape(self.array.shape)).astype(self.array.dtype)
 
     def places(self, labels: Indices, size: int, group: int) -> Indices | None:
@@ -179,7 +179,9 @@ class WeightedNode:
         stacked = self.blocks(rows).transpose(1, 0, 2) @ self.matrices().astype(np.float32)  # (g, m, o)
         return np.asarray(stacked.transpose(1, 0, 2).reshape(len(rows), -1) + bias)
 
-    def _by_rows(self) -> bool:
+    @property
+    def by_rows(self) -> bool:
+        """Whether the weight of a matrix product has a row for each output."""
         return self.node.op == "Gemm" and bool(self.node.attributes.get("transB", 0))
 
     def _inputs(self) -> int:
@@ -187,14 +189,38 @@ class WeightedNode:
             return int(self.array.shape[0])
         if self.patches.kernel:
             return int(self.array.shape[1]) * self.groups
-        return int(self.array.shape[1 if self._by_rows() else 0])
+        return int(self.array.shape[1 if self.by_rows else 0])
 
     def _outputs(self) -> int:
         if self.patches.transposed:
             return int(self.array.shape[1]) * self.groups
         if self.patches.kernel:
             return int(self.array.shape[0])
-        return int(self.array.shape[0 if self._by_rows() else 1])
+        return int(self.array.shape[0 if self.by_rows else 1])
+
+
+def without_outputs(
+    context: Context, node: WeightedNode, group: ChannelGroup, kept: Indices, weights: NDArray[np.generic] | None = None
+) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """A node that produces zeros for the removed channels of a group.
+
+    Args:
+        context: The model.
+        node: A matrix product.
+        group: A group that it produces.
+        kept: The channels that remain.
+        weights: Its weight; None for that of the model.
+
+    Returns:
+        The weight, and the (o,) vector to add to its outputs, which also cancels what the affine nodes behind it add.
+    """
+    gone = ~group.stays(kept)[group.members[node.output]]
+    tail = tail_of(context, node.output)
+    array = np.array(node.array if weights is None else weights)
+    columns = np.moveaxis(array, 0 if node.by_rows else 1, 0)
+    columns[gone] = 0
+    shift = np.where(gone, -(node.bias + tail.offset / tail.scale), 0.0)
+    return array, shift.astype(array.dtype)
 
 
 def weighted_node(context: Context, index: int) -> WeightedNode | None:

@@ -11,12 +11,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxmerge.errors import UsageError
+from onnxmerge.runtime.accuracy import AccuracyMeter
 from onnxmerge.runtime.differences import DifferenceMeter
-from onnxmerge.runtime.fidelity import AccuracyMeter, Fidelity, FidelityMeter
+from onnxmerge.runtime.fidelity import Fidelity, FidelityMeter
 from onnxmerge.runtime.latency import OnDevice, compare_latency
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.runtime.turns import Limits, Opener, Runnable
 from onnxmerge.samples.feeds import Samples
+from onnxmerge.samples.token_mask import Mask
 from onnxmerge.signals.divergence import DivergenceMeter
 from onnxmerge.verify.denormals import denormal_notes
 from onnxmerge.verify.gates import BatchTiming, Measured, Progress, Verification, quiet
@@ -67,7 +69,7 @@ class Reference:
             accuracy = AccuracyMeter(self._samples.labels) if self._samples.labels is not None else None
             for one, feed in zip(self._outputs, self._samples.batches(_BATCH), strict=True):
                 two = second.run(feed)
-                meter.add(one, two)
+                meter.add(one, two, _real(self._samples, feed))
                 if accuracy is not None:
                     accuracy.add(two)
         openers = _openers(self._model, other, self._provider, threads)
@@ -200,8 +202,9 @@ def _fidelity(
     total, done = max(samples.count, 1), 0
     for feed in samples.batches(_BATCH):
         outputs = first.run(feed), second.run(feed)
-        meter.add(*outputs)
-        apart.add(*outputs)
+        real = _real(samples, feed)
+        meter.add(*outputs, real)
+        apart.add(*outputs, real)
         if differences is not None:
             differences.add(feed, *outputs)
         for accuracy, output in zip(meters, outputs, strict=False):
@@ -210,6 +213,11 @@ def _fidelity(
         progress("comparing outputs", min(done / total, 1.0))
     before, after = (accuracy.result() for accuracy in meters) if meters else (None, None)
     return meter.result(), _percent(before), _percent(after), apart.value
+
+
+def _real(samples: Samples, feed: Outputs) -> Mask | None:
+    """Which tokens of a feed are real; None if all are."""
+    return None if samples.mask is None else samples.mask.real(feed)
 
 
 def declared_lengths(first: Session, second: Session) -> dict[str, tuple[int | None, ...]]:

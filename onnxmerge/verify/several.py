@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from onnxmerge.errors import UsageError
-from onnxmerge.runtime.fidelity import AccuracyMeter, FidelityMeter
+from onnxmerge.runtime.accuracy import AccuracyMeter
+from onnxmerge.runtime.fidelity import FidelityMeter
 from onnxmerge.runtime.latency import compare_several
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.runtime.turns import Limits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxmerge.decompose.least_squares import solve
+from onnxmerge.decompose.least_squares import RIDGES, solve
 from onnxmerge.decompose.row_space import fit_rows
 
 ROWS, UNKNOWNS, OUTPUTS = 40, 90, 5
@@ -45,7 +45,7 @@ def test_the_ridge_is_the_one_that_tests_best() -> None:
     noise = rng.normal(size=(60, 5)).astype(np.float32)
     # Targets are what the pull gives, and noise: nothing can be learned, so the strongest pull is best.
     _, strongest, _ = fit_rows(u, u @ pull + noise, half, pull, 1e-4)
-    assert strongest == 1.0
+    assert strongest == RIDGES[-1]
     # Few unknowns and no noise: everything can be learned.
     few = np.repeat(u[:, :3], 30, axis=1)
     _, weakest, _ = fit_rows(few, few @ pull * 2.0, half, pull, 1e-4)

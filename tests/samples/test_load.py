@@ -248,7 +248,7 @@ def no_arrays(path: Path) -> None:
         ("a.npz", not_npy_inside, r"a.npz\[x\]: cannot be read"),
         ("a.npz", no_arrays, "got none"),
         ("a.npy", truncated, "the data end before row 100 of 100"),
-        ("a.txt", not_zip, "expected .npz, .npy, a folder .* got a .txt file"),
+        ("a.csv", not_zip, "expected .npz, .npy, .txt .* got a .csv file"),
     ],
 )
 def test_files_that_are_not_what_they_say(
