@@ -151,7 +151,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["in.onnx", "out.onnx", "--dynamic", "--weights", "int4"], 2, "'int4' is none of uint8, int8"),
         (["in.onnx", "out.onnx", "--dynamic", "--original", "renamed.onnx"], 2, "different inputs"),
         (["in.onnx", "old.onnx", "--calib", "samples.npz", "--min-cosine", "1"], 1, "below --min-cosine 1"),
-        (["in.onnx", "samples.npz", "--calib", "samples.npz"], 2, "is what --calib names"),
+        (["in.onnx", "samples.npz", "--calib", "samples.npz"], 2, "is the file of --calib"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(

@@ -16,6 +16,7 @@ import pytest
 from docs import schema as published
 from onnxmerge.cli import main
 from onnxmerge.report.data import SCHEMA
+from onnxmerge.runtime.turns import Limits
 from tests.test_documentation import network
 
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema, of the extra test, is not installed")
@@ -46,8 +47,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("onnxmerge.verify.measure._TIMED_SECONDS", 0.2)
-        patch.setattr("onnxmerge.verify.several._TIMED_SECONDS", 0.2)
+        patch.setattr("onnxmerge.verify.measure._COMPARED", Limits(0.2, 2))
+        patch.setattr("onnxmerge.verify.several._TIMED", Limits(0.2, 2))
         for name, command in COMMANDS.items():
             timed = [] if command.startswith("inspect") else ["--threads", "1"]
             status = main([*command.split(), *timed, "-q", "--json", "report.json"])
