@@ -22,7 +22,6 @@ from onnx import numpy_helper, parser
 import onnxmerge
 from docs import generate, import_graph
 from onnxmerge.cli import cli, main
-from onnxmerge.verify import measure as verify
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -105,8 +104,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     plan = '{"onnxmerge_plan": 1, "groups": [{"name": "/conv/Conv", "kept": 8}]}'
     (tmp_path / "plan.json").write_text(plan, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(verify, "_TIMED_RUNS", 6)
-    monkeypatch.setattr(verify, "_TIMED_SECONDS", 0.1)
     return tmp_path
 
 
