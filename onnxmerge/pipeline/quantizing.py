@@ -31,7 +31,7 @@ from onnxmerge.runtime.quantizer import Recipe, quantize_model
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import synthetic_samples
 from onnxmerge.suggestions import did_you_mean
-from onnxmerge.verify import Measured, Progress, check_gates, measure_several, quiet
+from onnxmerge.verify import Measured, Progress, Verification, check_gates, measure_several, quiet
 
 __all__ = ["Quantized", "quantize", "quantize_file"]
 
@@ -147,27 +147,49 @@ def quantize_file(
         models = [*(ort_source(each.source) for each in runs), written.path]
         with run.stage("measuring"), with_input_hint(run, held):
             measured = measure_several(models, samples, verification.provider, seed, run.progress, verification.threads)
+        used = "" if fitting is None or recipe.dynamic else fitting.source
         entries = _entries(runs, target, written.size, macs, measured)
-        report = Quantization(
-            source=run.model.source,
-            target=str(target),
-            version=__version__,
-            settings={**asdict(recipe), **_settings(request)},
-            models=entries,
-            samples=samples.source,
-            calibration="" if fitting is None or recipe.dynamic else fitting.source,
-            synthetic=samples.synthetic,
-            notes=tuple(dict.fromkeys((*run.notes, *measured[-1].notes))),
-            seconds=dict(run.seconds),
-            environment=environment(measured[-1]),
-        )
-        try:
-            check_gates(measured[-1], verification, "more samples, --ranges percentile, or --skip for some nodes")
-        except GateError as error:
-            error.account = replace(report, target=None, refused=str(error))
-            raise
+        report = _report(run, recipe, target, entries, samples, used, measured[-1])
+        _hold(report, measured[-1], verification)
         written.publish()
     return report
+
+
+def _report(
+    run: Run,
+    recipe: Recipe,
+    target: Path,
+    entries: tuple[QuantizedEntry, ...],
+    samples: Samples,
+    calibration: str,
+    measured: Measured,
+) -> Quantization:
+    return Quantization(
+        source=run.model.source,
+        target=str(target),
+        version=__version__,
+        settings={**asdict(recipe), **_settings(run.request)},
+        models=entries,
+        samples=samples.source,
+        calibration=calibration,
+        synthetic=samples.synthetic,
+        notes=tuple(dict.fromkeys((*run.notes, *measured.notes))),
+        seconds=dict(run.seconds),
+        environment=environment(measured),
+    )
+
+
+def _hold(report: Quantization, measured: Measured, verification: Verification) -> None:
+    """Refuse a result that fails the gates; the error carries the report.
+
+    Raises:
+        GateError: The result fails a gate.
+    """
+    try:
+        check_gates(measured, verification, "more samples, --ranges percentile, or --skip for some nodes")
+    except GateError as error:
+        error.account = replace(report, target=None, refused=str(error))
+        raise
 
 
 _SETTINGS = ("calib", "calib_size", "data", "images", "shape", "provider", "min_cosine", "max_drop", "threads")
