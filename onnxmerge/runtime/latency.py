@@ -17,9 +17,9 @@ A run is one call of ``Session.run``, arrays in host memory to arrays in host me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
@@ -32,7 +32,6 @@ __all__ = [
     "Comparison",
     "Doubt",
     "Latency",
-    "OnDevice",
     "Runnable",
     "Speedup",
     "compare_latency",
@@ -77,31 +76,6 @@ class Latency:
     min_ms: float | None = None
     cpu_ms: float | None = None
     cpu_p95_ms: float | None = None
-
-
-class Bindable(Runnable, Protocol):
-    """A model that can also run with its arrays on the device, such as ``Session``."""
-
-    def bound(self, feed: Feed) -> Callable[[], None]:
-        """Runs once, without copies between host and device."""
-        ...
-
-
-class OnDevice:
-    """A session whose arrays stay on the device: a run excludes the copies."""
-
-    def __init__(self, session: Bindable) -> None:
-        """Feeds are bound on first use."""
-        self._session = session
-        self._runs: dict[int, Callable[[], None]] = {}
-        self.provider, self.threads = session.provider, session.threads
-
-    def run(self, feed: Feed) -> Feed:
-        """Runs once; outputs stay on the device."""
-        if id(feed) not in self._runs:
-            self._runs[id(feed)] = self._session.bound(feed)
-        self._runs[id(feed)]()
-        return {}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from onnxmerge.errors import UsageError
 from onnxmerge.runtime.accuracy import AccuracyMeter
 from onnxmerge.runtime.differences import DifferenceMeter
 from onnxmerge.runtime.fidelity import Fidelity, FidelityMeter
-from onnxmerge.runtime.latency import OnDevice, compare_latency
+from onnxmerge.runtime.latency import compare_latency
+from onnxmerge.runtime.on_device import OnDevice
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.runtime.turns import Limits, Opener, Runnable
 from onnxmerge.samples.feeds import Samples

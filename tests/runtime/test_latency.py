@@ -10,7 +10,8 @@ from onnx import TensorProto, helper
 
 from onnxmerge.errors import UsageError
 from onnxmerge.runtime import Session, compare_latency, measure
-from onnxmerge.runtime.latency import Comparison, OnDevice
+from onnxmerge.runtime.latency import Comparison
+from onnxmerge.runtime.on_device import OnDevice
 from onnxmerge.runtime.speedup import RESOLUTION
 from onnxmerge.runtime.turns import Limits, Opener
 from tests.runtime.clocks import FEEDS, FakeTime, Model
