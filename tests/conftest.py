@@ -6,9 +6,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from onnxmerge.pipeline import timing
-from onnxmerge.runtime.latency import compare_latency, measure
+from onnxmerge.runtime.latency import compare_latency, compare_several, measure
 from onnxmerge.verify import measure as measuring
-from tests.timers import faster, measured_once, timer
+from onnxmerge.verify import several
+from tests.timers import each_with_first, faster, measured_once, timer
 
 # Definitions and scripts that need torch; their results are stored and tested.
 collect_ignore = ["architectures.py", "data"]
@@ -25,6 +26,7 @@ def _no_clock() -> Iterator[None]:
         for module in (measuring, timing):
             patch.setattr(module, "compare_latency", timer(faster))
         patch.setattr(timing, "measure", measured_once)
+        patch.setattr(several, "compare_several", each_with_first)
         yield
 
 
@@ -34,3 +36,4 @@ def real_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (measuring, timing):
         monkeypatch.setattr(module, "compare_latency", compare_latency)
     monkeypatch.setattr(timing, "measure", measure)
+    monkeypatch.setattr(several, "compare_several", compare_several)
