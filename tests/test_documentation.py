@@ -22,6 +22,7 @@ from onnx import numpy_helper, parser
 import onnxmerge
 from docs import generate, import_graph
 from onnxmerge.cli import cli, main
+from onnxmerge.runtime.turns import Limits
 from onnxmerge.verify import measure as verify
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +31,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 NOT_RUN = {
     r"--of latency|--round-to auto": "times every operator of a network: minutes on a busy machine",
     r"--plot\b|--report\b|--html\b": "needs the extra report; tests/report and tests/test_pages.py run them",
-    r"vgg_receding": "looks for two modes of scales, which a stand-in with weights at random has not",
+    r"vgg_receding|--ratio auto": "looks for two modes of scales, which a stand-in with weights at random has not",
 }
 """Commands that are only parsed, by a pattern of what they hold, and why."""
 
@@ -104,8 +105,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     plan = '{"onnxmerge_plan": 1, "groups": [{"name": "/conv/Conv", "kept": 8}]}'
     (tmp_path / "plan.json").write_text(plan, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(verify, "_TIMED_RUNS", 6)
-    monkeypatch.setattr(verify, "_TIMED_SECONDS", 0.1)
+    monkeypatch.setattr(verify, "_COMPARED", Limits(0.1, 2))
+    monkeypatch.setattr("onnxmerge.verify.several._TIMED", Limits(0.1, 2))
     return tmp_path
 
 
