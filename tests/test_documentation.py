@@ -30,7 +30,7 @@ NOT_RUN = {
     r"--of latency|--round-to auto": "times every operator of a network: minutes on a busy machine",
     r"--plot\b|--report\b|--html\b": "needs the extra report; tests/report and tests/test_pages.py run them",
     r"--tokenizer": "needs the extra text; tests/samples/test_texts.py reads texts",
-    r"vgg_receding": "looks for two modes of scales, which a stand-in with weights at random has not",
+    r"vgg_receding|--ratio auto": "looks for two modes of scales, which a stand-in with weights at random has not",
 }
 """Commands that are only parsed, by a pattern of what they hold, and why."""
 
