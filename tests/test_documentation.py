@@ -119,7 +119,9 @@ def test_command(command: str, folder: Path, capsys: pytest.CaptureFixture[str])
     words = shlex.split(command)[1:]
     if any(re.search(pattern, command) for pattern in NOT_RUN):
         name, rest = (words[0], words[1:]) if words[0] in cli.commands else ("compress", words)
-        cli.commands[name].make_context(name, rest).close()  # an option that does not exist fails here
+        cli.commands[name].make_context(
+            name, rest, **cli.context_settings
+        ).close()  # an option that does not exist fails here
         return
     status = main(words)
     gated = "--max-drop" in words or "--min-cosine" in words
