@@ -77,15 +77,11 @@ def why_unfitted(network: Network) -> str:
     outputs = ((node, name) for node in network.model.nodes for name in node.outputs if name)
     unknown = [node.name for node, name in outputs if not network.has_kind(name)]
     if network.model.bytes_of_weights() > MEMORY_LIMIT:
-<<<<<<< HEAD
         return "above 2 GB, weights are not fitted to samples"
-=======
-        return "above 2 GB weights are not fitted to samples"
     foreign = [node for node in network.model.nodes if is_foreign(node)]
     if foreign:
         what = f"{foreign[0].domain}.{foreign[0].op} ({foreign[0].name})"
         return f"ONNX Runtime has no operator {what}, so weights are not fitted to samples"
->>>>>>> 8ad9375 (Take graphs of onnx-graphsurgeon and give them back; run inside onnx-ir, Olive and Optimum)
     if _nothing_to_solve(network):
         return (
             "no weight behind a channel group is stored as plain numbers used only once, so none is fitted to samples"
