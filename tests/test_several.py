@@ -50,6 +50,7 @@ def test_each_is_what_compress_gives(method: str, monkeypatch: pytest.MonkeyPatc
         assert written(each.result.model) == written(alone.model)
         assert f"calibration=samples, ratio={each.ratio}, method='{method}'" in each.result.report.call
         assert each.result.report.latency is None
+        assert "arrays" in each.result.report.samples
         assert each.result.report.fidelity is not None
 
 
