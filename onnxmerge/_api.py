@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from onnxmerge import pipeline
 from onnxmerge.errors import OnnxMergeWarning
+from onnxmerge.graph import from_graph
 from onnxmerge.pipeline import Compression, Quantized, Request, Sampling
 from onnxmerge.pipeline.request import SampleSource
 from onnxmerge.plan.options import Options
@@ -23,7 +24,7 @@ from onnxmerge.verify import Verification
 __all__ = ["compare", "compress", "inspect", "quantize", "tradeoff"]
 
 Model = Any
-"""A path, the bytes of a model, or an onnx.ModelProto."""
+"""A path, the bytes of a model, an onnx.ModelProto, or a Graph of onnx-graphsurgeon."""
 
 
 def compress(
@@ -63,7 +64,7 @@ def compress(
     """Remove a fraction of a model's cost.
 
     Args:
-        model: A path, the bytes of a model, or an onnx.ModelProto; never changed.
+        model: A path, the bytes of a model, an onnx.ModelProto, or a Graph of onnx-graphsurgeon; never changed.
         ratio: Fraction of `of` to remove, 0 ≤ ratio < 1. None: 0.5, or with a gate (`min_cosine`, `max_drop`) as much
             as the gate allows on held-out samples. "auto", only with method receding or selection bn: remove the
             channels below the valley of the BatchNormalization scales.
@@ -137,7 +138,8 @@ def compress(
     )
     verification = Verification(verify, provider, min_cosine, max_drop, threads)  # type: ignore[arg-type]
     samples = Sampling(calibration, calib_size, data, _with_path(images), text)
-    result = pipeline.compress(Request(model, options, samples, shapes or {}, verification, plan, fold_batchnorm))
+    source = from_graph(model)
+    result = pipeline.compress(Request(source, options, samples, shapes or {}, verification, plan, fold_batchnorm))
     for words in result.cautions:
         warnings.warn(words, OnnxMergeWarning, stacklevel=2)
     return result
@@ -179,7 +181,7 @@ def tradeoff(
     Importance is measured once and reused for every ratio.
 
     Args:
-        model: A path, the bytes of a model, or an onnx.ModelProto; never changed.
+        model: A path, the bytes of a model, an onnx.ModelProto, or a Graph of onnx-graphsurgeon; never changed.
         ratios: Fractions of `of` to remove, each 0 ≤ ratio < 1.
         of: The cost that the ratios refer to: macs, params, channels, or latency, the measured time of one run.
         allocate: How the budget is distributed over groups: uniform, global, or auto for the default of the method.
@@ -240,20 +242,20 @@ def tradeoff(
     )
     verification = Verification(True, provider, min_cosine, max_drop, threads)  # type: ignore[arg-type]
     samples = Sampling(calibration, calib_size, data, _with_path(images), text)
-    return pipeline.tradeoff(Request(model, options, samples, shapes or {}, verification), ratios)
+    return pipeline.tradeoff(Request(from_graph(model), options, samples, shapes or {}, verification), ratios)
 
 
 def inspect(model: Model, *, shapes: Mapping[str, tuple[int, ...]] | None = None) -> InspectionReport:
     """Find what can be removed from a model, and why the rest cannot; `.html(path)` of the result draws the network.
 
     Args:
-        model: A path, the bytes of a model, or an onnx.ModelProto.
+        model: A path, the bytes of a model, an onnx.ModelProto, or a Graph of onnx-graphsurgeon.
         shapes: Input shapes at which MACs are counted, if the model has free dimensions.
 
     Raises:
         onnxmerge.ModelError: The model cannot be read.
     """
-    return pipeline.inspect(model, shapes=shapes or {})
+    return pipeline.inspect(from_graph(model), shapes=shapes or {})
 
 
 def compare(
@@ -284,7 +286,8 @@ def compare(
     """
     verification = Verification(provider=provider, threads=threads)  # type: ignore[arg-type]
     samples = Sampling(data=data, images=_with_path(images), text=text)
-    return pipeline.compare(Request(first, Options(ratio=0.0), samples, shapes or {}, verification), second)
+    request = Request(from_graph(first), Options(ratio=0.0), samples, shapes or {}, verification)
+    return pipeline.compare(request, from_graph(second))
 
 
 def quantize(
@@ -345,7 +348,8 @@ def quantize(
     samples = Sampling(calibration, calib_size, data, _with_path(images))
     kinds, nodes = ((each,) if isinstance(each, str) else tuple(each) for each in (ops, skip))
     recipe = Recipe(dynamic, per_channel, activations, weights, ranges, reduce_range, kinds, nodes)
-    return pipeline.quantize(Request(model, options, samples, shapes or {}, verification), recipe, original=original)
+    request = Request(from_graph(model), options, samples, shapes or {}, verification)
+    return pipeline.quantize(request, recipe, original=None if original is None else from_graph(original))
 
 
 def _with_path(images: ImageOptions | None) -> ImageOptions | None:

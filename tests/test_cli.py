@@ -263,6 +263,10 @@ def test_options_are_those_of_the_design() -> None:
     --min-cosine --max-drop --provider --threads --json --report --verify --external-data --overwrite --dry-run
     --effort --memory --seed --plan --save-plan --fold-batchnorm -v --verbose -q --quiet --version"""
     assert {name for name in names if name.startswith("-")} == set(expected.split())
+    names = {name for parameter in cli.commands["fleet"].params for name in parameter.opts}
+    expected = """--ratios --of --methods --effort --calib --calib-size --data --shape --min-cosine --max-drop --latency
+    --scheduler --workers --threads --out --seed --json -v --verbose -q --quiet --version"""
+    assert {name for name in names if name.startswith("-")} == set(expected.split())
 
 
 def test_help_of_the_whole_on_standard_output_or_as_an_error(run: Run) -> None:

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 NOT_RUN = {
+    r"^onnxmerge fleet\b": "needs the extra fleet; tests/fleet runs the command",
     r"--of latency|--round-to auto": "times every operator of a network: minutes on a busy machine",
     r"--plot\b|--report\b|--html\b": "needs the extra report; tests/report and tests/test_pages.py run them",
     r"--tokenizer": "needs the extra text; tests/samples/test_texts.py reads texts",

@@ -3,7 +3,8 @@
 The law, checked on the syntax tree of each file, imports inside functions and under ``TYPE_CHECKING`` included:
 
 1. A room imports from itself and from rooms that stand before it in ``ORDER``.
-2. ``onnx`` belongs to graph/, ``onnxruntime`` to runtime/, ``click`` to cli/, ``torch`` to training/.
+2. ``onnx`` belongs to graph/, ``onnxruntime`` to runtime/, ``click`` to cli/, ``torch`` to training/, ``dask`` to
+   fleet/, the tools that onnxmerge runs inside of to integrations/.
 3. decompose/ knows no ONNX: beside the standard library only numpy, scipy, errors and itself.
 4. training/ is a leaf: of onnxmerge it imports errors and itself, and nothing imports it.
 5. A new room has to be given a place in ``ORDER``.
@@ -41,8 +42,10 @@ ORDER = (
     "pipeline",
     "_api",
     "__init__",  # the public names: `from onnxmerge import compress`
+    "fleet",
     "cli",
     "__main__",
+    "integrations",  # other tools' sides; nothing imports it, and what it imports is optional
     "training",  # last, so that nothing may import it
 )
 OWNERS = {
@@ -52,6 +55,11 @@ OWNERS = {
     "torch": "training",
     "click": "cli",
     "click_default_group": "cli",
+    "dask": "fleet",
+    "distributed": "fleet",
+    "onnx_ir": "integrations",
+    "olive": "integrations",
+    "optimum": "integrations",
 }
 ALONE = frozenset({"decompose", "training"})
 DECOMPOSE_MAY = frozenset({"numpy", "scipy"})
@@ -148,6 +156,11 @@ def test_imports_point_one_way(file: Path) -> None:
         ("training/export.py", "from onnxmerge.graph.save import save"),
         ("training/export.py", "from onnxmerge import compress"),
         ("training/export.py", "import onnx"),
+        ("pipeline/run.py", "from onnxmerge.fleet.store import Store"),
+        ("pipeline/run.py", "from onnxmerge.integrations import graphsurgeon"),
+        ("cli/fleet.py", "import distributed"),
+        ("cli/commands.py", "from onnxmerge.integrations.ir import CompressPass"),
+        ("integrations/ir.py", "import onnx"),
         ("new_room/file.py", "import numpy"),
     ],
 )
@@ -169,6 +182,9 @@ def test_a_planted_violation_is_found(path: str, source: str) -> None:
         ("report/json.py", "from onnxmerge._version import __version__"),
         ("cli/commands.py", "import click\nfrom onnxmerge import compress"),
         ("__init__.py", "from onnxmerge.pipeline import compress"),
+        ("cli/fleet.py", "def f():\n    from onnxmerge.fleet import run"),
+        ("fleet/run.py", "import distributed\nfrom onnxmerge import compress"),
+        ("integrations/ir.py", "import onnx_ir\nfrom onnxmerge import compress"),
         ("training/export.py", "import torch\nfrom onnxmerge.errors import UsageError"),
         ("training/export.py", "from torch import nn\nfrom onnxmerge.training.convert import plain"),
     ],

@@ -2,5 +2,6 @@
 
 from onnxmerge.cli.commands import cli
 from onnxmerge.cli.entry import main
+from onnxmerge.cli.fleet import fleet as _fleet  # noqa: F401 - adds its command
 
 __all__ = ["cli", "main"]

@@ -1,12 +1,14 @@
 """The only place that knows ONNX files: read, check, infer shapes, view, edit, write."""
 
 from onnxmerge.graph.class_names import class_numbers
+from onnxmerge.graph.declared import is_foreign
 from onnxmerge.graph.edit import Draft, to_proto, written_parameters
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate
 from onnxmerge.graph.every_output import every_output
 from onnxmerge.graph.extract import extract, shift_name
 from onnxmerge.graph.float_view import FloatView, float_view
 from onnxmerge.graph.fold_batchnorm import fold_batchnorm
+from onnxmerge.graph.graphsurgeon import export_graph, from_graph, import_graph
 from onnxmerge.graph.lazy import Lazy
 from onnxmerge.graph.load import external_files, load
 from onnxmerge.graph.model import Model, Node
@@ -38,14 +40,18 @@ __all__ = [
     "class_numbers",
     "evaluate",
     "every_output",
+    "export_graph",
     "external_files",
     "extract",
     "float_view",
     "fold_batchnorm",
+    "from_graph",
+    "import_graph",
     "in_one_file",
     "infer_shapes",
     "input_dims",
     "is_data_of",
+    "is_foreign",
     "load",
     "opset_of",
     "probe_shapes",

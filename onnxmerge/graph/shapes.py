@@ -5,7 +5,8 @@ topological order does both: ONNX's own inference for one node at a time, fed wi
 far, and the reference evaluator for a node all of whose inputs are known.
 
 1. A value is known if it is a small initializer, the shape of a tensor, or computed from known values.
-2. A node whose inference fails leaves its outputs unknown; rules pin what is unknown.
+2. A node whose inference fails leaves its outputs unknown; rules pin what is unknown. For an operator of
+   another runtime the file's own declaration is taken (`graph/declared.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, shape_inference
 
 from onnxmerge.graph.contrib_shapes import contributed_shapes, standard_form, typed_like
+from onnxmerge.graph.declared import declared_types
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate_node
 from onnxmerge.graph.model import Model, Node
 
@@ -111,6 +113,9 @@ def infer_shapes(model: Model, dims: Mapping[str, tuple[int, ...]]) -> Shapes:
         elif value.name in dims and value.type.WhichOneof("value") == "tensor_type":
             known[value.name] = tuple(dims[value.name])
             types[value.name] = onnx.helper.make_tensor_type_proto(value.type.tensor_type.elem_type, dims[value.name])
+    declared = declared_types(model, dims)
+    types.update(declared)
+    known.update({name: fixed for name, kind in declared.items() if (fixed := _concrete(kind)) is not None})
     failed = []
     for node, proto in zip(model.nodes, model.proto.graph.node, strict=True):
         if not _walk_node(model, node, proto, types, known, values):

@@ -10,6 +10,7 @@ from onnxmerge.pipeline.inspection import compare, inspect
 from onnxmerge.pipeline.quantizing import Quantized, quantize, quantize_file
 from onnxmerge.pipeline.request import Request, Sampling, Source
 from onnxmerge.pipeline.session import Session
+from onnxmerge.pipeline.several import Tried, compress_each
 from onnxmerge.pipeline.tradeoff_curve import tradeoff
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "Sampling",
     "Session",
     "Source",
+    "Tried",
     "compare",
     "compress",
+    "compress_each",
     "compress_file",
     "inspect",
     "quantize",

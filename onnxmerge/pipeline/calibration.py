@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 
 from onnxmerge.errors import UsageError
-from onnxmerge.graph import Draft
+from onnxmerge.graph import Draft, is_foreign
 from onnxmerge.methods import Preset
 from onnxmerge.network import Network
 from onnxmerge.pipeline.batching import in_folds, unpadded
@@ -78,6 +78,10 @@ def why_unfitted(network: Network) -> str:
     unknown = [node.name for node, name in outputs if not network.has_kind(name)]
     if network.model.bytes_of_weights() > MEMORY_LIMIT:
         return "above 2 GB, weights are not fitted to samples"
+    foreign = [node for node in network.model.nodes if is_foreign(node)]
+    if foreign:
+        what = f"{foreign[0].domain}.{foreign[0].op} ({foreign[0].name})"
+        return f"ONNX Runtime has no operator {what}, so weights are not fitted to samples"
     if _nothing_to_solve(network):
         return (
             "no weight behind a channel group is stored as plain numbers used only once, so none is fitted to samples"

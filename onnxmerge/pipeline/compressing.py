@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxmerge.errors import GateError, UsageError
-from onnxmerge.graph import Model, check_target, external_files, staged, to_proto
+from onnxmerge.graph import Model, check_target, external_files, import_graph, staged, to_proto
 from onnxmerge.pipeline.cutting import Cut
 from onnxmerge.pipeline.gate_search import find_cut
 from onnxmerge.pipeline.provenance import digests
@@ -20,7 +20,7 @@ from onnxmerge.report import summary
 from onnxmerge.report.results import Report
 from onnxmerge.verify import Measured, Progress, Verification, check_gates, quiet
 
-__all__ = ["Compression", "compress", "compress_file"]
+__all__ = ["Compression", "compress", "compress_file", "hold"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,6 +49,14 @@ class Compression:
     def model(self) -> Any:  # noqa: ANN401 - protobuf types stay in graph/
         """The model as an onnx.ModelProto."""
         return to_proto(self._model)
+
+    def to_graphsurgeon(self) -> Any:  # noqa: ANN401 - untyped package
+        """The model as a Graph of onnx-graphsurgeon, of IR version 4 or newer.
+
+        Raises:
+            UsageError: onnx-graphsurgeon is not installed.
+        """
+        return import_graph(self.model)
 
     def save(self, path: str | Path, *, overwrite: bool = True, external_data: bool = False) -> Path:
         """Write the model atomically.
@@ -87,12 +95,12 @@ def compress(request: Request, progress: Progress = quiet) -> Compression:
             cut, proto = wider, to_proto(wider.model)
             measured = session.verify(cut, proto.SerializeToString())
     report = session.report(cut, measured, size=proto.ByteSize())
-    _hold(report, measured, request.verification)
+    hold(report, measured, request.verification)
     cautions = tuple(dict.fromkeys(words for words in session.run.cautions if words in report.notes))
     return Compression(cut.plan, report, cut.model, cautions)
 
 
-def _hold(report: Report, measured: Measured | None, verification: Verification) -> None:
+def hold(report: Report, measured: Measured | None, verification: Verification) -> None:
     """Refuse a result that fails the gates; the error carries the report.
 
     Raises:
@@ -173,7 +181,7 @@ def _written(session: Session, cut: Cut, target: Path, external_data: bool) -> t
             run.notes.append("not verified (--no-verify)")
         hashes = digests(written.path)
         report = session.report(cut, measured, target=target, size=written.size, hashes=hashes)
-        _hold(report, measured, verification)
+        hold(report, measured, verification)
         written.publish()
     if not existed:
         return report, cut

@@ -10,13 +10,15 @@ from onnxmerge.pipeline.quantized import compare_with_view
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
 from onnxmerge.runtime.session import Provider
 from onnxmerge.samples.feeds import Samples
-from onnxmerge.verify import Measured, NotFiniteError, check_contract, measure_models
+from onnxmerge.verify import Measured, NotFiniteError, check_contract, compare_outputs, measure_models
 
 __all__ = ["verify"]
 
 
-def verify(run: Run, result: Cut, written: bytes | Path, samples: Samples) -> Measured:
-    """Compare the cut with its dense reference and measure its fidelity; the caller checks the gates.
+def verify(run: Run, result: Cut, written: bytes | Path, samples: Samples, timed: bool = True) -> Measured:
+    """Compare the cut with its dense reference and measure its fidelity and, if `timed`, its latency.
+
+    The caller checks the gates.
 
     Raises:
         OnnxMergeError: The cut is incorrect.
@@ -35,6 +37,8 @@ def verify(run: Run, result: Cut, written: bytes | Path, samples: Samples) -> Me
             run.notes.append("above 2 GB, the cut is not compared with its dense reference")
     with run.stage("measuring"):
         compare_with_view(run, written, samples, verification.provider)
+        if not timed:
+            return compare_outputs(ort_source(run.source), written, samples, verification.provider)
         return measure_models(
             ort_source(run.source), written, samples, verification, run.options.seed, run.progress,
             differences=True, work=result.macs_ratio,

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.errors import FeedError, ModelError, RuntimeMissingError, UsageError
 from onnxmerge.runtime.cuda import cuda_problem, has_gpu
+from onnxmerge.runtime.threads import threads_of
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -43,6 +44,7 @@ _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _FATAL = 4
 _LOGGER = logging.getLogger(__name__)
+_FOREIGN = "; if only another runtime has it, compress without verification: --no-verify (verify=False)"
 _INSTALL_CUDA = "try: pip install 'onnxruntime-gpu[cuda,cudnn]', and check that nvidia-smi lists a GPU"
 
 # Types without a NumPy equivalent are passed as raw 16-bit values; 16 is TensorProto.BFLOAT16.
@@ -91,7 +93,7 @@ class Session:
         Args:
             model: A serialised ``ModelProto``, or the file; only the file may keep weights beside it.
             provider: The requested provider; see the module's docstring.
-            threads: Threads within one operator, at least 1; None for the default of ONNX Runtime.
+            threads: Threads within one operator, at least 1; None for `threads_of` the environment.
             optimize: Whether ONNX Runtime may rewrite the graph (fuse, fold constants) before it runs it.
             spin: Whether threads wait for work by spinning, ONNX Runtime's default. A factorisation of 576 unknowns
                 between two runs took 65 ms beside spinning threads and 20 ms beside sleeping ones; the runs took as
@@ -101,10 +103,9 @@ class Session:
         Raises:
             ModelError: ONNX Runtime refuses the model.
             RuntimeMissingError: ONNX Runtime cannot be imported, or CUDA was asked for and is not live.
-            UsageError: ``threads`` is below 1, or the provider is unknown.
+            UsageError: ``threads`` or the variable is below 1, or the provider is unknown.
         """
-        if threads is not None and threads < 1:
-            raise UsageError(f"expected at least 1 thread, got {threads}")
+        threads = threads_of(threads)
         if provider not in {"auto", "cpu", "cuda"}:
             raise UsageError(f"expected provider auto, cpu or cuda, got {provider!r}")
         ort = _import()
@@ -128,7 +129,8 @@ class Session:
         try:
             session = _load(ort, model, [_CPU], threads, optimize, spin, profile)
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-            raise ModelError(f"{_name(model)}: ONNX Runtime cannot load it: {_line(error)}") from error
+            hint = _FOREIGN if "not a registered function" in str(error) else ""
+            raise ModelError(f"{_name(model)}: ONNX Runtime cannot load it: {_line(error)}{hint}") from error
         if provider == "auto":
             _LOGGER.debug("%s", note)
         told = provider == "auto" and has_gpu()  # without a GPU no note is needed

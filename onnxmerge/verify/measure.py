@@ -93,7 +93,8 @@ def compare_outputs(dense: bytes | Path, compressed: bytes | Path, samples: Samp
     """Fidelity and accuracy of two models on the same samples, without timing them."""
     with Session.open(dense, provider) as first, Session.open(compressed, provider) as second:
         fidelity, before, after, apart = _fidelity(first, second, samples, quiet)
-        return Measured(fidelity, before, after, latency=None, divergence=apart)
+    notes = tuple(dict.fromkeys((*fidelity.left_out, *samples.notes)))
+    return Measured(fidelity, before, after, None, notes, None, apart, samples.source, samples.synthetic)
 
 
 def measure_models(

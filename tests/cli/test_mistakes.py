@@ -70,7 +70,7 @@ def test_a_command(fails: Fails) -> None:
         == fails("foo", VGG, VGG)
         == (
             "there is no command and no file named 'foo'; the commands are compress, inspect, compare, tradeoff, "
-            "quantize; a model is a file such as model.onnx"
+            "quantize, fleet; a model is a file such as model.onnx"
         )
     )
     assert "no command" not in fails("foo.onnx", "out.onnx")

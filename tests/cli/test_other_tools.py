@@ -68,7 +68,7 @@ def test_a_row_of_the_table(
 
 
 ARGUMENTS = {"compress": ["IN", "OUT"], "inspect": ["IN"], "compare": ["IN", "IN"], "tradeoff": ["IN"],
-             "quantize": ["IN", "OUT"]}  # fmt: skip
+             "quantize": ["IN", "OUT"], "fleet": ["IN"]}  # fmt: skip
 
 
 OPTIONS = [option for habit in HABITS for option in habit.options]
