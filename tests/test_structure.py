@@ -1,7 +1,7 @@
 """The shape of the code, read from the syntax tree of each file.
 
 1. No function takes more than eight parameters, `self` and `cls` aside, and none is longer than sixty lines; both but
-   those of ``_api.py``, whose keywords and docstrings are the public interface.
+   those of ``_api/``, whose keywords and docstrings are the public interface.
 2. No file is longer than three hundred lines.
 3. No module imports itself through others, imports inside functions included.
 
@@ -20,7 +20,7 @@ import pytest
 from tests.test_layers import FILES, PACKAGE, ROOT, imports_of
 
 PARAMETERS, FUNCTION_LINES, FILE_LINES = 8, 60, 300
-PUBLIC = PurePosixPath("_api.py")
+PUBLIC = "_api"
 
 
 def _parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -36,7 +36,7 @@ def broken(source: str, path: PurePosixPath) -> Iterator[str]:
     lines = len(source.splitlines())
     if lines > FILE_LINES:
         yield f"{path}: {lines} lines, expected at most {FILE_LINES}"
-    if path == PUBLIC:
+    if path.parts[0] == PUBLIC:
         return
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -117,7 +117,7 @@ def test_what_the_limits_allow_passes(source: str) -> None:
 
 
 def test_the_public_interface_may_have_many_keywords() -> None:
-    assert list(broken(f"def compress({MANY}, more): ...", PUBLIC)) == []
+    assert list(broken(f"def compress({MANY}, more): ...", PurePosixPath(PUBLIC, "cutting.py"))) == []
 
 
 @pytest.mark.parametrize("inside", ["{}", "def f():\n    {}", "if TYPE_CHECKING:\n    {}"])
