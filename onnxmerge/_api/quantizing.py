@@ -12,7 +12,7 @@ from onnxmerge.pipeline import Quantized, Request, Sampling
 from onnxmerge.pipeline.request import SampleSource
 from onnxmerge.plan.options import Options
 from onnxmerge.runtime.quantizer import Recipe
-from onnxmerge.samples import ImageOptions
+from onnxmerge.samples import ImageOptions, TextOptions
 from onnxmerge.verify import Verification
 
 __all__ = ["quantize"]
@@ -34,6 +34,7 @@ def quantize(
     calib_size: int = 512,
     data: SampleSource | None = None,
     images: ImageOptions | None = None,
+    text: TextOptions | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
     provider: str = "auto",
@@ -58,6 +59,7 @@ def quantize(
         calib_size: Maximum number of calibration samples, evenly spaced.
         data: Held-out samples for fidelity, in the same forms; an array `labels` adds accuracy.
         images: How to convert images to inputs, if samples are folders of images.
+        text: How texts become inputs, if samples are .txt files, and which input marks padding.
         shapes: Shapes for inputs with free dimensions, used for measuring.
         seed: For synthetic inputs and bootstrap intervals.
         provider: auto, cpu or cuda.
@@ -73,7 +75,7 @@ def quantize(
     """
     options = Options(seed=seed)
     verification = Verification(True, provider, min_cosine, max_drop, threads)  # type: ignore[arg-type]
-    samples = Sampling(calibration, calib_size, data, with_path(images))
+    samples = Sampling(calibration, calib_size, data, with_path(images), text)
     kinds, nodes = ((each,) if isinstance(each, str) else tuple(each) for each in (ops, skip))
     recipe = Recipe(dynamic, per_channel, activations, weights, ranges, reduce_range, kinds, nodes)
     request = Request(from_graph(model), options, samples, shapes or {}, verification)

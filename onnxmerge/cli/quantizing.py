@@ -21,6 +21,7 @@ from onnxmerge.cli.options import (
     PROVIDER,
     SEED,
     SHAPES,
+    TEXTS,
     of_groups,
     of_method,
     of_output,
@@ -76,6 +77,7 @@ __all__ = ["quantize"]
 @CALIB
 @DATA
 @IMAGES
+@TEXTS
 @SHAPES
 @of_verification(
     "--original",

@@ -22,12 +22,12 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
-from onnxmerge import Compression, compress
+from onnxmerge import Compression, ModelError, compress
 
 __all__ = ["CompressPass"]
 
 
-class CompressPass(ir.passes.FunctionalPass):  # type: ignore[misc] # untyped where onnx-ir is not installed
+class CompressPass(ir.passes.FunctionalPass):
     """Remove a fraction of a model's cost.
 
     Attributes:
@@ -59,7 +59,10 @@ def _in_memory(model: ir.Model) -> Any:  # noqa: ANN401 - an onnx.ModelProto, wh
     proto = ir.to_proto(model)
     for tensor in proto.graph.initializer:
         if tensor.external_data:
-            tensor.raw_data = model.graph.initializers[tensor.name].const_value.tobytes()
+            value = model.graph.initializers[tensor.name].const_value
+            if value is None:
+                raise ModelError(f"the weights of initializer '{tensor.name}' are missing")
+            tensor.raw_data = value.tobytes()
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
     return proto

@@ -192,7 +192,7 @@ def _hold(report: Quantization, measured: Measured, verification: Verification) 
         raise
 
 
-_SETTINGS = ("calib", "calib_size", "data", "images", "shape", "provider", "min_cosine", "max_drop", "threads")
+_SETTINGS = ("calib", "calib_size", "data", "images", "text", "shape", "provider", "min_cosine", "max_drop", "threads")
 
 
 def _settings(request: Request) -> dict[str, object]:
