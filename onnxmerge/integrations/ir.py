@@ -27,7 +27,7 @@ from onnxmerge import Compression, compress
 __all__ = ["CompressPass"]
 
 
-class CompressPass(ir.passes.FunctionalPass):  # type: ignore[misc] # untyped where onnx-ir is not installed
+class CompressPass(ir.passes.FunctionalPass):
     """Remove a fraction of a model's cost.
 
     Attributes:
@@ -58,8 +58,9 @@ def _in_memory(model: ir.Model) -> Any:  # noqa: ANN401 - an onnx.ModelProto, wh
     """The model as a proto that holds its weights itself, also those that `ir.load` left in files."""
     proto = ir.to_proto(model)
     for tensor in proto.graph.initializer:
-        if tensor.external_data:
-            tensor.raw_data = model.graph.initializers[tensor.name].const_value.tobytes()
+        value = model.graph.initializers[tensor.name].const_value
+        if tensor.external_data and value is not None:
+            tensor.raw_data = value.tobytes()
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
     return proto
