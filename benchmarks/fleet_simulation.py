@@ -6,8 +6,8 @@ The scheduler is a process of its own. All workers live in a second one, with a 
 `run_job`: it takes the same arguments, sleeps, and returns the same number of outcomes. Durations are drawn from the
 log-normal distribution that fits measured ones (spread 1.0), scaled to the mean --seconds, so that the simulation takes
 minutes instead of hours. What a scheduler spends on a task does not depend on how long the task takes, so its load with
-tasks of D seconds on W workers is W / D times that. Bytes are those on the loopback device, less those of an equal time
-without tasks. Needs onnxmerge[fleet].
+tasks of D seconds on W workers is W / D times that, plus heartbeats. Bytes are those on the loopback device, less those
+of an equal time without tasks. Needs onnxmerge[fleet].
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import dask
 import numpy as np
 import psutil
 from distributed import Client, Worker, as_completed
+from distributed.scheduler import heartbeat_interval
 
 from onnxmerge.fleet.jobs import Job
 from onnxmerge.fleet.outcome import Outcome
@@ -119,9 +120,20 @@ def _measure(client: Client, scheduler: psutil.Process, given: argparse.Namespac
     print(f"  scheduler: {used:.1f} s of CPU, {1e3 * each:.2f} ms a task, {memory} MB; idle {resting:.4f} of a core")
     print(f"  moved: {moved / 1e6:.1f} MB, {moved / given.models / 1e3:.1f} kB a task, idle {idle / 1e3:.1f} kB/s; "
           f"pickled: job {sizes[0]} bytes, outcomes {sizes[1]}")  # fmt: skip
+    beat = resting * heartbeat_interval(given.workers) / given.workers
     for task in (1.0, 10.0, 60.0, 600.0):
-        load = given.workers / task * each + resting
-        print(f"  with {task:g} s a model: {load:.4f} of a core; saturated at {given.workers / load:,.0f} workers")
+        print(f"  with {task:g} s a model: {_load(given.workers, task, each, beat):.3f} of a core with these workers, "
+              f"{_load(256, task, each, beat):.3f} with 256; saturated at {_most(task, each, beat):,}")  # fmt: skip
+
+
+def _load(count: int, task: float, each: float, beat: float) -> float:
+    """Part of a core that a scheduler needs: for tasks, and for heartbeats, which become rarer with more workers."""
+    return count * (each / task + beat / heartbeat_interval(count))
+
+
+def _most(task: float, each: float, beat: float) -> int:
+    """Number of workers that take a whole core, to a hundred."""
+    return next(count for count in range(100, 10_000_000, 100) if _load(count, task, each, beat) >= 1)
 
 
 def _cpu(process: psutil.Process) -> float:

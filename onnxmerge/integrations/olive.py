@@ -52,7 +52,7 @@ _RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 _FILES = "additional_files"
 
 
-class OnnxMerge(Pass):  # type: ignore[misc] # untyped where Olive is not installed
+class OnnxMerge(Pass):
     """Remove a fraction of the cost of an ONNX model."""
 
     @staticmethod

@@ -38,7 +38,7 @@ REGISTER_COMMANDS = [OnnxMergeCommand]
 _FILE = "register_onnxmerge.py"
 
 
-class OnnxMergeCommand(BaseOptimumCLICommand):  # type: ignore[misc] # untyped where Optimum is not installed
+class OnnxMergeCommand(BaseOptimumCLICommand):
     """The command."""
 
     COMMAND = CommandInfo("onnxmerge", help="Make ONNX models smaller and faster by removing and merging channels.")
