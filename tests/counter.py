@@ -57,16 +57,17 @@ def contractions(model: onnx.ModelProto, feed: Feed) -> dict[str, int]:
         op = _SAME_PRODUCTS.get((node.domain, node.op_type), "" if node.domain else node.op_type)
         if op not in CONTRACTIONS:
             continue
-        inputs = [shapes[name] if name else () for name in node.input]
+        inputs = [shapes[name] if name else (0,) for name in node.input]
         if op in ("LSTM", "GRU") and len(inputs) == 3:
             inputs.append((0,))  # onnx-tool takes biases for granted
         known = onnx.NodeProto()
         known.CopyFrom(node)
         known.op_type = op
         inputs = inputs[:3] if op != node.op_type else inputs
-        y = shapes[node.output[0]]
+        made = next(name for name in node.output if name)
+        y = shapes[made] if node.output[0] else (inputs[0][0], *shapes[made])  # all steps, where only the last is read
         counted = int(create_node(known).profile([_Shaped(dims) for dims in inputs], [_Shaped(y)])[0])
-        found[node.output[0]] = _products(op, counted, inputs, y)
+        found[made] = _products(op, counted, inputs, y)
     return found
 
 

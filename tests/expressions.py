@@ -75,11 +75,17 @@ def absorbed(analysed: Analysed, expressions: Mapping[int, Expression]) -> onnx.
     return to_proto(cut(analysed.context, draft, left, added))
 
 
+def _recurrent(group: ChannelGroup) -> bool:
+    return bool({each.node for each in group.producers} & {each.node for each in group.consumers})
+
+
 def random_expressions(analysed: Analysed, seed: int) -> dict[int, Expression]:
-    """For every group; without terms where the consumers cannot take any."""
+    """For every group; without terms where the consumers cannot take any, or produce the channels themselves: hidden
+    units of a recurrent node are read by the node, and no combination of others passes its gates.
+    """
     rng = np.random.default_rng(seed)
     return {
-        position: random_expression(rng, group, terms=not can_absorb(analysed.context, group))
+        position: random_expression(rng, group, terms=not can_absorb(analysed.context, group) and not _recurrent(group))
         for position, group in enumerate(analysed.groups)
         if group.size > 1
     }

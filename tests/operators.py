@@ -397,7 +397,7 @@ def contraction_cases() -> Iterator[Case]:
     yield Case("Einsum", "", einsums("bti,io->bto", "bti,oi->bto", ((5, 6), (4, 6))))
     yield Case("Einsum", "heads", einsums("bti,ihw->bhtw", "bhtw,hwo->bto", ((5, 2, 3), (2, 3, 4))), (2, 3))
     yield Case("Einsum", "two signals", einsum_two_signals)
-    yield Case("Einsum", "dots", einsum_refused("...i,io->...o"), (), "is not of a form that is understood")
+    yield Case("Einsum", "dots", einsum_refused("...i,io->...o"), (), "is not supported")
     yield Case("FusedGemm", "", fused_gemm, domain=MICROSOFT)
     yield Case("FusedMatMul", "", fused_matmul, domain=MICROSOFT)
     yield Case("FusedMatMul", "transA, transB", fused_matmul_transposed, domain=MICROSOFT)
@@ -593,7 +593,7 @@ def picking_cases() -> Iterator[Case]:
         return middle
 
     for op in ("GatherElements", "ScatterElements"):
-        reason = f"{op} works along it by number"
+        reason = f"{op} addresses this axis by index"
         yield Case(op, "along space", chain(along(op, 2)))
         yield Case(op, "channels", chain(along(op, 1)), (), reason)
     # Indices that reach three channels far say nothing of the other three, which stay what they are.
@@ -770,7 +770,7 @@ def normaliser_cases() -> Iterator[Case]:
     yield from (Case("GroupNormalization", "a scale a set", chain(coarse), (3,), opset=opset) for opset in (18, 20))
     sets = lambda net, x: net.add("GroupNormalization", x, net.positive(6), net.random(6), num_groups=3)  # noqa: E731
     yield Case("GroupNormalization", "", chain(sets), (3,), opset=21)
-    over = "takes its statistics over all channels"
+    over = "computes statistics over all channels"
     layer = lambda net, x: net.add("LayerNormalization", x, net.positive(6), net.random(6))  # noqa: E731
     yield Case("LayerNormalization", "", last_axis(layer), (), f"LayerNormalization {over}")
 
@@ -845,7 +845,7 @@ def pool_cases() -> Iterator[Case]:
         older = chain(lambda net, x, r=reduced: r(net, x, 3))  # type: ignore[misc]
         yield Case(op, "attribute", older, opset=as_input - 1)
         both = chain(lambda net, x, r=reduced: net.add("Add", x, r(net, x, 1)))  # type: ignore[misc]
-        yield Case(op, "channels", both, (), f"{op} over the channels")
+        yield Case(op, "channels", both, (), f"{op} reduces over the channels")
 
     def dropped(net: Net) -> None:
         h = net.add("ReduceMean", net.conv(net.input(2, 3, 4, 4), 3, 6, name="first"), net.ints(2, 3), keepdims=0)

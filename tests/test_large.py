@@ -172,7 +172,7 @@ def test_a_link_to_a_model_is_followed(tmp_path: Path) -> None:
 def test_data_beside_a_link_are_not_those_of_the_model(tmp_path: Path) -> None:
     real, link = linked(tmp_path, stack(12, 40, 23, 6))
     real.with_name("m.onnx.data").rename(link.with_name("m.onnx.data"))
-    with pytest.raises(ModelError, match=r"'m\.onnx\.data' are missing; .* beside the model itself, in .*real"):
+    with pytest.raises(ModelError, match=r"'m\.onnx\.data' is missing; .* beside the model itself, in .*real"):
         load(link)
 
 

@@ -36,7 +36,7 @@ def sentence(reason: Reason) -> str:
 
     Example:
         >>> sentence(Reason("mixes_free_length", "Reshape", where="/head/Reshape"))
-        '/head/Reshape: Reshape mixes it with an axis of free length'
+        '/head/Reshape: Reshape mixes this axis with one of free length'
     """
     return f"{reason.where}: {_why(reason)}" if reason.where else _why(reason)
 

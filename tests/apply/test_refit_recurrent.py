@@ -94,7 +94,7 @@ def test_neuron_merging_removes_units_without_merging_them() -> None:
         verification=CPU,
     )  # fmt: skip
     assert {(entry.compensate, entry.note) for entry in result.plan.groups} == {
-        ("none", "one does not let merge through"), ("none", "two does not let merge through")
+        ("none", f"{name} does not commute with the scaling of merge") for name in ("one", "two")
     }  # fmt: skip
 
 

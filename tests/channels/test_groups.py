@@ -214,7 +214,7 @@ def test_a_reshape_into_a_free_axis_pins() -> None:
     net.output(net.add("Softmax", h), 2)
     analysed = analyse(net.model())
     assert analysed.sizes == ()
-    assert any("mixes it with an axis of free length" in reason for reason in analysed.reasons)
+    assert any("mixes this axis with one of free length" in reason for reason in analysed.reasons)
 
 
 def test_shapes_that_contradict_each_other_pin() -> None:
