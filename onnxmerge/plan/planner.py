@@ -7,6 +7,7 @@ once, so further ratios need no further pass over weights or samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -37,7 +38,7 @@ from onnxmerge.plan.eligibility import allowed_counts, eligible
 from onnxmerge.plan.group_plan import plan_group
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
-from onnxmerge.plan.rounding import at_least, raised
+from onnxmerge.plan.rounding import at_least, coarser
 from onnxmerge.plan.scope import NoGroupError, why_nothing
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.sensitivity import RANKINGS, Curve, Probing, measure_curves
@@ -127,10 +128,11 @@ class Planner:
         return self._planned(reached, Allocation(less, reached, self.most))
 
     def wider(self, plan: Plan, factor: int) -> Plan:
-        """The same plan with counts raised to `factor` times the default multiples; see `rounding.raised`."""
-        groups = self._network.groups
-        counts = {entry.group: raised(groups[entry.group], len(entry.kept), factor) for entry in plan.groups}
-        return replace(self.plan_of(counts), asked=plan.asked)
+        """A plan for the same ratio whose counts are multiples of `factor` times the default ones."""
+        groups = {position: self._network.groups[position] for position in self._sizes}
+        wide = copy(self)
+        wide._allowed = coarser(self._allowed, groups, factor)
+        return wide.plan(plan.asked)
 
     def plan_by_modes(self) -> Plan:
         """Plan to remove the channels of the lower of two modes of importance.

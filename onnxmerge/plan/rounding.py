@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Indices
 
-__all__ = ["Allowed", "at_least", "lower", "multiples", "nearest", "raised", "rising", "suited", "worthwhile"]
+__all__ = ["Allowed", "at_least", "coarser", "lower", "multiples", "nearest", "rising", "suited", "worthwhile"]
 
 Allowed = Mapping[int, Indices]
 
@@ -44,10 +44,10 @@ def suited(groups: Mapping[int, ChannelGroup]) -> Allowed:
     return {position: _suited(group.size, _elements(group)) for position, group in groups.items()}
 
 
-def raised(group: ChannelGroup, count: int, factor: int) -> int:
-    """The next count that leaves a width of `factor` times the block of `suited`; all channels if there is none."""
-    step = factor * _step(group.size, _elements(group))
-    return min(-(-count // step) * step, group.size)
+def coarser(allowed: Allowed, groups: Mapping[int, ChannelGroup], factor: int) -> Allowed:
+    """The allowed counts that leave widths of a multiple of `factor` times the block of `suited`."""
+    steps = {position: factor * _step(group.size, _elements(group)) for position, group in groups.items()}
+    return {position: counts[counts % steps[position] == 0] for position, counts in allowed.items()}
 
 
 def _suited(size: int, elements: int) -> Indices:
