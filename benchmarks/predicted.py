@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from real_networks import LINES, PICTURES, TONES, samples
+from real_networks import IMAGENET, LINES, PICTURES, TONES, samples
 
 from onnxmerge.errors import OnnxMergeError
 from onnxmerge.pipeline import Request, Sampling, compress
@@ -26,8 +26,7 @@ from onnxmerge.verify import Verification
 Array = NDArray[Any]
 
 _CIFAR = (np.array([0.4914, 0.4822, 0.4465]), np.array([0.2023, 0.1994, 0.2010]))
-_CIFAR_IMAGENET = (np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]))
-CIFAR = {"paper_resnet56_bn": _CIFAR, "cifar10_resnet20_folded": _CIFAR_IMAGENET}
+CIFAR = {"paper_resnet56_bn": _CIFAR, "cifar10_resnet20_folded": IMAGENET}
 PHOTOGRAPHS = {"imagenet_effnet_lite2_bn"}
 HELD = 200
 

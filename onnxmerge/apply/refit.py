@@ -166,7 +166,7 @@ def _remove_outputs(
     vector = np.where(gone, shift, result.shifts[node.node.index])
     result.weights[node.weight], result.shifts[node.node.index] = weights, vector
     cut.weights[node.weight] = weights
-    cut.shifts[node.node.index] = (node.trailing, vector.astype(weights.dtype))
+    node.shift_outputs(cut, vector)
 
 
 def _collect(
@@ -218,4 +218,4 @@ def _use(node: WeightedNode, fit: Fit, result: Refitted, cut: Frontier) -> None:
         result.weights[name] = cut.weights[name] = values[name]
     if node.shifted:
         result.shifts[node.node.index] = vector
-        cut.shifts[node.node.index] = (node.trailing, vector.astype(node.array.dtype))
+        node.shift_outputs(cut, vector)

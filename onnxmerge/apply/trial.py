@@ -45,8 +45,7 @@ def held_out_error(
     dense, cut = _on(calibration, held).frontier(), _on(calibration, held).frontier()
     cut.weights.update(fitted.weights)
     for index, vector in fitted.shifts.items():
-        node = calibration.schedule.weighted[index]
-        cut.shifts[index] = (node.trailing, vector.astype(node.array.dtype))
+        calibration.schedule.weighted[index].shift_outputs(cut, vector)
     meter, every = DivergenceMeter(), range(len(held))
     for (batch, expected), (_, got) in zip(dense.outputs(every), cut.outputs(every), strict=True):
         meter.add(expected, got, batches.mask(held[batch]))

@@ -74,6 +74,10 @@ class WeightedNode:
         """What the node multiplies, batch by batch; `reads` have to cross the frontier."""
         return frontier.get(self.node.inputs[0])
 
+    def shift_outputs(self, frontier: Frontier, shift: Floats) -> None:
+        """Let a (o,) vector be added to the node's outputs when it runs."""
+        frontier.shifts[self.node.index] = (self.trailing, shift.astype(self.array.dtype))
+
     def labels(self, group: ChannelGroup) -> Indices:
         """The channel of a group that each input channel is, -1 for none."""
         return group.members[self.input]
