@@ -1,16 +1,18 @@
-"""Raise the widths of a cut that was measured to be slower than the original.
+"""Plan a cut that was not measured to be faster than the original again, in wider steps.
 
-Kernels work in blocks of channels, often wider ones than the default widths are multiples of. If a result is slower
+Kernels work in blocks of channels, often wider ones than the default widths are multiples of. If a result is not faster
 beyond its interval, the same ratio is planned again with multiples of twice and then of four times those widths, and
-the network is timed with unchanged weights. The first that is not slower is fitted and takes the place of the result;
-if there is none, the result stays as it is. (The counts of the first plan were raised before. That left less than half
-of the cut, although other plans in such widths reach the ratio: on the bundled ResNet at 0.5, multiples of 16 remove as
-many MACs as the default and are 1.5x as fast as the original.) This is the only step in which a clock decides what is
-written without `--of latency` or `--round-to auto`. It is reported, and does not happen if `--round-to` or a plan
-determines the widths, or if nothing is slower.
+the network is timed with unchanged weights. The first that is faster is fitted and takes the place of the result. If
+there is none, a result that is slower makes way for the first that is not; any other stays. (The counts of the first
+plan were raised before. That left less than half of the cut, although other plans in such widths reach the ratio: on
+the bundled ResNet at 0.5, multiples of 16 remove as many MACs as the default and are 1.5x as fast as the original.)
+This is the only step in which a clock decides what is written without `--of latency` or `--round-to auto`. It is
+reported, and does not happen if `--round-to` or a plan determines the widths, or if the result is faster.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from onnxmerge.pipeline.cutting import Cut
 from onnxmerge.pipeline.planning import USELESS, check_reached, reached_words
@@ -19,8 +21,10 @@ from onnxmerge.pipeline.session import Session
 from onnxmerge.pipeline.timing import Conditions, relative_latency
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.planner import Planner
+from onnxmerge.report import units
 from onnxmerge.report.model import Raised
 from onnxmerge.report.verdict import NAMES
+from onnxmerge.runtime.latency import Comparison
 from onnxmerge.verify import Measured
 
 __all__ = ["wider_cut"]
@@ -29,7 +33,7 @@ _FACTORS = (2, 4)
 
 
 def wider_cut(session: Session, cut: Cut, measured: Measured) -> Cut | None:
-    """The cut that takes the place of one that is slower than the original; None if it stays.
+    """The cut that takes the place of one that is not faster than the original; None if it stays.
 
     Args:
         session: The request that is being carried out.
@@ -37,18 +41,19 @@ def wider_cut(session: Session, cut: Cut, measured: Measured) -> Cut | None:
         measured: What was measured of the cut.
     """
     run, timing, planner = session.run, measured.latency, session.prepared.planner
-    if timing is None or not timing.slower or run.raised or not _free(run) or isinstance(planner, Plan):
+    if timing is None or timing.faster or run.raised or not _free(run) or isinstance(planner, Plan):
         return None
-    found = _faster(session, planner, cut.plan)
+    found = _wider(session, planner, cut.plan, slower=timing.slower)
     if found is None:
         return None
     run.notes[:] = [words for words in run.notes if words != reached_words(run, cut.plan)]
     check_reached(run, session.prepared, found)
-    what, factor = NAMES[found.of], run.raised[-1].factor
+    what, factor = NAMES[found.of], next(each.factor for each in run.raised if each.taken)
     run.caution(
-        f"the first result, without {cut.plan.reached:.1%} of the {what}, was slower than the original "
-        f"({1 / timing.speedup:.2f}x), so widths were raised to multiples of {factor} times the default: without "
-        f"{found.reached:.1%}. Here a clock decided; --round-to 8, or another number, fixes the widths"
+        f"the first result, without {cut.plan.reached:.1%} of the {what}, was "
+        f"{units.speed(timing.speedup, timing.low, timing.high)}, so widths were raised to multiples of {factor} times "
+        f"the default: without {found.reached:.1%}. Here a clock decided; --round-to 8, or another number, fixes the "
+        "widths"
     )
     return session.cut(found)
 
@@ -65,26 +70,32 @@ def _free(run: Run) -> bool:
     )
 
 
-def _faster(session: Session, planner: Planner, first: Plan) -> Plan | None:
-    """The first wider plan that is not slower than the original; each that is timed is added to the run."""
+def _wider(session: Session, planner: Planner, first: Plan, *, slower: bool) -> Plan | None:
+    """The plan in wider steps that takes the place of the first; each that is timed is added to the run."""
     run, verification = session.run, session.request.verification
     conditions = Conditions(verification.provider, verification.threads, session.measured_on.feeds[0])
-    before = first
+    before, timed = first, list[tuple[Plan, Comparison]]()
     for factor in _FACTORS:
         with run.stage("planning"):
             plan = planner.wider(first, factor)
         if not plan.groups or (plan.reached < USELESS * plan.asked and not run.options.best_effort):
-            return None
+            break
         if _counts(plan) == _counts(before):
             continue
         with run.stage("timing plans"):
             timing = relative_latency(run, session.network, planner.schedule, plan.kept(), conditions)
-        taken = timing.speedup >= 1
-        run.raised.append(Raised(factor, plan.reached, timing.speedup, timing.low, timing.high, taken))
-        if taken:
-            return plan
+        timed.append((plan, timing))
+        run.raised.append(Raised(factor, plan.reached, timing.speedup, timing.low, timing.high, taken=False))
+        if timing.faster:
+            break
         before = plan
-    return None
+    place = next((place for place, (_, timing) in enumerate(timed) if timing.faster), None)
+    if place is None and slower:
+        place = next((place for place, (_, timing) in enumerate(timed) if timing.speedup >= 1), None)
+    if place is None:
+        return None
+    run.raised[place] = replace(run.raised[place], taken=True)
+    return timed[place][0]
 
 
 def _counts(plan: Plan) -> dict[int, int]:

@@ -69,7 +69,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Raised:
-    """A plan with wider layers that was timed because the result was slower than the original.
+    """A plan with wider layers that was timed because the result was not faster than the original.
 
     Attributes:
         factor: Widths are multiples of this many times the default multiple.
@@ -126,8 +126,8 @@ class Account:
             held-out samples of a trial refit if the plan was tried; None if the method makes no prediction.
         measured: The same, measured on `samples`; None without verification.
         synthetic: Whether `samples` were synthetic.
-        raised: Wider plans that were timed because the result was slower than the original. If one was taken, the file
-            depends on what the clock said.
+        raised: Wider plans that were timed because the result was not faster than the original. If one was taken, the
+            file depends on what the clock said.
         titles: What tables call nodes; see `Inspection`.
     """
 
