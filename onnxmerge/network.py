@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnxmerge.channels.context import Context
-from onnxmerge.channels.groups import Analysis, find_groups
+from onnxmerge.channels.groups import Analysis, find_groups, kept_elements
+from onnxmerge.channels.relations import Indices
 from onnxmerge.cost.network import CostModel
 
 __all__ = ["Network"]
@@ -41,3 +42,7 @@ class Network(Context, Analysis):
             shapes=context.shapes,
             cost=CostModel(context.model, dims, context.shapes.first.dims),
         )
+
+    def macs_ratio(self, kept: Mapping[int, Indices]) -> float | None:
+        """MACs of the model over those with the kept channels of some groups; None if none are counted."""
+        return self.cost.macs_ratio(kept_elements(self.groups, kept))

@@ -45,7 +45,7 @@ class Cut:
     @property
     def macs_ratio(self) -> float | None:
         """MACs of the original over those of the cut model; None if none are counted."""
-        return self.network.cost.macs_ratio(kept_elements(self.network.groups, self.plan.kept()))
+        return self.network.macs_ratio(self.plan.kept())
 
 
 _ENOUGH = 3

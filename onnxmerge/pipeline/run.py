@@ -49,7 +49,7 @@ class Run:
         cautions: The notes so far that a caller should act on. A search for the largest cut withdraws notes, so only
             the cautions among the final notes count.
         passes: Number of passes over the samples.
-        raised: Wider plans that were timed because the result was not faster.
+        raised: Wider plans that were timed because the result saved next to no time.
         view: A quantized model and its float view; None if the model has no quantized weights.
         mask: The input that marks padding; None if every token counts.
     """

@@ -126,7 +126,7 @@ class Account:
             held-out samples of a trial refit if the plan was tried; None if the method makes no prediction.
         measured: The same, measured on `samples`; None without verification.
         synthetic: Whether `samples` were synthetic.
-        raised: Wider plans that were timed because the result was not faster than the original. If one was taken, the
+        raised: Wider plans that were timed because the result saved next to no time. If one was taken, the
             file depends on what the clock said.
         titles: What tables call nodes; see `Inspection`.
     """

@@ -119,11 +119,6 @@ class Comparison:
         """Whether the compressed model is slower beyond the interval."""
         return self.high is not None and self.high < 1
 
-    @property
-    def faster(self) -> bool:
-        """Whether the compressed model is faster beyond the interval, or at all if there is no interval."""
-        return (self.speedup if self.low is None else self.low) > 1
-
 
 def measure(
     openers: Sequence[Opener],

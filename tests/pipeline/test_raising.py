@@ -1,4 +1,4 @@
-"""Widths are raised where a result is not measurably faster, and nowhere else."""
+"""Widths are raised where a result saves next to no time, and nowhere else."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def widths(result: Compression) -> list[int]:
 @pytest.mark.parametrize("of", ["macs", "params", "channels"])
 def test_nothing_is_raised_if_the_result_is_faster(of: str, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
-    for speedup in (1.3, 1.02):
+    for speedup in (1.3, 1.5):
         left = clocked(monkeypatch, speedup)
         results.append(compressed(of=of))
         assert not left
@@ -58,7 +58,7 @@ def test_nothing_is_raised_if_the_result_is_faster(of: str, monkeypatch: pytest.
 def test_a_slower_result_gets_wider_layers_until_it_is_not_slower(monkeypatch: pytest.MonkeyPatch) -> None:
     clocked(monkeypatch, 1.3)
     narrow = compressed()
-    left = clocked(monkeypatch, 0.9, 0.95, 1.1, 1.08)
+    left = clocked(monkeypatch, 0.9, 0.95, 1.3, 1.28)
     result = compressed()
     assert not left
     assert [(each.factor, each.taken) for each in result.report.raised] == [(2, False), (4, True)]
@@ -68,7 +68,7 @@ def test_a_slower_result_gets_wider_layers_until_it_is_not_slower(monkeypatch: p
     assert widths(result) != widths(narrow)
     assert result.plan.asked == 0.45
     assert result.report.latency is not None
-    assert result.report.latency.speedup == 1.08
+    assert result.report.latency.speedup == 1.28
     told = [words for words in result.cautions if "a clock decided" in words]
     assert len(told) == 1
     assert "1.11x slower" in told[0]
@@ -78,7 +78,7 @@ def test_a_slower_result_gets_wider_layers_until_it_is_not_slower(monkeypatch: p
 
 
 def test_the_first_step_that_helps_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    left = clocked(monkeypatch, 0.9, 1.05, 1.05)
+    left = clocked(monkeypatch, 0.9, 1.25, 1.25)
     result = compressed()
     assert not left
     assert [each.factor for each in result.report.raised] == [2]
@@ -86,29 +86,29 @@ def test_the_first_step_that_helps_is_taken(monkeypatch: pytest.MonkeyPatch) -> 
                for width, size in ((group.kept, group.size) for group in result.report.groups))  # fmt: skip
 
 
-def test_a_result_that_is_not_measurably_faster_makes_way_for_one_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    left = clocked(monkeypatch, 0.995, 1.005, 1.3, 1.3)  # the intervals of the first two hold 1
+def test_a_result_that_saves_next_to_no_time_makes_way_for_a_faster_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = clocked(monkeypatch, 1.02, 1.05, 1.3, 1.3)  # MACs before / after are 1.8
     result = compressed()
     assert not left
     assert [(each.factor, each.taken) for each in result.report.raised] == [(2, False), (4, True)]
-    assert sum("not measurably faster or slower" in words for words in result.cautions) == 1
+    assert sum("was 1.02x faster" in words for words in result.cautions) == 1
 
 
-def test_a_result_that_is_as_fast_as_the_original_stays_if_nothing_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_is_taken_if_none_saves_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = clocked(monkeypatch, 0.9, 1.05, 0.95, 1.05)
+    result = compressed()
+    assert not left
+    assert [(each.factor, each.taken) for each in result.report.raised] == [(2, True), (4, False)]
+
+
+def test_a_result_stays_if_nothing_is_faster_beyond_the_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     clocked(monkeypatch, 1.3)
     narrow = compressed()
-    left = clocked(monkeypatch, 0.995, 1.005, 0.999)
+    left = clocked(monkeypatch, 1.0, 1.01, 1.0)
     result = compressed()
     assert not left
     assert result.model.SerializeToString() == narrow.model.SerializeToString()
     assert not any(each.taken for each in result.report.raised)
-
-
-def test_a_slower_result_makes_way_for_one_that_is_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    left = clocked(monkeypatch, 0.9, 1.005, 0.95, 1.005)
-    result = compressed()
-    assert not left
-    assert [(each.factor, each.taken) for each in result.report.raised] == [(2, True), (4, False)]
 
 
 def test_if_nothing_helps_the_result_stays_and_the_first_line_says_so(
@@ -116,13 +116,13 @@ def test_if_nothing_helps_the_result_stays_and_the_first_line_says_so(
 ) -> None:
     clocked(monkeypatch, 1.3)
     narrow = compressed()
-    left = clocked(monkeypatch, 0.9, 0.95, 0.98)
+    left = clocked(monkeypatch, 0.9, 0.9, 0.91)
     result = compressed()
     assert not left
     assert result.model.SerializeToString() == narrow.model.SerializeToString()
     assert [each.taken for each in result.report.raised] == [False, False]
     (tmp_path / "in.onnx").write_bytes(network())
-    clocked(monkeypatch, 0.9, 0.95, 0.98)
+    clocked(monkeypatch, 0.9, 0.9, 0.91)
     options = Options(ratio=0.45, method="prune")
     account = compress_file(tmp_path / "in.onnx", tmp_path / "out.onnx", options, verification=CPU)
     command = f"onnxmerge {tmp_path}/in.onnx {tmp_path}/out.onnx --of latency --ratio 0.45"
@@ -132,13 +132,13 @@ def test_if_nothing_helps_the_result_stays_and_the_first_line_says_so(
 def test_a_file_that_was_raised_is_the_one_that_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source, target = tmp_path / "in.onnx", tmp_path / "out.onnx"
     source.write_bytes(network())
-    left = clocked(monkeypatch, 0.9, 1.1, 0.97)
+    left = clocked(monkeypatch, 0.9, 1.25, 0.97)
     options = Options(ratio=0.45, method="prune")
     account = compress_file(source, target, options, verification=CPU)
     assert not left  # it is raised once, however it is timed in the end
     assert account.raised[0].taken
     assert account.after.file_bytes == target.stat().st_size
-    clocked(monkeypatch, 0.9, 1.1, 0.97)
+    clocked(monkeypatch, 0.9, 1.25, 0.97)
     assert compress(network(), options, verification=CPU).model.SerializeToString(deterministic=True) == (
         target.read_bytes()
     )
