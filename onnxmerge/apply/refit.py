@@ -36,6 +36,7 @@ from onnxmerge.signals.batches import Batches
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.draws import Draw
 from onnxmerge.signals.frontier import Frontier
+from onnxmerge.signals.probability_regression import ProbabilityRegression
 from onnxmerge.signals.refit_schedule import RefitSchedule, Repair
 from onnxmerge.signals.regression import Cuts, Fit, Regression, regression_for
 from onnxmerge.signals.weighted_nodes import WeightedNode, without_outputs
@@ -105,6 +106,8 @@ def refit(
         rows = _rows(node, dense, calibration.batches)
         for _ in range(node.sweeps):
             regression = regression_for(node, cuts, rows, calibration, linear=linear)
+            if node.classes is not None and calibration.real and not linear:
+                regression = ProbabilityRegression(regression, node, node.classes)
             rng = np.random.default_rng((calibration.seed, index))
             _collect(regression, node, repair, cut, dense, calibration.batches, rng)
             _use(node, _solved(regression, cuts, calibration, linear), result, cut)

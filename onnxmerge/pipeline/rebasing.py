@@ -14,6 +14,7 @@ from onnxmerge.network import Network
 from onnxmerge.pipeline.run import Run
 from onnxmerge.signals.bases import Basis, measure_bases
 from onnxmerge.signals.calibration import Calibration
+from onnxmerge.signals.classes import with_classes_of
 from onnxmerge.signals.free_bases import find_free_bases
 from onnxmerge.signals.refit_schedule import Product, refit_schedule_of
 
@@ -55,7 +56,7 @@ def in_best_bases(run: Run, network: Network, calibration: Calibration) -> tuple
         basis.free.product: Product(basis.free.first, basis.energy) for basis in bases if basis.free.product is not None
     }
     run.model = whole.model
-    schedule = replace(refit_schedule_of(mixed), products=products)
+    schedule = with_classes_of(replace(refit_schedule_of(mixed), products=products), schedule)
     batches = calibration.batches
     if batches.tokens is not None:
         batches = replace(batches, tokens=replace(batches.tokens, context=mixed))

@@ -128,6 +128,6 @@ def _of_weights(group: ChannelGroup, free: FreeBasis, weighted: Mapping[int, Wei
         blocks = blocks_of(group.members[node.input], n)
         if blocks is None:
             raise ValueError(f"{node.node.name} reads channels unevenly")
-        rows = np.asarray(node.weight_rows(), dtype=np.float64)[blocks]  # (blocks, n, outputs)
+        rows = node.weighed(np.asarray(node.weight_rows(), dtype=np.float64))[blocks]  # (blocks, n, outputs)
         total += (rows @ rows.transpose(0, 2, 1)).reshape(heads, -1, n, n).sum(axis=1)
     return total

@@ -73,7 +73,7 @@ class ChannelStatistics:
 
     def by_channel(self) -> NDArray[np.float32]:
         """(n, r·o) weights that read each channel."""
-        rows = np.asarray(self.node.weight_rows(), dtype=np.float32)
+        rows = self.node.weighed(np.asarray(self.node.weight_rows(), dtype=np.float32))
         return rows[self.places.ravel()].reshape(self.group.size, -1)
 
     @property

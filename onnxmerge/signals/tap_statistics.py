@@ -48,7 +48,7 @@ class TapStatistics:
     def readers(self) -> list[Reader]:
         """See `Statistics`."""
         total = reduce(Moments.plus, self.folds)
-        uu, old, mean = total.centred()[0], self.node.matrices(), total.means()[0]
+        uu, old, mean = total.centred()[0], self.node.weighed(self.node.matrices()), total.means()[0]
         labels = self.node.labels(self.group)
         energy = residual_energy(uu, old)
         result = []
@@ -63,7 +63,7 @@ class TapStatistics:
         halves = halves_of(self.folds)
         if halves is None:
             return least
-        old, alive = mixed(self.node.matrices()), self.node.alive([(self.group, kept)])
+        old, alive = mixed(self.node.weighed(self.node.matrices())), self.node.alive([(self.group, kept)])
         covariances = []
         for half in halves:
             uu = half.centred()[0]
@@ -90,13 +90,13 @@ class _TapFold:
 
     def error(self, kept: Indices) -> float:
         own, energy = self._own
-        return residual_energy(own, self._old - self._solved(kept)) / energy
+        return residual_energy(own, self._node.weighed(self._old - self._solved(kept))) / energy
 
     @cached_property
     def _own(self) -> tuple[Floats, float]:
         """The products of the fold itself, and the energy of its outputs; only `error` needs them."""
         own = self._moments.about(self._mean)
-        return own, max(residual_energy(own, self._old), 1e-30)
+        return own, max(residual_energy(own, self._node.weighed(self._old)), 1e-30)
 
     def _solved(self, kept: Indices) -> Floats:
         return solve(self._uu, self._ut, self._old, self._ridge, self._node.alive([(self._group, kept)]))

@@ -7,7 +7,7 @@ its outputs; `assemble` is its inverse.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,22 @@ from onnxmerge.signals.frontier import Frontier
 from onnxmerge.signals.patches import Patches, patches_of
 from onnxmerge.signals.producer_weights import constant_on_axis, tail_of
 
-__all__ = ["WeightedNode", "weighted_node", "without_outputs"]
+__all__ = ["Classes", "WeightedNode", "weighted_node", "without_outputs"]
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Classes whose scores are the outputs of a node.
+
+    Attributes:
+        weights: (o,) how much the squared error of each score counts.
+        offset: (o,) what is added to the outputs before the softmax.
+    """
+
+    weights: Floats
+    offset: Floats
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,7 @@ class WeightedNode:
         weight: Name of the weight.
         array: Its values in the model.
         bias: (o,) the bias of the node, zero if it has none.
+        classes: If its outputs are scores of classes, what is known of these.
     """
 
     node: Node
@@ -49,6 +63,7 @@ class WeightedNode:
     weight: str
     array: NDArray[np.generic]
     bias: Floats
+    classes: Classes | None = field(default=None, kw_only=True)
 
     @property
     def trials(self) -> tuple[str, ...]:
@@ -128,6 +143,13 @@ class WeightedNode:
             m, r = array.shape[1], array.shape[0] // g
             return array.reshape(g, r, m * taps).transpose(0, 2, 1)
         return (array.T if self.by_rows else array)[None]
+
+    def weighed(self, matrices: NDArray[Any]) -> NDArray[Any]:
+        """(g, d, o) or (d, o) matrices with columns scaled so that each output counts in products as classes say."""
+        if self.classes is None:
+            return matrices
+        roots = np.sqrt(self.classes.weights).astype(matrices.dtype)
+        return np.asarray(matrices * (roots if matrices.ndim == 2 else roots.reshape(self.groups, 1, -1)))
 
     def weight_rows(self) -> NDArray[np.generic]:
         """(channels·taps, outputs) weight of a node of one group, in the weight's own type."""
