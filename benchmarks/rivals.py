@@ -31,8 +31,7 @@ from typing import Any, NamedTuple
 import closed_forms
 import numpy as np
 import onnx
-from default_speed import BUNDLED, cases
-from default_speed import CORPUS as CLASSIFIERS
+from default_speed import cases
 from numpy.typing import NDArray
 from real_networks import LINES, PICTURES, TONES, samples
 
@@ -53,10 +52,12 @@ Array = NDArray[Any]
 Feed = Mapping[str, Array]
 Variant = tuple[str, onnx.ModelProto]
 
-OTHERS = (
-    "sr_pytorch_superres", "audio_crepe_tiny_bn", "mediapipe_face_detection_short_range", "mediapipe_face_landmark",
+NETWORKS = (
+    "vgg_bn", "resnet", "cifar10_resnet20_folded", "face_mtcnn_onet", "paper_resnet56_bn", "sr_pytorch_superres",
+    "mediapipe_face_detection_short_range", "mediapipe_face_landmark", "face_ultraface_RFB320", "ocr_ppocrv6_tiny_rec",
+    "embed_mobilenetv2_bottleneck_bn", "ocr_ppocrv3_det", "imagenet_effnet_lite2_bn", "audio_crepe_tiny_bn",
 )  # fmt: skip
-LAST = ("embed_mobilenetv2_bottleneck_bn", "ocr_ppocrv3_det", "imagenet_effnet_lite2_bn", "audio_crepe_tiny_bn")
+"""Small ones first; two are bundled."""
 _NEAR, _FAR = 0.005, 0.02
 _STEPS = 12
 _LBYL = ((1e-6, 1e-3), (1e-5, 1e-2), (1e-4, 1e-1))
@@ -76,17 +77,12 @@ class Task(NamedTuple):
         return {name: (1, *array.shape[1:]) for name, array in self.held.items()}
 
 
-def tasks(corpus: Path, count: int) -> Iterator[tuple[str, Callable[[], Task]]]:
-    """All networks, large ones last."""
-
-    def make(name: str) -> Task:
-        if name in {**PICTURES, **LINES, **TONES}:
-            return Task(corpus / "models" / f"{name}.onnx", *samples(corpus, name, count))
-        model, both = cases(corpus, 2 * count)[name]()
-        return Task(model, *({key: array[half::2] for key, array in both.items()} for half in (0, 1)))
-
-    names = sorted({*BUNDLED, *CLASSIFIERS, *OTHERS} - {*LAST})
-    return ((name, lambda name=name: make(name)) for name in (*names, *LAST))
+def task_of(corpus: Path, name: str, count: int) -> Task:
+    """A network with its samples."""
+    if name in {**PICTURES, **LINES, **TONES}:
+        return Task(corpus / "models" / f"{name}.onnx", *samples(corpus, name, count))
+    model, both = cases(corpus, 2 * count)[name]()
+    return Task(model, *({key: array[half::2] for key, array in both.items()} for half in (0, 1)))
 
 
 def macs(model: Path | onnx.ModelProto, task: Task) -> int:
@@ -230,10 +226,8 @@ def main() -> None:
     parser.add_argument("--rival", default="")
     given = parser.parse_args()
     print("| network | rival | MACs left | relative error | top-1 agreement | CPU s | setting |\n|" + "---|" * 7)
-    for name, make in tasks(given.corpus, given.samples):
-        if not any(text in name for text in given.only.split(",")):
-            continue
-        task = make()
+    for name in given.only.split(",") if given.only else NETWORKS:
+        task = task_of(given.corpus, name, given.samples)
         fitting, held = loaded(task, task.fitting), loaded(task, task.held)
         for left in map(float, given.left.split(",")):
             for rival in RIVALS:
