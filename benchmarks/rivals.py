@@ -37,7 +37,7 @@ from real_networks import LINES, PICTURES, TONES, samples
 
 import onnxmerge
 from onnxmerge import pipeline
-from onnxmerge.errors import OnnxMergeError
+from onnxmerge.errors import NothingToCutError, OnnxMergeError
 from onnxmerge.graph import Draft, to_proto
 from onnxmerge.pipeline import Request, Sampling
 from onnxmerge.pipeline.run import ort_source, start
@@ -132,8 +132,12 @@ def session_of(model: Path | onnx.ModelProto, task: Task, **options: Any) -> pip
 def grail(task: Task, ratio: float) -> Iterator[Variant]:
     """See the module's docstring."""
     for setting, coupled in (("", True), ("inner", False)):
-        session = session_of(task.model, task, ratio=ratio, coupled=coupled)
-        model = closed_forms.grail(session, ratio)
+        try:
+            model = closed_forms.grail(session_of(task.model, task, ratio=ratio, coupled=coupled), ratio)
+        except NothingToCutError:
+            if coupled:
+                raise
+            continue  # there are no channels inside blocks
         yield setting, model
         yield from renormalised(setting, model, task)
 
@@ -210,6 +214,8 @@ def row(task: Task, rival: str, ratio: float, fitting: Samples, held: Samples) -
         found.append((off if off > _FAR else 0.0, np.inf if error is None else error, setting, model, left, seconds))
         started = time.process_time()
     _, _, setting, model, left, seconds = min(found, key=lambda each: each[:2])
+    if left == 1:
+        return " | | | | finds nothing to cut"
     fidelity = judged(task, model, held)
     agreements = [output.top1_agreement for output in fidelity.outputs if output.top1_agreement is not None]
     agreement = f"{100 * min(agreements):.1f}" if agreements else "–"
@@ -238,7 +244,7 @@ def main() -> None:
                 except ImportError:
                     cells = " | | | | onnxsim is not installed"
                 except Exception as error:
-                    cells = f" | | | | {type(error).__name__}: {str(error).splitlines()[0]}"
+                    cells = f" | | | | {str(error).splitlines()[0].replace(f'{task.model}: ', '')}"
                 print(f"| {name} | {rival} | {cells} |", flush=True)
 
 
