@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxmerge.errors import RuntimeMissingError, UsageError
+from onnxmerge.fleet.job_images import IMAGE_KEYS, images_of
 from onnxmerge.plan.options import Options
+from onnxmerge.samples import ImageOptions
 from onnxmerge.suggestions import did_you_mean
 from onnxmerge.verify import Verification
 
@@ -52,6 +54,7 @@ class Job:
         max_drop: Gate.
         provider: auto, cpu or cuda.
         seed: For synthetic inputs.
+        images: How images become inputs; None for the defaults.
     """
 
     model: str
@@ -69,6 +72,7 @@ class Job:
     max_drop: float | None = None
     provider: str = "auto"
     seed: int = 0
+    images: ImageOptions | None = None
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -96,7 +100,8 @@ class Job:
         return Verification(True, self.provider, self.min_cosine, self.max_drop)  # type: ignore[arg-type]
 
 
-_KEYS = (*(field.name for field in dataclasses.fields(Job) if field.name != "method"), "methods")
+_FIELDS = tuple(field.name for field in dataclasses.fields(Job) if field.name not in ("method", "images"))
+_KEYS = (*_FIELDS, "methods", *IMAGE_KEYS)
 
 
 def jobs_of(models: Sequence[Path], methods: Sequence[str], given: Mapping[str, Any]) -> tuple[Job, ...]:
@@ -171,7 +176,11 @@ def _typed(file: Path, where: str, settings: Mapping[str, Any]) -> dict[str, Any
         if not isinstance(found["shape"], dict) or not all(isinstance(dims, list) for dims in found["shape"].values()):
             raise UsageError(f"{file}: {where}: shape is a list of lengths for each input, such as {{x: [1, 3, 8, 8]}}")
         found["shape"] = {str(name): tuple(dims) for name, dims in found["shape"].items()}
-    return found
+    try:
+        found["images"] = images_of(found, file.parent)
+    except UsageError as error:
+        raise UsageError(f"{file}: {where}: {error}") from error
+    return {name: value for name, value in found.items() if name not in IMAGE_KEYS}
 
 
 def _jobs_of_entry(file: Path, where: str, settings: dict[str, Any]) -> list[Job]:

@@ -26,6 +26,8 @@ from onnxmerge._version import __version__
 from onnxmerge.errors import UsageError
 from onnxmerge.fleet.jobs import Job
 from onnxmerge.graph import external_files
+from onnxmerge.samples.image_options import NO_FILE, ImageOptions
+from onnxmerge.samples.preprocessor import find_preprocessor
 
 __all__ = ["LATENCY", "MODEL", "OUTCOME", "PAGE", "REPORT", "Store", "name_of"]
 
@@ -91,7 +93,7 @@ def name_of(job: Job, ratio: float) -> str:
         UsageError: A file is missing.
     """
     settings = asdict(job)
-    for key in ("model", "calib", "data", "ratios", "shape"):
+    for key in ("model", "calib", "data", "ratios", "shape", "images"):
         del settings[key]
     depends = {
         "version": __version__,
@@ -100,9 +102,21 @@ def name_of(job: Job, ratio: float) -> str:
         "shape": {name: list(dims) for name, dims in sorted(job.shape.items())},
         "model": [_digest(path) for path in (Path(job.model), *external_files(Path(job.model)))],
         "samples": [None if path is None else _digest_of_samples(Path(path)) for path in (job.calib, job.data)],
+        "images": _images(job),
     }
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
     return f"{Path(job.model).stem[:_LONGEST]}-{job.method}-{ratio:g}-{digest}"
+
+
+def _images(job: Job) -> list[object]:
+    """The image options, and digests of the files that say how to convert images; a path alone says nothing."""
+    given = job.images or ImageOptions()
+    folders = [Path(path) for path in (job.calib, job.data) if path is not None and Path(path).is_dir()]
+    files = [find_preprocessor(folder, Path(job.model).parent) for folder in folders]
+    if given.preprocessor is not None:
+        files = [] if given.preprocessor == NO_FILE else [given.preprocessor]
+    stated = {**asdict(given), "preprocessor": given.preprocessor == NO_FILE}
+    return [stated, [None if file is None else _digest(file) for file in files]]
 
 
 def _digest_of_samples(path: Path) -> list[list[str]]:

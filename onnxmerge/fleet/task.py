@@ -56,7 +56,7 @@ def run_job(job: Job, folder: str, threads: int) -> list[Outcome]:
 
 
 def _compress(job: Job, ratios: list[float], names: Mapping[float, str], store: Store) -> None:
-    samples = Sampling(job.calib, job.calib_size, job.data)
+    samples = Sampling(job.calib, job.calib_size, job.data, job.images)
     request = Request(job.model, job.options(ratios[0]), samples, job.shape, job.verification())
     for tried in compress_each(request, ratios):
         if tried.error is not None and not isinstance(tried.error, _SETTLED):
