@@ -37,6 +37,13 @@ Cuts = Sequence[tuple[ChannelGroup, Indices]]
 _MOST_ROWS = 4096
 """Number of rows that a `RowRegression` keeps: their Gram matrix takes a second to compute and decompose."""
 
+_WEAKER, _ROWS_FOR_IT = 0.2, 8
+"""Factor of the ridge in networks with residual sums, and the rows per unknown that a node needs for it. The strength
+that predicts a node's own outputs best is too strong for such a network. What a ridge shrinks is shrunk the same way by
+every block, so it adds up in the sum; the noise that it keeps out does not. Behind plain chains, the next node corrects
+both, and weaker ridges only made the error larger.
+"""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -96,7 +103,8 @@ def regression_for(
     """
     gram = fits_taps(node, 2, calibration.memory)
     if node.groups > 1 or (gram and (linear or rows >= node.unknowns)):
-        return GramRegression(node, () if linear else cuts, calibration.rows)
+        weaker = _WEAKER if calibration.real and calibration.schedule.repairs else 1.0
+        return GramRegression(node, () if linear else cuts, calibration.rows, weaker)
     return RowRegression(node, cuts, calibration.memory, wide=not gram)
 
 
@@ -105,15 +113,16 @@ class GramRegression:
 
     approximate = False
 
-    def __init__(self, node: WeightedNode, cuts: Cuts = (), part: float = 1.0) -> None:
+    def __init__(self, node: WeightedNode, cuts: Cuts = (), part: float = 1.0, weaker: float = 1.0) -> None:
         """Start without rows.
 
         Args:
             node: The node.
             cuts: The groups that the node reads, with their kept channels; none if `expressed` is called.
             part: Factor of the number of rows to draw.
+            weaker: Factor of the strength that predicts the node's outputs best, if there are rows enough.
         """
-        self._node = node
+        self._node, self._weaker = node, weaker
         # Weights of removed inputs are zero, so their products are not needed: at half of the channels, that saves
         # three quarters of the work. Convolution groups keep all, because each would keep others.
         self._read = np.flatnonzero(node.alive(cuts)[0]) if node.groups == 1 else np.arange(node.unknowns)
@@ -149,6 +158,8 @@ class GramRegression:
         if explain:
             by_first, by_second = (solve(half[0], half[1], pull, strength, alive) for half in (first, second))
             explained = (_variance(by_first, second[0]) + _variance(by_second, first[0])) / 2
+        if total.count >= _ROWS_FOR_IT * np.count_nonzero(alive[0]):
+            strength *= self._weaker
         weights, mean = np.zeros_like(old), np.zeros(old.shape[:2])
         weights[:, self._read] = solve(uu, ut, pull, strength, alive)
         mean[:, self._read], mean_target = total.means()
