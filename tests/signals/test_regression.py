@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from onnxmerge.channels.groups import ChannelGroup
+from onnxmerge.decompose import least_squares
 from onnxmerge.network import Network
 from onnxmerge.signals import regression as regressions
 from onnxmerge.signals.batches import Batches, PassCounter
@@ -78,7 +79,7 @@ def _strength(
 ) -> float:
     """The ridge that the last convolution is solved with, where another strength predicts its outputs best."""
     used: list[float] = []
-    solve = regressions.solve
+    solve = least_squares.solve
 
     def recording(*passed: Any) -> Any:
         used.append(passed[3])
