@@ -36,6 +36,7 @@ from onnxmerge.plan.budget import Cost, descend
 from onnxmerge.plan.effort import EFFORTS, probing_for
 from onnxmerge.plan.eligibility import allowed_counts, eligible
 from onnxmerge.plan.group_plan import plan_group
+from onnxmerge.plan.later_repair import later_repair
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.rounding import at_least, coarser
@@ -97,8 +98,11 @@ class Planner:
         times = latency.by_group if latency is not None else None
         self._allowed = allowed_counts(network, self._sizes, self._vanishing, options, times)
         self._curves: Mapping[int, Curve] = {}
+        self._repair: Mapping[int, float] = {}
         if preset.select in RANKINGS and calibration is not None:
             self._curves = self._measured(calibration, progress)
+            if preset.fitted and preset.allocate == "global":
+                self._repair = later_repair(self._behind(calibration))
         self.most = self._allocation(0.0).most
 
     @property
@@ -183,17 +187,22 @@ class Planner:
 
     def _probing(self, calibration: Calibration) -> Probing:
         """Measure sensitivity; outputs are compared only if groups have to be weighed against each other."""
-        effort, counter = EFFORTS[self._options.effort], calibration.counter
+        effort = EFFORTS[self._options.effort]
         if self._preset.allocate != "global":
             return Probing(effort.levels, ())
+        behind = self._behind(calibration)
+        vanishing = sum(behind[position] for position in self._vanishing)
+        return probing_for(effort, list(behind.values()), vanishing, calibration.batches)
+
+    def _behind(self, calibration: Calibration) -> dict[int, float]:
+        """By group: the fraction of the network that runs from its first consumer on."""
         order = calibration.schedule.order
         places = {index: place for place, index in enumerate(order)}
         behind = {}
         for position in self._sizes:
             first = min(places[consumer.node] for consumer in self._network.groups[position].consumers)
-            behind[position] = counter.share(order[first:])
-        vanishing = sum(behind[position] for position in self._vanishing)
-        return probing_for(effort, list(behind.values()), vanishing, calibration.batches)
+            behind[position] = calibration.counter.share(order[first:])
+        return behind
 
     def _allocation(self, ratio: float, floor: float = 0.0) -> Allocation:
         if not self._curves:
@@ -202,7 +211,7 @@ class Planner:
         if self._preset.allocate != "global":
             return self._uniform(ratio, cost_of)
         whole = cost_of({})
-        harms = {position: curve.harm for position, curve in self._curves.items()}
+        harms = {position: curve.harm * self._repair.get(position, 1.0) for position, curve in self._curves.items()}
         allowed = at_least(self._allowed, self._sizes, floor)
         counts = descend(harms, self._sizes, cost_of, (1.0 - ratio) * whole, allowed,
                          straight=self._options.of != "latency")  # fmt: skip
