@@ -74,7 +74,11 @@ def _compress(
     from distributed import as_completed  # noqa: PLC0415 - an extra
 
     keys = [f"{Path(job.model).stem}-{job.method}-{place}" for place, job in enumerate(jobs)]
-    futures = client.map(run_job, jobs, folder=str(folder), threads=threads, key=keys, pure=False)
+    # Large models first, so that no worker is left with one at the end.
+    futures = [
+        client.submit(run_job, job, folder=str(folder), threads=threads, key=key, pure=False, priority=_size(job.model))
+        for job, key in zip(jobs, keys, strict=True)
+    ]
     place_of = {future.key: place for place, future in enumerate(futures)}
     found: list[list[Outcome]] = [[] for _ in jobs]
     total, done, store = sum(len(job.ratios) for job in jobs), 0, Store(folder)
@@ -88,6 +92,14 @@ def _compress(
             if outcome.name:
                 store.clean(outcome.name)
     return [outcome for outcomes in found for outcome in outcomes]
+
+
+def _size(model: str) -> int:
+    """Bytes of a file, without external data; 0 if there is none, of which the task says more."""
+    try:
+        return Path(model).stat().st_size
+    except OSError:
+        return 0
 
 
 def _collected(future: Any, job: Job) -> list[Outcome]:  # noqa: ANN401 - untyped
