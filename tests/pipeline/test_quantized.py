@@ -109,14 +109,14 @@ def test_other_quantized_forms_are_pinned_with_the_reason(op: str) -> None:
 
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus of trained networks is not there")
 def test_a_trained_network_keeps_what_its_float_twin_keeps() -> None:
-    images = np.load(CORPUS / "data" / "cifar10_train2048.npz")["images"][:128] / 255.0
+    images = np.load(CORPUS / "data" / "cifar10_train2048.npz")["images"][:256] / 255.0
     feed = ((images - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(0, 3, 1, 2).astype(np.float32)
     agreed = {}
     for name in ("int8_qdq", "folded"):
         path = CORPUS / "models" / f"cifar10_resnet20_{name}.onnx"
         given = onnx.load(path).graph.input[0].name
         found = onnxmerge.compress(
-            path, 0.3, calibration={given: feed[:96]}, data={given: feed[96:]}, effort="fast", provider="cpu"
+            path, 0.3, calibration={given: feed[:200]}, data={given: feed[200:]}, effort="fast", provider="cpu"
         )
         assert found.report.fidelity is not None
         agreed[name] = found.report.fidelity.cosine or 0.0
