@@ -95,7 +95,9 @@ def _refused(network: Network) -> list[str]:
     notes, told = [], {""}
     for reason, count in network.refused.items():
         fix = advice(reason)
-        notes.append(f"{count} nodes: {sentence(reason)}{'' if fix in told else f'; {fix}'}")
+        notes.append(
+            f"{count} {'node' if count == 1 else 'nodes'}: {sentence(reason)}{'' if fix in told else f'; {fix}'}"
+        )
         told.add(fix)
     return notes
 
