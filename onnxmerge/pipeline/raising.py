@@ -30,6 +30,8 @@ from onnxmerge.verify import Measured
 __all__ = ["wider_cut"]
 
 _FACTORS = (2, 4)
+_MOST = 4 / 3
+"""Largest cut that a wider plan may make, over the one asked for: steps of 16 in a layer of 16 channels are coarse."""
 _SHARE = 0.25
 """Smallest share of the time explained by removed MACs that a result has to save. A guess: results in blocks that suit
 the kernels saved 0.4 to 1.1 of it, others up to 0.1.
@@ -84,7 +86,7 @@ def _wider(session: Session, planner: Planner, first: Plan, slow: Comparison) ->
             plan = planner.wider(first, factor)
         if not plan.groups or (plan.reached < USELESS * plan.asked and not run.options.best_effort):
             break
-        if _counts(plan) == _counts(before):
+        if _counts(plan) == _counts(before) or plan.reached > _MOST * plan.asked:
             continue
         with run.stage("timing plans"):
             timing = relative_latency(run, session.network, planner.schedule, plan.kept(), conditions)

@@ -176,3 +176,15 @@ def test_less_than_half_of_what_was_asked_is_not_taken_for_it(monkeypatch: pytes
     assert len(result.report.raised) + len(left) == 1
     assert not any(each.taken for each in result.report.raised)
     assert result.report.reached > 0.1
+
+
+def test_much_more_than_was_asked_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer of 32 channels can keep 24 in steps of 8, and 16 in steps of 16, which is half."""
+    net = Net(opset=17)
+    h = net.add("Relu", net.conv(net.input(1, 3, 8, 8), 3, 32, 3))
+    net.output(net.conv(h, 32, 10, 3))
+    left = clocked(monkeypatch, 0.9, 9.0, 9.0)
+    result = compress(net.model(), Options(ratio=0.25, method="prune"), verification=CPU)
+    assert len(left) == 2
+    assert result.report.raised == ()
+    assert widths(result) == [24]
