@@ -40,6 +40,17 @@ def compressed(**options: Any) -> Compression:
     return compress(network(), Options(**{"ratio": 0.45, "method": "prune", **options}), verification=CPU)
 
 
+def unchanged(monkeypatch: pytest.MonkeyPatch, *speedups: float) -> Compression:
+    """A result for which the clock says all of these, and which is the one that a fast first result is."""
+    clocked(monkeypatch, 1.3)
+    narrow = compressed()
+    left = clocked(monkeypatch, *speedups)
+    result = compressed()
+    assert not left
+    assert result.model.SerializeToString() == narrow.model.SerializeToString()
+    return result
+
+
 def widths(result: Compression) -> list[int]:
     return [group.kept for group in result.report.groups]
 
@@ -102,24 +113,14 @@ def test_the_fastest_is_taken_if_none_saves_enough(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_result_stays_if_nothing_is_faster_beyond_the_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    clocked(monkeypatch, 1.3)
-    narrow = compressed()
-    left = clocked(monkeypatch, 1.0, 1.01, 1.0)
-    result = compressed()
-    assert not left
-    assert result.model.SerializeToString() == narrow.model.SerializeToString()
+    result = unchanged(monkeypatch, 1.0, 1.01, 1.0)
     assert not any(each.taken for each in result.report.raised)
 
 
 def test_if_nothing_helps_the_result_stays_and_the_first_line_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    clocked(monkeypatch, 1.3)
-    narrow = compressed()
-    left = clocked(monkeypatch, 0.9, 0.9, 0.91)
-    result = compressed()
-    assert not left
-    assert result.model.SerializeToString() == narrow.model.SerializeToString()
+    result = unchanged(monkeypatch, 0.9, 0.9, 0.91)
     assert [each.taken for each in result.report.raised] == [False, False]
     (tmp_path / "in.onnx").write_bytes(network())
     clocked(monkeypatch, 0.9, 0.9, 0.91)
