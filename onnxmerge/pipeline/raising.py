@@ -80,7 +80,7 @@ def _wider(session: Session, planner: Planner, first: Plan, slow: Comparison) ->
     """The plan in wider steps that takes the place of the first; each that is timed is added to the run."""
     run, verification = session.run, session.request.verification
     conditions = Conditions(verification.provider, verification.threads, session.measured_on.feeds[0])
-    before, best, taken = first, slow, None
+    before, best, found = first, slow, None
     for factor in _FACTORS:
         with run.stage("planning"):
             plan = planner.wider(first, factor)
@@ -90,16 +90,15 @@ def _wider(session: Session, planner: Planner, first: Plan, slow: Comparison) ->
             continue
         with run.stage("timing plans"):
             timing = relative_latency(run, session.network, planner.schedule, plan.kept(), conditions)
-        run.raised.append(Raised(factor, plan.reached, timing.speedup, timing.low, timing.high, taken=False))
         before = plan
-        if _low(timing) > (best.speedup if best.high is None else best.high):
-            best, taken = timing, (len(run.raised) - 1, plan)
-            if _saves(timing, session.network.macs_ratio(plan.kept())):
-                break
-    if taken is None:
-        return None
-    run.raised[taken[0]] = replace(run.raised[taken[0]], taken=True)
-    return taken[1]
+        faster = _low(timing) > (best.speedup if best.high is None else best.high)
+        if faster:
+            best, found = timing, plan
+            run.raised[:] = [replace(each, taken=False) for each in run.raised]
+        run.raised.append(Raised(factor, plan.reached, timing.speedup, timing.low, timing.high, taken=faster))
+        if faster and _saves(timing, session.network.macs_ratio(plan.kept())):
+            break
+    return found
 
 
 def _saves(timing: Comparison, work: float | None) -> bool:
