@@ -66,6 +66,12 @@ class Refitted:
     constants: dict[Axis, NDArray[Any]] = field(default_factory=dict)
     approximated: list[str] = field(default_factory=list)
 
+    def change(self, frontier: Frontier, schedule: RefitSchedule) -> None:
+        """Let a network that has not run yet use the weights, and add the shifts."""
+        frontier.weights.update(self.weights)
+        for index, vector in self.shifts.items():
+            schedule.weighted[index].shift_outputs(frontier, vector)
+
 
 def refit(
     calibration: Calibration,

@@ -43,9 +43,7 @@ def held_out_error(
     others = sorted(set(range(len(batches))) - set(last))
     fitted = refit(_on(calibration, others), kept, linear=linear, progress=progress)
     dense, cut = _on(calibration, held).frontier(), _on(calibration, held).frontier()
-    cut.weights.update(fitted.weights)
-    for index, vector in fitted.shifts.items():
-        calibration.schedule.weighted[index].shift_outputs(cut, vector)
+    fitted.change(cut, calibration.schedule)
     meter, every = DivergenceMeter(), range(len(held))
     for (batch, expected), (_, got) in zip(dense.outputs(every), cut.outputs(every), strict=True):
         meter.add(expected, got, batches.mask(held[batch]))

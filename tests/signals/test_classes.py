@@ -82,9 +82,7 @@ def test_a_fit_matches_probabilities_better_than_least_squares() -> None:
         held_batches = Batches(({calibration.network.model.inputs[0].name: held},), (len(held),), 1)
         cut = Calibration(calibration.network, calibration.schedule, held_batches, calibration.counter, provider="cpu")
         frontier = cut.frontier()
-        frontier.weights.update(fitted.weights)
-        for index, vector in fitted.shifts.items():
-            calibration.schedule.weighted[index].shift_outputs(frontier, vector)
+        fitted.change(frontier, calibration.schedule)
         ((_, outputs),) = list(frontier.outputs((0,)))
         (got,) = outputs.values()
         return float(-(dense * np.log(np.maximum(got, 1e-30))).sum(axis=1).mean())
