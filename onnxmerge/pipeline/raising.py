@@ -1,13 +1,13 @@
-"""Plan a cut that saves next to no time again, in wider steps.
+"""Plan a cut that saves next to no time again, in wider blocks of channels.
 
 Kernels work in blocks of channels, often wider ones than the default widths are multiples of. If the time that a result
-saves is not, beyond its interval, a quarter of what its MACs explain, the same ratio is planned again with multiples of
-twice and then of four times those widths, and the network is timed with unchanged weights. The first that saves as much
-is fitted and takes the place of the result; if none does, the fastest of all is, which may be the result itself. (The
-counts of the first plan were raised before. That left less than half of the cut, although other plans in such widths
-reach the ratio: on the bundled ResNet at 0.5, multiples of 16 remove as many MACs as the default and are 1.5x as fast
-as the original.) This is the only step in which a clock decides what is written without `--of latency` or `--round-to
-auto`. It is reported, and does not happen if `--round-to` or a plan determines the widths, or if the result is fast.
+saves is not, beyond its interval, a quarter of what its MACs explain, the same ratio is planned again with every width
+a multiple of 8, then of 16, and the network is timed with unchanged weights. The first that saves as much is fitted and
+takes the place of the result; if none does, the fastest of all is, which may be the result itself. (The counts of the
+first plan were raised before. That left less than half of the cut, although other plans in such widths reach the ratio.
+Steps of 8 come first because they leave layers of 16 channels something to choose from.) This is the only step in which
+a clock decides what is written without `--of latency` or `--round-to auto`. It is reported, and does not happen if
+`--round-to` or a plan determines the widths, or if the result is fast.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from onnxmerge.verify import Measured
 
 __all__ = ["wider_cut"]
 
-_FACTORS = (2, 4)
+_BLOCKS = (8, 16)
 _MOST = 4 / 3
-"""Largest cut that a wider plan may make, over the one asked for: steps of 16 in a layer of 16 channels are coarse."""
+"""Largest cut that a wider plan may make, over the one asked for: blocks of 16 in a layer of 16 channels are coarse."""
 _SHARE = 0.25
 """Smallest share of the time explained by removed MACs that a result has to save. A guess: results in blocks that suit
 the kernels saved 0.4 to 1.1 of it, others up to 0.1.
@@ -54,12 +54,12 @@ def wider_cut(session: Session, cut: Cut, measured: Measured) -> Cut | None:
         return None
     run.notes[:] = [words for words in run.notes if words != reached_words(run, cut.plan)]
     check_reached(run, session.prepared, found)
-    what, factor = NAMES[found.of], next(each.factor for each in run.raised if each.taken)
+    what, block = NAMES[found.of], next(each.block for each in run.raised if each.taken)
     run.caution(
         f"the first result, without {cut.plan.reached:.1%} of the {what}, was "
-        f"{units.speed(timing.speedup, timing.low, timing.high)}, so widths were raised to multiples of {factor} times "
-        f"the default: without {found.reached:.1%}. Here a clock decided; --round-to 8, or another number, fixes the "
-        "widths"
+        f"{units.speed(timing.speedup, timing.low, timing.high)}, so all widths were made multiples of {block}: "
+        f"without {found.reached:.1%}. Here a clock decided; --round-to {block} asks for these widths, --round-to 4 "
+        "for finer ones, whatever the clock says"
     )
     return session.cut(found)
 
@@ -77,13 +77,13 @@ def _free(run: Run) -> bool:
 
 
 def _wider(session: Session, planner: Planner, first: Plan, slow: Comparison) -> Plan | None:
-    """The plan in wider steps that takes the place of the first; each that is timed is added to the run."""
+    """The plan in wider blocks that takes the place of the first; each that is timed is added to the run."""
     run, verification = session.run, session.request.verification
     conditions = Conditions(verification.provider, verification.threads, session.measured_on.feeds[0])
     before, best, found = first, slow, None
-    for factor in _FACTORS:
+    for block in _BLOCKS:
         with run.stage("planning"):
-            plan = planner.wider(first, factor)
+            plan = planner.in_blocks(first, block)
         if not plan.groups or (plan.reached < USELESS * plan.asked and not run.options.best_effort):
             break
         if _counts(plan) == _counts(before) or plan.reached > _MOST * plan.asked:
@@ -95,7 +95,7 @@ def _wider(session: Session, planner: Planner, first: Plan, slow: Comparison) ->
         if faster:
             best, found = timing, plan
             run.raised[:] = [replace(each, taken=False) for each in run.raised]
-        run.raised.append(Raised(factor, plan.reached, timing.speedup, timing.low, timing.high, taken=faster))
+        run.raised.append(Raised(block, plan.reached, timing.speedup, timing.low, timing.high, taken=faster))
         if faster and _saves(timing, session.network.macs_ratio(plan.kept())):
             break
     return found

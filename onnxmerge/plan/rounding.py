@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Indices
 
-__all__ = ["Allowed", "at_least", "coarser", "lower", "multiples", "nearest", "rising", "suited", "worthwhile"]
+__all__ = ["Allowed", "at_least", "in_blocks", "lower", "multiples", "nearest", "rising", "suited", "worthwhile"]
 
 Allowed = Mapping[int, Indices]
 
@@ -44,20 +44,20 @@ def suited(groups: Mapping[int, ChannelGroup]) -> Allowed:
     return {position: _suited(group.size, _elements(group)) for position, group in groups.items()}
 
 
-def coarser(allowed: Allowed, groups: Mapping[int, ChannelGroup], factor: int) -> Allowed:
-    """The allowed counts that leave widths of a multiple of `factor` times the block of `suited`."""
-    steps = {position: factor * _step(group.size, _elements(group)) for position, group in groups.items()}
+def in_blocks(allowed: Allowed, groups: Mapping[int, ChannelGroup], block: int) -> Allowed:
+    """The allowed counts that leave widths of a multiple of `block`, whatever the width of the group."""
+    steps = {position: _step(group.size, _elements(group), block) for position, group in groups.items()}
     return {position: counts[counts % steps[position] == 0] for position, counts in allowed.items()}
 
 
 def _suited(size: int, elements: int) -> Indices:
-    step = _step(size, elements)
+    width = size * elements
+    step = _step(size, elements, 1 if width < _SMALL_BLOCK else _BLOCK if width >= _WIDE else _SMALL_BLOCK)
     return np.arange(step, size, step, dtype=np.int64)
 
 
-def _step(size: int, elements: int) -> int:
-    width = size * elements
-    block = 1 if width < _SMALL_BLOCK else _BLOCK if width >= _WIDE else _SMALL_BLOCK
+def _step(size: int, elements: int, block: int) -> int:
+    """Multiple of the count that leaves widths of a multiple of `block`."""
     step = block // gcd(block, elements)
     while elements > 1 and step >= size > 1:
         step //= 2

@@ -72,7 +72,7 @@ class Raised:
     """A plan with wider layers that was timed because the result was not faster than the original.
 
     Attributes:
-        factor: Widths are multiples of this many times the default multiple.
+        block: Widths are multiples of this number of channels.
         reached: The fraction of the cost that it removes.
         speedup: Of its network, with unchanged weights.
         low: Lower end of the 95 % interval; None if there are too few runs.
@@ -80,7 +80,7 @@ class Raised:
         taken: Whether it took the place of the first plan.
     """
 
-    factor: int
+    block: int
     reached: float
     speedup: float
     low: float | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from tests.timers import timer
 CPU = Verification(provider="cpu")
 
 
-def network() -> bytes:
+def network(widths: tuple[int, ...] = (72, 28, 28, 28)) -> bytes:
     net = Net(opset=17)
     h = net.input(1, 3, 8, 8)
-    for number, (taken, made) in enumerate(((3, 128), (128, 128), (128, 64), (64, 16))):
+    for number, (taken, made) in enumerate(pairwise((3, *widths))):
         h = net.add("Relu", net.conv(h, taken, made, 3, name=f"conv{number}"))
-    net.output(net.conv(h, 16, 10, name="end"))
+    net.output(net.conv(h, widths[-1], 10, name="end"))
     return bytes(net.model().SerializeToString())
 
 
@@ -72,10 +73,9 @@ def test_a_slower_result_gets_wider_layers_until_it_is_not_slower(monkeypatch: p
     left = clocked(monkeypatch, 0.9, 0.95, 1.3, 1.28)
     result = compressed()
     assert not left
-    assert [(each.factor, each.taken) for each in result.report.raised] == [(2, False), (4, True)]
+    assert [(each.block, each.taken) for each in result.report.raised] == [(8, False), (16, True)]
     for group, after in zip(result.report.groups, widths(result), strict=True):
-        step = 32 if group.size >= 32 else 16
-        assert after % step == 0 or after == group.size
+        assert after % 16 == 0 or after == group.size
     assert widths(result) != widths(narrow)
     assert result.plan.asked == 0.45
     assert result.report.latency is not None
@@ -83,25 +83,30 @@ def test_a_slower_result_gets_wider_layers_until_it_is_not_slower(monkeypatch: p
     told = [words for words in result.cautions if "a clock decided" in words]
     assert len(told) == 1
     assert "1.11x slower" in told[0]
-    # What was said of the first plan is not said of the second.
-    assert sum("asked for 0.450" in words for words in result.report.notes) == 1
     assert "To remove time" not in account_verdict(result.report)
+
+
+def test_what_is_said_of_the_first_plan_is_not_said_of_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocked(monkeypatch, 0.9, 0.95, 1.3, 1.28)
+    result = compress(network((28, 28)), Options(ratio=0.3, method="prune"), verification=CPU)
+    said = [words for words in result.report.notes if "asked for 0.300" in words]
+    assert len(said) == 1
+    assert f"reached {result.report.reached:.3f}" in said[0]
 
 
 def test_the_first_step_that_helps_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     left = clocked(monkeypatch, 0.9, 1.25, 1.25)
     result = compressed()
     assert not left
-    assert [each.factor for each in result.report.raised] == [2]
-    assert all(width % (16 if size >= 32 else 8) == 0
-               for width, size in ((group.kept, group.size) for group in result.report.groups))  # fmt: skip
+    assert [each.block for each in result.report.raised] == [8]
+    assert all(group.kept % 8 == 0 or group.kept == group.size for group in result.report.groups)
 
 
 def test_a_result_that_saves_next_to_no_time_makes_way_for_a_faster_one(monkeypatch: pytest.MonkeyPatch) -> None:
     left = clocked(monkeypatch, 1.02, 1.05, 1.3, 1.3)  # MACs before / after are 1.8
     result = compressed()
     assert not left
-    assert [(each.factor, each.taken) for each in result.report.raised] == [(2, False), (4, True)]
+    assert [(each.block, each.taken) for each in result.report.raised] == [(8, False), (16, True)]
     assert sum("was 1.02x faster" in words for words in result.cautions) == 1
 
 
@@ -109,7 +114,7 @@ def test_the_fastest_is_taken_if_none_saves_enough(monkeypatch: pytest.MonkeyPat
     left = clocked(monkeypatch, 0.9, 1.05, 0.95, 1.05)
     result = compressed()
     assert not left
-    assert [(each.factor, each.taken) for each in result.report.raised] == [(2, True), (4, False)]
+    assert [(each.block, each.taken) for each in result.report.raised] == [(8, True), (16, False)]
 
 
 def test_a_result_stays_if_nothing_is_faster_beyond_the_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
