@@ -17,6 +17,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from onnxmerge.report import units
+
 __all__ = ["StageDisplay"]
 
 _LOGGER = logging.getLogger("onnxmerge")
@@ -90,8 +92,9 @@ class StageDisplay:
         """Print a line if the last one was long enough ago."""
         now = time.monotonic()
         if self._console is not None and now - self._told >= LINE_EVERY:
-            done = "" if fraction is None else f" {min(max(fraction, 0.0), 1.0):.0%}"
-            self._console.print(f"{stage}{done}, {now - self._started:.0f} s", markup=False, highlight=False)
+            done = "" if fraction is None else f", {units.percent(min(max(fraction, 0.0), 1.0))} of it done"
+            words = f"after {now - self._started:.0f} s: {stage}{done}"
+            self._console.print(words, markup=False, highlight=False)
             self._told = now
 
     def __enter__(self) -> StageDisplay:

@@ -57,7 +57,7 @@ def test_a_line_now_and_then_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> 
     stream = io.StringIO()
     with StageDisplay(terminal(stream, interactive=False)) as progress:
         progress("planning", 0.25)
-    assert re.fullmatch(r"planning 25%, 0 s\n", stream.getvalue())
+    assert re.fullmatch(r"after 0 s: planning, 25.0 % of it done\n", stream.getvalue())
 
 
 @pytest.mark.parametrize("enabled", [True, False])

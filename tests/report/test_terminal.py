@@ -43,7 +43,7 @@ def test_figures_of_an_account(account: Account) -> None:
     assert ["File", "44.8", "MB", "22.4", "MB", "-50.0", "%"] in lines
     assert ["Top-1", "accuracy", "91.9", "%", "90.4", "%", "-1.5", "pp"] in lines
     assert ["Latency,", "median", "17.2", "ms", "10", "ms", "-41.9", "%"] in lines
-    assert ["Latency,", "p95", "18.9", "ms", "11", "ms"] in lines
+    assert ["Latency,", "p95", "18.9", "ms", "11", "ms", "–"] in lines
     assert ["logits", "0.99871", "0.0512", "0.75", "98.2", "%", "2000"] in lines
     assert "Latency: 1.72x faster (95 % interval 1.65-1.80); 100 runs each, alternately," in text
     assert "2 threads" in text

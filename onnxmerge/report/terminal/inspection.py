@@ -84,7 +84,8 @@ def _tree(console: Console, groups: Sequence[GroupEntry], *, verbose: bool) -> N
     line(
         console,
         "Keeps: channels left, of all, in an even plan for half of the MACs. MACs: share of the model's MACs in the "
-        "nodes that the group touches. Saves: share that is removed if this group alone keeps so many.",
+        "nodes that the group touches; a node counts for every group that it touches, so shares add up to more than "
+        "all. Saves: share that is removed if this group alone keeps so many.",
     )
 
 

@@ -48,11 +48,11 @@ def measures(
         dense, compressed = latency.dense, latency.compressed
         medians, tails = (dense.median_ms, compressed.median_ms), (dense.p95_ms, compressed.p95_ms)
         # No change is shown for times that are caused by interruptions of the machine, not by the model.
-        changed = units.change(*medians) if latency.clock == "wall" else ""
+        changed = units.change(*medians) if latency.clock == "wall" else "–"
         table.add_row("Latency, median", *map(units.milliseconds, medians), changed)
         if dense.min_ms is not None and compressed.min_ms is not None:
-            table.add_row("Latency, minimum", *map(units.milliseconds, (dense.min_ms, compressed.min_ms)), "")
-        table.add_row("Latency, p95", *map(units.milliseconds, tails), "")
+            table.add_row("Latency, minimum", *map(units.milliseconds, (dense.min_ms, compressed.min_ms)), "–")
+        table.add_row("Latency, p95", *map(units.milliseconds, tails), "–")
         if dense.cpu_ms is not None and compressed.cpu_ms is not None:
             used = dense.cpu_ms, compressed.cpu_ms
             table.add_row("Processor time", *map(units.milliseconds, used), units.change(*used))
