@@ -49,8 +49,9 @@ def furthest(one: Path, two: Path) -> float:
 def on_cluster(jobs: list[Job], out: Path, kill: bool) -> tuple[float, tuple[Outcome, ...], int]:
     """Wall time without the start of the workers, outcomes, and workers lost."""
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=":0", silence_logs=50
-    ) as cluster:
+        n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=":0", silence_logs=50,
+        preload=["onnxmerge.fleet.task"],
+    ) as cluster:  # fmt: skip
         if kill:
             threading.Thread(target=_kill_one, args=(cluster.scheduler_address, out), daemon=True).start()
         started = time.perf_counter()

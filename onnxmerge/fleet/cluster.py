@@ -61,6 +61,7 @@ def _own_cluster(workers: int, threads: int) -> Any:  # noqa: ANN401 - untyped
     cluster = LocalCluster(
         n_workers=1, threads_per_worker=1, processes=True, memory_limit=0, dashboard_address=":0",
         silence_logs=logging.ERROR, resources={EXCLUSIVE: 1},
+        preload=["onnxmerge.fleet.task"],  # imports take seconds, which no task should be charged with
         # Read when NumPy is imported: the default of OpenBLAS spins on cores that ONNX Runtime needs next.
         env={"OMP_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count, THREADS: count, "OPENBLAS_THREAD_TIMEOUT": "4"},
     )  # fmt: skip
