@@ -197,12 +197,13 @@ def _collect(
         else:
             total, other = drawn.outputs(dense.at(batch, repair.total)), drawn.outputs(cut.at(batch, repair.other))
             t = ((total - other - repair.offset) / repair.scale).astype(np.float32)
+        weights = drawn.weights(batches.weight(batch, node.node.index))
         if len(batches) > 1:
-            regression.add(batches.fold(batch) % 2, rows, t)
+            regression.add(batches.fold(batch) % 2, rows, t, weights)
         else:
             # A single batch is split in two.
-            regression.add(0, rows[::2], t[::2])
-            regression.add(1, rows[1::2], t[1::2])
+            for half in (0, 1):
+                regression.add(half, rows[half::2], t[half::2], None if weights is None else weights[half::2])
 
 
 def _solved(regression: Regression, cuts: Cuts, calibration: Calibration, linear: bool) -> Fit:

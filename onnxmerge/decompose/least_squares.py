@@ -44,7 +44,7 @@ class Moments:
     """Sums over rows of inputs u (g, d) and targets t (g, o).
 
     Attributes:
-        count: Rows.
+        count: Rows; the sum of their weights if they have any.
         u: (g, d) sum of inputs.
         t: (g, o) sum of targets.
         uu: (g, d, d) sum of products.
@@ -52,7 +52,7 @@ class Moments:
         tt: (g, o) sum of squared targets.
     """
 
-    count: int
+    count: float
     u: Floats
     t: Floats
     uu: Floats
@@ -65,18 +65,31 @@ class Moments:
         g, d, o = problems, inputs, targets
         return cls(0, np.zeros((g, d)), np.zeros((g, o)), np.zeros((g, d, d)), np.zeros((g, d, o)), np.zeros((g, o)))
 
-    def add(self, inputs: NDArray[np.float32], targets: NDArray[np.float32] | None = None) -> None:
-        """Add (m, g, d) inputs and (m, g, o) targets; without targets only the moments of the inputs."""
-        self.count += len(inputs)
+    def add(
+        self,
+        inputs: NDArray[np.float32],
+        targets: NDArray[np.float32] | None = None,
+        weights: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Add (m, g, d) inputs and (m, g, o) targets; without targets only the moments of the inputs.
+
+        Each row counts by its (m,) weight.
+        """
+        roots = np.ones(len(inputs), np.float32) if weights is None else np.sqrt(weights)
+        self.count += len(inputs) if weights is None else float(weights.sum(dtype=np.float64))
         across = np.ascontiguousarray(inputs.transpose(1, 0, 2))  # (g, m, d)
-        self.u += np.ones(len(inputs), np.float32) @ across  # many times faster than a sum along the first axis
+        if weights is not None:
+            across = across * roots[:, None]
+        self.u += roots @ across  # many times faster than a sum along the first axis
         if len(across) == 1:
             self.uu[0] += across[0].T @ across[0]  # NumPy detects the same array and computes half of the products
         else:
             self.uu += across.transpose(0, 2, 1) @ across
         if targets is not None:
             wanted = np.ascontiguousarray(targets.transpose(1, 0, 2))
-            self.t += np.ones(len(targets), np.float32) @ wanted
+            if weights is not None:
+                wanted = wanted * roots[:, None]
+            self.t += roots @ wanted
             self.ut += across.transpose(0, 2, 1) @ wanted
             self.tt += np.einsum("gmo,gmo->go", wanted, wanted)
 

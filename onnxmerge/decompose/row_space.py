@@ -20,7 +20,12 @@ Values = NDArray[np.float32]
 
 
 def fit_rows(
-    inputs: Values, targets: Values, half: NDArray[np.bool_], pull: NDArray[np.floating], least: float
+    inputs: Values,
+    targets: Values,
+    half: NDArray[np.bool_],
+    pull: NDArray[np.floating],
+    least: float,
+    counts: Values | None = None,
 ) -> tuple[NDArray[np.float32], float, Floats]:
     """Weights from rows, with the ridge chosen as in `least_squares.choose_ridge`.
 
@@ -31,6 +36,7 @@ def fit_rows(
             minimum strength is used.
         pull: (d, o) the weights to regularise towards.
         least: Minimum strength.
+        counts: (m,) how much each row counts; None: all equally.
 
     Returns:
         The (d, o) weights, the strength, and (o,) variances of the outputs on rows that the weights were not fitted to.
@@ -38,21 +44,32 @@ def fit_rows(
     Notes:
         O(m²·d + m³); the overall mean of inputs and targets is subtracted.
     """
-    centred = inputs - inputs.mean(axis=0)
-    rest = (targets - targets.mean(axis=0)) - centred @ pull.astype(np.float32)
+    roots = np.ones(len(inputs), np.float32) if counts is None else np.sqrt(counts / counts.mean())
+    centred = (inputs - np.average(inputs, axis=0, weights=roots**2)) * roots[:, None]
+    rest = (targets - np.average(targets, axis=0, weights=roots**2)) * roots[:, None] - centred @ pull.astype(
+        np.float32
+    )
     gram = np.asarray(centred @ centred.T, dtype=np.float64)
     scale = float(np.trace(gram)) / max(gram.shape[0] * inputs.shape[1], 1)
     if not np.isfinite(scale) or scale <= 0 or not np.isfinite(rest).all():
         return pull.astype(np.float32), least, np.zeros(targets.shape[1])
     before = np.asarray(centred @ pull.astype(np.float32), dtype=np.float64)
-    strength, spread = _choose(gram, np.asarray(rest, dtype=np.float64), before, half, scale, least)
+    strength, spread = _choose(
+        gram, np.asarray(rest, dtype=np.float64), before, half, scale, least, roots.astype(np.float64)
+    )
     system = gram + max(strength, 1e-9) * scale * len(gram) * np.eye(len(gram))
     dual = linalg.solve(system, rest, assume_a="pos", check_finite=False)
     return (pull + centred.T @ dual.astype(np.float32)).astype(np.float32), strength, spread
 
 
 def _choose(
-    gram: Floats, rest: Floats, before: Floats, half: NDArray[np.bool_], scale: float, least: float
+    gram: Floats,
+    rest: Floats,
+    before: Floats,
+    half: NDArray[np.bool_],
+    scale: float,
+    least: float,
+    roots: Floats,
 ) -> tuple[float, Floats]:
     """The strength with the lowest test error, and the variances of the outputs in the test."""
     tried = [ridge for ridge in RIDGES if ridge >= least] or [least]
@@ -61,17 +78,21 @@ def _choose(
     errors, spreads = np.zeros(len(tried)), np.zeros((len(tried), rest.shape[1]))
     for own in (half, ~half):
         inside, across = gram[np.ix_(own, own)], gram[np.ix_(~own, own)]
-        # The Gram matrix is centred over all rows; within a half, the mean of the half is subtracted.
-        mean = inside.mean(axis=0)
-        inner = inside - mean[:, None] - mean[None, :] + mean.mean()
-        outer = across - across.mean(axis=1, keepdims=True) - mean[None, :] + mean.mean()
+        # The Gram matrix is centred over all rows; within a half, the mean of the half is subtracted. A constant is as
+        # large in each row as the root of what the row counts.
+        one, other = roots[own], roots[~own]
+        share = one / np.square(one).sum()
+        mean, level = inside @ share, float(share @ inside @ share)
+        inner = inside - np.outer(mean, one) - np.outer(one, mean) + level * np.outer(one, one)
+        outer = across - np.outer(across @ share, one) - np.outer(other, mean) + level * np.outer(other, one)
         values, vectors = linalg.eigh(inner)
-        wanted = rest[own] - rest[own].mean(axis=0)
+        constant = share @ rest[own]
+        wanted = rest[own] - np.outer(one, constant)
         coordinates, seen = vectors.T @ wanted, outer @ vectors
         for place, ridge in enumerate(tried):
             factor = np.maximum(values, 0.0) + max(ridge, 1e-9) * scale * len(inner)
             guess = seen @ (coordinates / factor[:, None])
-            missed = rest[~own] - rest[own].mean(axis=0) - guess
+            missed = rest[~own] - np.outer(other, constant) - guess
             errors[place] += float(np.square(missed).sum())
             spreads[place] += (before[~own] + guess).var(axis=0) / 2
     best = int(np.argmin(errors))

@@ -21,6 +21,7 @@ from onnxmerge.report.text import nothing_to_cut
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.classes import with_classes
+from onnxmerge.signals.norms import with_norms
 from onnxmerge.signals.sensitivity import RANKINGS, Curve
 
 __all__ = ["Prepared", "counting", "prepare"]
@@ -67,7 +68,7 @@ def prepare(run: Run, network: Network, fitting: Samples | None, held: Samples |
     if needed:
         calibration = gather_calibration(run, network, fitting)
         if preset.fitted and preset.select in RANKINGS:
-            calibration = with_classes(calibration)
+            calibration = with_norms(with_classes(calibration))
             network, calibration = in_best_bases(run, network, calibration)
     measured = network if calibration is None else calibration.network
     if run.plan is not None:

@@ -50,16 +50,18 @@ def collect(
     moments = [Moments.empty(node.unknowns, 0, node.groups) for _ in range(folds)] if by_taps else []
     channels = [] if by_taps else [ChannelStatistics.empty(node, group, folds) for group in groups]
 
-    def use(fold: int, rows: NDArray[np.float32]) -> None:
+    def use(fold: int, rows: NDArray[np.float32], weights: NDArray[np.float32] | None = None) -> None:
         if by_taps:
-            moments[fold].add(node.blocks(rows))
+            moments[fold].add(node.blocks(rows), weights=weights)
         for each in channels:
             each.add(fold, rows.reshape(len(rows), -1))
 
     chunks = [Chunks(partial(use, fold)) for fold in range(folds)]
     for batch, x in enumerate(inputs):
         real = batches.real(batch, node.node.inputs[0], x.shape)
-        chunks[batches.fold(batch) % folds].add(draw(x, real).rows(x))
+        drawn = draw(x, real)
+        weights = drawn.weights(batches.weight(batch, node.node.index))
+        chunks[batches.fold(batch) % folds].add(drawn.rows(x), *(() if weights is None else (weights,)))
     for each in chunks:
         each.flush()
     if by_taps:

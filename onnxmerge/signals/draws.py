@@ -57,6 +57,10 @@ class Drawn:
         rows = self.patches.rows(x, self.positions)
         return rows if self.chosen is None else rows[self.chosen]
 
+    def weights(self, all_rows: NDArray[np.float32] | None) -> Values | None:
+        """(m,) weights of the rows of a matrix product; None if all count equally."""
+        return all_rows if all_rows is None or self.chosen is None else all_rows[self.chosen]
+
     def outputs(self, y: NDArray[Any]) -> Values:
         """(m, outputs) rows of a tensor that is shaped as the node's output."""
         rows = self.patches.outputs(y, self.positions)

@@ -40,9 +40,9 @@ class ProbabilityRegression:
         self._half: list[int] = []
         self.wanted, self.approximate = inner.wanted, inner.approximate
 
-    def add(self, half: int, rows: Values, targets: Values) -> None:
+    def add(self, half: int, rows: Values, targets: Values, weights: Values | None = None) -> None:
         """See `Regression`."""
-        self._inner.add(half, rows, targets)
+        self._inner.add(half, rows, targets, weights)
         probabilities = _softmax(targets + self._classes.offset.astype(np.float32))[0]
         self._rows.append(np.ascontiguousarray(rows.reshape(len(rows), -1)))
         self._wanted.append(sparse.csr_array(np.where(probabilities >= _HELD, probabilities, 0)))

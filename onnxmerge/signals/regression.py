@@ -76,8 +76,8 @@ class Regression(Protocol):
     wanted: int
     approximate: bool
 
-    def add(self, half: int, rows: Values, targets: Values) -> None:
-        """Add (m, channels, taps) patches and (m, outputs) targets."""
+    def add(self, half: int, rows: Values, targets: Values, weights: Values | None = None) -> None:
+        """Add (m, channels, taps) patches and (m, outputs) targets; each row counts by its (m,) weight."""
         ...
 
     def solved(self, cuts: Cuts, ridge: float, *, explain: bool = False) -> Fit:
@@ -130,15 +130,15 @@ class GramRegression:
         self._chunks = tuple(Chunks(partial(self._use, half)) for half in (0, 1))
         self.wanted = rows_wanted(node.unknowns, node.groups, part)
 
-    def add(self, half: int, rows: Values, targets: Values) -> None:
+    def add(self, half: int, rows: Values, targets: Values, weights: Values | None = None) -> None:
         """See `Regression`."""
-        self._chunks[half].add(rows, targets)
+        self._chunks[half].add(rows, targets, *(() if weights is None else (weights,)))
 
-    def _use(self, half: int, rows: Values, targets: Values) -> None:
+    def _use(self, half: int, rows: Values, targets: Values, weights: Values | None = None) -> None:
         inputs = self._node.blocks(rows)
         if len(self._read) < self._node.unknowns:
             inputs = np.take(inputs, self._read, axis=2)
-        self._halves[half].add(inputs, targets.reshape(len(targets), self._node.groups, -1))
+        self._halves[half].add(inputs, targets.reshape(len(targets), self._node.groups, -1), weights)
 
     def _sums(self) -> tuple[Moments, Moments, Moments]:
         for chunks in self._chunks:
@@ -152,7 +152,7 @@ class GramRegression:
         alive, old = self._node.alive(cuts)[:, self._read], self._node.matrices()
         pull = old[:, self._read]
         first, second = one.centred(), two.centred()
-        strength = choose_ridge(_few(*first[:2]), _few(*second[:2]), alive, mixed(pull), ridge)
+        strength = choose_ridge(self._few(*first[:2]), self._few(*second[:2]), alive, mixed(self._scaled(pull)), ridge)
         uu, ut, tt = total.centred()
         explained = tt
         if explain:
@@ -164,6 +164,14 @@ class GramRegression:
         weights[:, self._read] = solve(uu, ut, pull, strength, alive)
         mean[:, self._read], mean_target = total.means()
         return Fit(weights, mean, mean_target, tt, explained)
+
+    def _scaled(self, columns: Floats) -> Floats:
+        """Columns of outputs, as large as a normalisation behind the node makes them."""
+        return columns if self._node.scales is None else columns * self._node.scales
+
+    def _few(self, uu: Floats, ut: Floats) -> Covariances:
+        """Covariances with mixtures of the targets."""
+        return uu, mixed(self._scaled(ut))
 
     def expressed(self, cuts: Cuts, ridge: float) -> Fit:
         """See `Regression`."""
@@ -187,6 +195,7 @@ class RowRegression:
         self._node, self._cuts = node, cuts
         self._rows: list[Values] = []
         self._targets: list[Values] = []
+        self._weights: list[Values] = []
         self._half: list[int] = []
         self._pools = [
             [Moments.empty(group.size, 0) for _ in range(2)] if wide and len(kept) else [] for group, kept in cuts
@@ -195,8 +204,9 @@ class RowRegression:
         self.wanted = int(min(_MOST_ROWS, held))
         self.approximate = wide
 
-    def add(self, half: int, rows: Values, targets: Values) -> None:
+    def add(self, half: int, rows: Values, targets: Values, weights: Values | None = None) -> None:
         """See `Regression`."""
+        self._weights.append(np.ones(len(rows), np.float32) if weights is None else weights)
         flat = np.ascontiguousarray(rows.reshape(len(rows), -1))
         self._rows.append(flat)
         self._targets.append(targets)
@@ -221,10 +231,10 @@ class RowRegression:
         """See `Regression`; the explained variances result from the choice of the ridge."""
         del explain
         start, alive = self._start(ridge), np.flatnonzero(self._node.alive(cuts)[0])
-        rows, targets = np.concatenate(self._rows), np.concatenate(self._targets)
+        rows, targets, counts = map(np.concatenate, (self._rows, self._targets, self._weights))
         half = np.array(self._half) == 0
         weights = np.zeros_like(start)
-        weights[alive], _, explained = fit_rows(rows[:, alive], targets, half, start[alive], ridge)
+        weights[alive], _, explained = fit_rows(rows[:, alive], targets, half, start[alive], ridge, counts)
         return self._fit(weights, rows, targets, explained)
 
     def expressed(self, cuts: Cuts, ridge: float) -> Fit:
@@ -235,10 +245,12 @@ class RowRegression:
         return self._fit(weights, rows, targets, (rows @ weights).var(axis=0, dtype=np.float64))
 
     def _fit(self, weights: Values, rows: Values, targets: Values, explained: Floats) -> Fit:
+        share = np.concatenate(self._weights).astype(np.float64)
+        share /= share.sum()
         return Fit(
             weights[None],
-            rows.mean(axis=0, dtype=np.float64)[None],
-            targets.mean(axis=0, dtype=np.float64)[None],
+            np.asarray(share @ rows)[None],
+            np.asarray(share @ targets)[None],
             targets.var(axis=0, dtype=np.float64)[None],
             explained[None],
         )
@@ -274,11 +286,6 @@ def _pooled(moments: Moments, q: int, places: Indices) -> Moments:
     return Moments(
         moments.count * places.shape[1], u[None], np.zeros((1, 0)), uu[None], np.zeros((1, n, 0)), np.zeros((1, 0))
     )
-
-
-def _few(uu: Floats, ut: Floats) -> Covariances:
-    """Covariances with mixtures of the targets."""
-    return uu, mixed(ut)
 
 
 def _variance(weights: Floats, uu: Floats) -> Floats:

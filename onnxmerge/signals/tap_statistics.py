@@ -38,7 +38,7 @@ class TapStatistics:
     @property
     def rows_seen(self) -> int:
         """See `Statistics`."""
-        return sum(each.count for each in self.folds)
+        return round(sum(each.count for each in self.folds))
 
     @property
     def determined(self) -> float:

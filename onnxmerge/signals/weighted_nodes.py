@@ -53,6 +53,8 @@ class WeightedNode:
         array: Its values in the model.
         bias: (o,) the bias of the node, zero if it has none.
         classes: If its outputs are scores of classes, what is known of these.
+        scales: (o,) factors by which a normalisation behind the node multiplies its outputs, in units of their root
+            mean square; None if there is none.
     """
 
     node: Node
@@ -64,6 +66,7 @@ class WeightedNode:
     array: NDArray[np.generic]
     bias: Floats
     classes: Classes | None = field(default=None, kw_only=True)
+    scales: Floats | None = field(default=None, kw_only=True)
 
     @property
     def trials(self) -> tuple[str, ...]:
@@ -145,10 +148,13 @@ class WeightedNode:
         return (array.T if self.by_rows else array)[None]
 
     def weighed(self, matrices: NDArray[Any]) -> NDArray[Any]:
-        """(g, d, o) or (d, o) matrices with columns scaled so that each output counts in products as classes say."""
-        if self.classes is None:
+        """(g, d, o) or (d, o) matrices with columns scaled so that each output counts in products as it does later."""
+        if self.classes is not None:
+            roots = np.sqrt(self.classes.weights).astype(matrices.dtype)
+        elif self.scales is not None:
+            roots = self.scales.astype(matrices.dtype)
+        else:
             return matrices
-        roots = np.sqrt(self.classes.weights).astype(matrices.dtype)
         return np.asarray(matrices * (roots if matrices.ndim == 2 else roots.reshape(self.groups, 1, -1)))
 
     def weight_rows(self) -> NDArray[np.generic]:
