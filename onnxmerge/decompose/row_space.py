@@ -90,7 +90,7 @@ def _choose(
         wanted = rest[own] - np.outer(one, constant)
         coordinates, seen = vectors.T @ wanted, outer @ vectors
         for place, ridge in enumerate(tried):
-            factor = np.maximum(values, 0.0) + max(ridge, 1e-9) * scale * len(inner)
+            factor = np.maximum(values, 0.0) + max(ridge, 1e-9) * scale * np.square(one).sum()
             guess = seen @ (coordinates / factor[:, None])
             missed = rest[~own] - np.outer(other, constant) - guess
             errors[place] += float(np.square(missed).sum())

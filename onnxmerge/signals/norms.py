@@ -53,7 +53,7 @@ def with_norms(calibration: Calibration) -> Calibration:
         for index, repair in schedule.repairs.items()
         if (norm := _norm_of(network, schedule.weighted[index], repair)) is not None
     }
-    if not found:
+    if not found or not calibration.real:
         return calibration
     frontier = calibration.frontier()
     weights: list[dict[int, NDArray[np.float32]]] = [{} for _ in range(len(batches))]

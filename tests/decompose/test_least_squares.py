@@ -79,3 +79,17 @@ def test_an_indefinite_covariance_is_pulled_harder_or_given_up() -> None:
     # Along the other directions the weights are those that were sought.
     np.testing.assert_allclose(vectors.T[1:] @ mended[0], vectors.T[1:] @ truth[0], rtol=1e-3, atol=1e-3)
     assert np.array_equal(solve(uu - 10 * np.eye(6), uu @ truth, truth, 1e-3), truth)
+
+
+def test_a_row_that_counts_twice_is_two_rows() -> None:
+    rng = np.random.default_rng(5)
+    rows, targets = (rng.normal(1.0, 1.0, size=(30, 2, width)).astype(np.float32) for width in (4, 3))
+    counts = np.arange(30) % 3 + 1
+    weighted, repeated, equal = (Moments.empty(4, 3, 2) for _ in range(3))
+    weighted.add(rows, targets, counts.astype(np.float32))
+    repeated.add(np.repeat(rows, counts, axis=0), np.repeat(targets, counts, axis=0))
+    equal.add(rows, targets)
+    assert weighted.count == repeated.count == counts.sum()
+    pairs = list(zip(weighted.centred() + weighted.means(), repeated.centred() + repeated.means(), strict=True))
+    assert all(np.allclose(one, two, atol=1e-5) for one, two in pairs)
+    assert not np.allclose(equal.centred()[0], repeated.centred()[0], atol=1e-3)

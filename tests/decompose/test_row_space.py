@@ -56,3 +56,16 @@ def test_inputs_that_are_constant_leave_the_pull() -> None:
     u, t, pull = _problem(2)
     weights, _, _ = fit_rows(np.ones_like(u), t, np.arange(ROWS) % 2 == 0, pull, 1e-3)
     assert np.array_equal(weights, pull)
+
+
+def test_a_row_that_counts_twice_is_two_rows() -> None:
+    u, t, pull = _problem(3)
+    counts = np.arange(ROWS) % 3 + 1
+    half = np.arange(ROWS) % 2 == 0
+    weights, strength, _ = fit_rows(u, t, half, pull, 3.0, counts.astype(np.float32))
+    more = [np.repeat(each, counts, axis=0) for each in (u, t, half)]
+    repeated, same, _ = fit_rows(more[0], more[1], more[2], pull, 3.0)
+    assert strength == same
+    assert np.allclose(weights, repeated, atol=1e-3 * np.abs(repeated).max())
+    equal, _, _ = fit_rows(u, t, half, pull, 3.0)
+    assert not np.allclose(equal, repeated, atol=1e-2 * np.abs(repeated).max())
