@@ -19,7 +19,7 @@ __all__ = ["in_folds", "unpadded"]
 
 _FOLDS, _PER_FOLD = 4, 8
 """Number of folds, and minimum number of batches in each: probing uses whole batches from every fold."""
-_TOKENS_PER_UNKNOWN, _MOST_VARIATIONS = 16, 4
+_TOKENS_PER_UNKNOWN, _MOST_VARIATIONS = 32, 8
 """Texts get variations up to this number of tokens per unknown of the widest matrix product, and at most so many."""
 _SAME = 1e-3
 """Largest difference, absolute or relative, of outputs that do not depend on padding."""
@@ -42,7 +42,7 @@ def in_folds(run: Run, network: Network, schedule: RefitSchedule, samples: Sampl
         feeds = tuple(feeds[place] for place in np.random.default_rng(0).permutation(len(feeds)))
     given, folds, mask = len(feeds), min(_FOLDS, len(feeds)), run.mask
     if mask is not None and not samples.synthetic:
-        feeds += _variations(feeds, mask, network, schedule, run.options.seed)
+        feeds += _variations(feeds, folds, mask, network, schedule, run.options.seed)
     lengths = tuple(len(next(iter(feed.values()))) if samples.batchable else samples.rows for feed in feeds)
     if mask is None:
         return Batches(feeds, lengths, folds)
@@ -50,7 +50,7 @@ def in_folds(run: Run, network: Network, schedule: RefitSchedule, samples: Sampl
 
 
 def _variations(
-    feeds: tuple[Feed, ...], mask: TokenMask, network: Network, schedule: RefitSchedule, seed: int
+    feeds: tuple[Feed, ...], folds: int, mask: TokenMask, network: Network, schedule: RefitSchedule, seed: int
 ) -> tuple[Feed, ...]:
     """Variations of texts, as many as make up for few tokens."""
     vocabulary = find_vocabulary(network.model)
@@ -59,7 +59,7 @@ def _variations(
         return ()
     tokens = sum(feed[mask.name].size if (real := mask.real(feed)) is None else int(real.sum()) for feed in feeds)
     copies = min(_MOST_VARIATIONS, -(-_TOKENS_PER_UNKNOWN * max(widths) // tokens) - 1)
-    return varied(feeds, vocabulary, mask, copies, seed)
+    return varied(feeds, vocabulary, mask, copies, folds, seed)
 
 
 def unpadded(run: Run, samples: Samples) -> Samples:
