@@ -20,6 +20,7 @@ from onnxmerge.graph.requantize import requantized
 from onnxmerge.graph.save import Staged, check_target, is_data_of, staged, staged_by
 from onnxmerge.graph.shapes import Shapes, StaticShapes, infer_shapes
 from onnxmerge.graph.single_node import single_node_model
+from onnxmerge.graph.statistics_gradient import StatisticsGradient, statistics_gradient
 from onnxmerge.graph.values import Dim, TensorSpec
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Shapes",
     "Staged",
     "StaticShapes",
+    "StatisticsGradient",
     "TensorSpec",
     "before_saturation",
     "check_target",
@@ -61,6 +63,7 @@ __all__ = [
     "staged",
     "staged_by",
     "states_model",
+    "statistics_gradient",
     "to_proto",
     "written_parameters",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 
@@ -15,6 +15,7 @@ from onnxmerge.methods import Preset
 from onnxmerge.network import Network
 from onnxmerge.pipeline.batching import in_folds, unpadded
 from onnxmerge.pipeline.estimate import dense_seconds, duration, fit_seconds
+from onnxmerge.pipeline.matched_samples import in_recorded_range, matched_samples, statistics_target
 from onnxmerge.pipeline.memory import free_memory
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
 from onnxmerge.plan.effort import EFFORTS
@@ -125,28 +126,38 @@ def _batch_size(network: Network, rows: int) -> int:
     return int(min(_BATCH, max(_FEWEST_BATCH, _BATCH_ELEMENTS / max(largest, 1))))
 
 
-def _made_up(run: Run, network: Network, provider: Provider) -> Samples:
-    """Synthetic samples; for a classifier, the most confident of a larger pool, evenly from all classes."""
+def _made_up(run: Run, network: Network, memory: int, provider: Provider) -> Samples:
+    """Synthetic samples; for a classifier, the most confident of a larger pool, evenly from all classes.
+
+    Images are then changed to have the recorded statistics of BatchNormalization, if there are any.
+    """
     shapes = {spec.name: network.cost.dims[spec.name] for spec in run.model.inputs}
     largest, macs = max(prod(shape) for shape in shapes.values()), max(network.cost.macs({}), 1)
     fitting_size = min(_SYNTHETIC_ELEMENTS // largest, int(_SYNTHETIC_MACS / macs))
     most = max(_MOST_SYNTHETIC, min(_CHEAP_SYNTHETIC, int(_CHEAP_MACS / macs)))
     count = max(_FEWEST_SYNTHETIC, min(most, fitting_size))
-    clearest = _clearest(run, network, shapes, count, provider)
-    return clearest or synthetic_samples(run.model.inputs, shapes, count, run.options.seed)
+    target = statistics_target(network)
+
+    def made(wanted: int) -> Samples:
+        samples = synthetic_samples(run.model.inputs, shapes, wanted, run.options.seed)
+        return samples if target is None else in_recorded_range(target, samples, memory, provider)
+
+    samples = _clearest(run, network, made, count, provider) or made(count)
+    steps = EFFORTS[run.options.effort].steps
+    return samples if target is None else matched_samples(target, samples, steps, memory, provider)
 
 
 def _clearest(
-    run: Run, network: Network, shapes: Mapping[str, tuple[int, ...]], count: int, provider: Provider
+    run: Run, network: Network, made: Callable[[int], Samples], count: int, provider: Provider
 ) -> Samples | None:
     """The most confident synthetic samples; None if the network is not a classifier or there are too few candidates."""
-    elements = sum(prod(shape) for shape in shapes.values())
+    elements = sum(prod(network.cost.dims[spec.name]) for spec in run.model.inputs)
     pool = min(_POOL * count, _POOL_ELEMENTS // max(elements, 1), int(_POOL_MACS / max(network.cost.macs({}), 1)))
     outputs = [name for name in (spec.name for spec in run.model.outputs) if len(network.dims(name) or ()) == 2]
     classes = (network.dims(outputs[0]) or (0, 0))[1] if outputs else 0
     if not 1 < classes <= count // _PER_CLASS or pool < 2 * count:
         return None
-    samples = synthetic_samples(run.model.inputs, shapes, pool, run.options.seed)
+    samples = made(pool)
     if samples.rows != 1:
         return None
     with Session.open(ort_source(run.source), provider) as session:
@@ -167,10 +178,11 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None) -> C
     images. The weights found with it are written to the original model.
     """
     effort, provider = EFFORTS[run.options.effort], run.request.verification.provider
+    memory = run.options.memory or free_memory() // 4
     with run.stage("measuring signals"):
         samples = fitting
         if samples is None:
-            samples = _made_up(run, network, provider)
+            samples = _made_up(run, network, memory, provider)
             run.notes.append(f"no samples were given: weights were fitted on {samples.source}")
         else:
             samples = unpadded(run, samples)
@@ -182,7 +194,7 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None) -> C
             counter=PassCounter(network.cost.work(), samples.count),
             real=fitting is not None,
             ridge=_RIDGE_SYNTHETIC if fitting is None else _RIDGE,
-            memory=run.options.memory or free_memory() // 4,
+            memory=memory,
             provider=provider,
             seed=run.options.seed,
             rows=effort.rows,

@@ -2,11 +2,13 @@
 
 Planning cost is counted in dense passes; one dense pass runs the whole network on all calibration samples.
 
-| effort | levels of a group | dense passes for probing | statistics | plans tried where much is removed |
-|---|---|---|---|---|
-| fast | 2 | 2 | half of the rows; channels only, beyond 1152 unknowns | 1 |
-| balanced | 4 | 9 | all | 2 |
-| thorough | 9 | 45 | all | 3 |
+| effort | levels of a group | dense passes for probing | statistics | plans tried where much is removed | steps |
+|---|---|---|---|---|---|
+| fast | 2 | 2 | half of the rows; channels only, beyond 1152 unknowns | 1 | 4 |
+| balanced | 4 | 9 | all | 2 | 8 |
+| thorough | 9 | 45 | all | 3 | 8 |
+
+The steps are those of `signals/matched_images.py`, without samples; each costs about three dense passes.
 
 Collecting the inputs of every layer takes one more pass. Every group is cut at each level and the rest of the
 network is run behind it, so probing costs levels times the parts of the network behind all groups. The number of
@@ -38,6 +40,7 @@ class Effort:
             large.
         rows: Factor of the number of rows drawn for the statistics of a node.
         widest: Number of unknowns of a node beyond which planning uses statistics of its channels, not of all taps.
+        steps: Steps that bring the statistics of synthetic images near to the recorded ones.
     """
 
     levels: tuple[float, ...]
@@ -46,11 +49,12 @@ class Effort:
     floors: tuple[float, ...]
     rows: float = 1.0
     widest: int = WIDEST
+    steps: int = 8
 
 
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
     {
-        "fast": Effort((0.75, 0.4), 2.0, 128, (), 0.5, 1152),
+        "fast": Effort((0.75, 0.4), 2.0, 128, (), 0.5, 1152, 4),
         "balanced": Effort((0.85, 0.65, 0.4, 0.15), 9.0, 256, (0.3,)),
         "thorough": Effort((0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), 45.0, 1024, (0.15, 0.3)),
     }

@@ -1,0 +1,236 @@
+"""Gradients of operators: the nodes that compute, from the gradient of an output, that of its inputs.
+
+Only what lies between an image and the BatchNormalizations of a network is covered, in float32. A node without a rule
+lets no gradient pass; what is computed behind it is then approximate.
+
+| operator | gradient of its input, g being that of its output y |
+|---|---|
+| Conv | the transposed convolution of g; with steps of 1, a convolution with the flipped kernels, which is faster |
+| BatchNormalization | g · γ/sqrt(var + eps) |
+| Relu, LeakyRelu, PRelu | g where y > 0, g · slope elsewhere |
+| Clip | g where y is inside the bounds |
+| Sigmoid, Tanh, HardSigmoid | g · y(1 - y), g · (1 - y²), g · alpha where 0 < y < 1 |
+| Add, Sub, Mul, Div | as usual, where nothing is broadcast but constants |
+| MaxPool | g at the maximum, where windows do not overlap |
+| Pad, Concat, Transpose, Identity | the parts of g, rearranged |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxmerge.graph.model import Model, Node
+
+__all__ = ["RULES", "Tape"]
+
+Array = Callable[[str], NDArray[Any] | None]
+
+
+@dataclass
+class Tape:
+    """Nodes and constants that are added to a graph.
+
+    Attributes:
+        model: The model.
+        dims: Shape of every tensor.
+        array: Returns the values of a constant, None for other tensors.
+        nodes: New nodes, in an order in which they can run.
+        constants: New initializers.
+    """
+
+    model: Model
+    dims: Mapping[str, tuple[int, ...]]
+    array: Array
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: list[onnx.TensorProto] = field(default_factory=list)
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:  # noqa: ANN401 - any attribute of any operator
+        """Add a node with one output, and return the name of the output."""
+        name = f"gradient__{len(self.nodes)}"
+        self.nodes.append(onnx.helper.make_node(kind, inputs, [name], **attributes))
+        return name
+
+    def floats(self, values: Any) -> str:  # noqa: ANN401 - anything that is an array
+        """Add a float32 constant, and return its name."""
+        return self._constant(np.asarray(values, dtype=np.float32))
+
+    def integers(self, values: Sequence[int]) -> str:
+        """Add an int64 constant, and return its name."""
+        return self._constant(np.asarray(values, dtype=np.int64))
+
+    def _constant(self, array: NDArray[Any]) -> str:
+        name = f"gradient_constant__{len(self.constants)}"
+        self.constants.append(onnx.numpy_helper.from_array(np.array(array, order="C"), name))
+        return name
+
+    def mean(self, tensor: str, axes: Sequence[int]) -> str:
+        """The mean over axes, which keep a length of 1."""
+        if self.model.opsets[""] >= 18:
+            return self.op("ReduceMean", tensor, self.integers(axes), keepdims=1)
+        return self.op("ReduceMean", tensor, axes=list(axes), keepdims=1)
+
+    def inside(self, tensor: str, low: float | None, high: float | None) -> str:
+        """1 where a tensor that never leaves the bounds is inside them, 0 where it has reached one."""
+        parts = []
+        if low is not None:
+            parts.append(self.op("Sign", tensor if low == 0 else self.op("Sub", tensor, self.floats(low))))
+        if high is not None and np.isfinite(high):
+            parts.append(self.op("Sign", self.op("Sub", self.floats(high), tensor)))
+        return parts[0] if len(parts) == 1 else self.op("Mul", *parts)
+
+
+Gradients = list[tuple[str, str]]
+Rule = Callable[[Tape, Node, str], Gradients | None]
+
+
+def _conv(tape: Tape, node: Node, g: str) -> Gradients | None:
+    weight, dims = tape.array(node.inputs[1]), tape.dims.get(node.inputs[0], ())
+    if weight is None or weight.ndim != 4 or node.attributes.get("auto_pad", "NOTSET") != "NOTSET":
+        return None
+    weight = np.asarray(weight, dtype=np.float32)
+    (outputs, inputs, *kernel), groups = weight.shape, int(node.attributes.get("group", 1))
+    strides, pads = list(node.attributes.get("strides", (1, 1))), list(node.attributes.get("pads", (0,) * 4))
+    spread = list(node.attributes.get("dilations", (1, 1)))
+    reach = [spread[axis] * (kernel[axis] - 1) for axis in (0, 1)]
+    other = [reach[place % 2] - pads[place] for place in range(4)]
+    shared = {"group": groups, "dilations": spread, "kernel_shape": kernel, "strides": strides}
+    if strides == [1, 1] and min(other) >= 0:
+        blocks = weight.reshape(groups, outputs // groups, inputs, *kernel).swapaxes(1, 2)[..., ::-1, ::-1]
+        flipped = blocks.reshape(groups * inputs, outputs // groups, *kernel)
+        return [(node.inputs[0], tape.op("Conv", g, tape.floats(flipped), pads=other, **shared))]
+    left = [(dims[2 + a] + pads[a] + pads[2 + a] - reach[a] - 1) % strides[a] for a in (0, 1)]
+    back = tape.op("ConvTranspose", g, tape.floats(weight), pads=pads, output_padding=left, **shared)
+    return [(node.inputs[0], back)]
+
+
+def _batchnorm(tape: Tape, node: Node, g: str) -> Gradients | None:
+    gamma, variance = tape.array(node.inputs[1]), tape.array(node.inputs[4])
+    if gamma is None or variance is None:
+        return None
+    factor = np.asarray(gamma, np.float64) / np.sqrt(np.asarray(variance) + node.attributes.get("epsilon", 1e-5))
+    shape = (-1,) + (1,) * (len(tape.dims[node.inputs[0]]) - 2)
+    return [(node.inputs[0], tape.op("Mul", g, tape.floats(factor.reshape(shape))))]
+
+
+def _rectifier(tape: Tape, node: Node, g: str) -> Gradients | None:
+    y = node.outputs[0]
+    positive = tape.op("Sign", tape.op("Relu", y) if node.op != "Relu" else y)
+    if node.op == "Relu":
+        return [(node.inputs[0], tape.op("Mul", g, positive))]
+    slope: Any = node.attributes.get("alpha", 0.01) if node.op == "LeakyRelu" else tape.array(node.inputs[1])
+    if slope is None or np.min(slope) < 0:
+        return None
+    factor = tape.op("Add", tape.op("Mul", positive, tape.floats(1 - np.asarray(slope))), tape.floats(slope))
+    return [(node.inputs[0], tape.op("Mul", g, factor))]
+
+
+def _clip(tape: Tape, node: Node, g: str) -> Gradients | None:
+    bounds: list[float | None] = []
+    for place, name in ((1, "min"), (2, "max")):
+        value = tape.array(node.input(place)) if node.input(place) else node.attributes.get(name)
+        if value is None and node.input(place):
+            return None
+        bounds.append(None if value is None else float(np.asarray(value)))
+    if bounds == [None, None]:
+        return [(node.inputs[0], g)]
+    return [(node.inputs[0], tape.op("Mul", g, tape.inside(node.outputs[0], *bounds)))]
+
+
+def _squash(tape: Tape, node: Node, g: str) -> Gradients | None:
+    y = node.outputs[0]
+    if node.op == "HardSigmoid":
+        factor = tape.op("Mul", tape.inside(y, 0.0, 1.0), tape.floats(node.attributes.get("alpha", 0.2)))
+    elif node.op == "Sigmoid":
+        factor = tape.op("Sub", y, tape.op("Mul", y, y))
+    else:
+        factor = tape.op("Sub", tape.floats(1), tape.op("Mul", y, y))
+    return [(node.inputs[0], tape.op("Mul", g, factor))]
+
+
+def _arithmetic(tape: Tape, node: Node, g: str) -> Gradients | None:
+    found: Gradients = []
+    whole = tape.dims[node.outputs[0]]
+    for place, name in enumerate(node.inputs):
+        if tape.array(name) is not None or tape.dims.get(name) != whole:
+            continue  # a constant, or a broadcast signal such as the gate of a squeeze-and-excitation block
+        if node.op in ("Add", "Sum"):
+            back = g
+        elif node.op == "Sub":
+            back = g if place == 0 else tape.op("Neg", g)
+        elif node.op == "Mul" or place == 0:
+            back = tape.op(node.op, g, node.inputs[1 - place])
+        else:
+            continue
+        found.append((name, back))
+    return found
+
+
+def _max_pool(tape: Tape, node: Node, g: str) -> Gradients | None:
+    x, y, kernel = node.inputs[0], node.outputs[0], list(node.attributes["kernel_shape"])
+    strides, pads = list(node.attributes.get("strides", (1, 1))), node.attributes.get("pads", (0,))
+    plain = node.attributes.get("auto_pad", "NOTSET") == "NOTSET" and not node.attributes.get("ceil_mode", 0)
+    if len(kernel) != 2 or kernel != strides or any(pads) or not plain:
+        return None
+    channels, *sides = tape.dims[x][1:]
+    left = [length - strides[axis] * tape.dims[y][2 + axis] for axis, length in enumerate(sides)]
+    ones = tape.floats(np.ones((channels, 1, *kernel)))
+    shared = {"group": channels, "strides": strides, "kernel_shape": kernel, "output_padding": left}
+    at_maximum = tape.op("Equal", x, tape.op("ConvTranspose", y, ones, **shared))
+    mask = tape.op("Cast", at_maximum, to=onnx.TensorProto.FLOAT)
+    return [(x, tape.op("Mul", tape.op("ConvTranspose", g, ones, **shared), mask))]
+
+
+def _pad(tape: Tape, node: Node, g: str) -> Gradients | None:
+    old = tape.model.opsets[""] < 11
+    pads = node.attributes.get("pads") if old else tape.array(node.inputs[1])
+    if pads is None or node.attributes.get("mode", "constant") != "constant" or node.input(3):
+        return None
+    back = [-int(each) for each in pads]
+    return [(node.inputs[0], tape.op("Pad", g, pads=back) if old else tape.op("Pad", g, tape.integers(back)))]
+
+
+def _concat(tape: Tape, node: Node, g: str) -> Gradients | None:
+    axis, start, found = int(node.attributes["axis"]), 0, []
+    if tape.model.opsets[""] < 10:
+        return None
+    for name in node.inputs:
+        stop = start + tape.dims[name][axis]
+        ends = (tape.integers([start]), tape.integers([stop]), tape.integers([axis]))
+        found.append((name, tape.op("Slice", g, *ends)))
+        start = stop
+    return found
+
+
+def _transpose(tape: Tape, node: Node, g: str) -> Gradients | None:
+    order = node.attributes.get("perm", range(len(tape.dims[node.inputs[0]]))[::-1])
+    return [(node.inputs[0], tape.op("Transpose", g, perm=[int(each) for each in np.argsort(order)]))]
+
+
+def _identity(tape: Tape, node: Node, g: str) -> Gradients | None:
+    del tape
+    return [(node.inputs[0], g)]
+
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "Conv": _conv,
+        "BatchNormalization": _batchnorm,
+        **dict.fromkeys(("Relu", "LeakyRelu", "PRelu"), _rectifier),
+        "Clip": _clip,
+        **dict.fromkeys(("Sigmoid", "Tanh", "HardSigmoid"), _squash),
+        **dict.fromkeys(("Add", "Sum", "Sub", "Mul", "Div"), _arithmetic),
+        "MaxPool": _max_pool,
+        "Pad": _pad,
+        "Concat": _concat,
+        "Transpose": _transpose,
+        **dict.fromkeys(("Identity", "Dropout"), _identity),
+    }
+)
+"""Rule by operator; it returns (input, its gradient), or None if it does not cover the node."""
