@@ -5,10 +5,11 @@ Planning cost is counted in dense passes; one dense pass runs the whole network 
 | effort | levels of a group | dense passes for probing | statistics | plans tried where much is removed | steps |
 |---|---|---|---|---|---|
 | fast | 2 | 2 | half of the rows; channels only, beyond 1152 unknowns | 1 | 4 |
-| balanced | 4 | 9 | all | 2 | 8 |
-| thorough | 9 | 45 | all | 3 | 8 |
+| balanced | 4 | 9 | all | 2 | 16 |
+| thorough | 9 | 45 | all | 3 | 16 |
 
-The steps are those of `signals/matched_images.py`, without samples; each costs about three dense passes.
+The steps are those of `signals/matched_images.py`, without samples; each costs about three dense passes, and there are
+fewer if these take long.
 
 Collecting the inputs of every layer takes one more pass. Every group is cut at each level and the rest of the
 network is run behind it, so probing costs levels times the parts of the network behind all groups. The number of
@@ -40,7 +41,7 @@ class Effort:
             large.
         rows: Factor of the number of rows drawn for the statistics of a node.
         widest: Number of unknowns of a node beyond which planning uses statistics of its channels, not of all taps.
-        steps: Steps that bring the statistics of synthetic images near to the recorded ones.
+        steps: Maximum number of steps that bring the statistics of synthetic images near to the recorded ones.
     """
 
     levels: tuple[float, ...]
@@ -49,7 +50,7 @@ class Effort:
     floors: tuple[float, ...]
     rows: float = 1.0
     widest: int = WIDEST
-    steps: int = 8
+    steps: int = 16
 
 
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
