@@ -51,7 +51,7 @@ _POOL, _POOL_ELEMENTS, _POOL_MACS, _PER_CLASS = 8, 48_000_000, 5e11, 8
 class for the choice to be useful.
 """
 _FEWEST_STEPS, _STEPS_MACS = 4, 1e12
-"""Steps that match images to recorded statistics: at least 4, beyond that as many as take so many MACs of forward passes.
+"""Steps that match images to recorded statistics: at least 4, beyond that as many as take so many forward MACs.
 That allows 16 for 512 images of ResNet-56 (75 s of one core), and 9 for 118 of EfficientNet-Lite2 (230 s).
 """
 _RIDGE, _RIDGE_SYNTHETIC = 1e-3, 1e-2
