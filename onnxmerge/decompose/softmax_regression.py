@@ -1,4 +1,4 @@
-"""Correct the scores of classes so that their softmax gives wanted probabilities on rows of inputs.
+"""Correct scores so that their softmax or sigmoid gives wanted probabilities on rows of inputs.
 
 Least squares matches scores, whatever they are worth: a class at a probability of 1e-9 counts as much as the two
 between which a row decides. From its solution, this minimises the cross entropy with the wanted probabilities, which is
@@ -7,7 +7,8 @@ convex:
     min over D, c:  mean over rows of −Σ q log softmax(z + x D + c)  +  λ/2 ‖D‖²
 
 with z the scores so far, q the wanted probabilities and x whitened inputs. λ is the strength that serves rows best to
-which D was not fitted; if none does better than no correction, there is none.
+which D was not fitted; if none does better than no correction, there is none. For a sigmoid, every score competes with
+a score of zero alone, and the cross entropies of all scores are added.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
+from scipy import optimize, special
 
 __all__ = ["ClassRows", "probability_correction"]
 
@@ -25,6 +26,8 @@ Values = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
 _STRENGTHS = (1.0, 0.1, 0.01)
+_WEAKEST = (1e-3, 1e-4)
+"""Further strengths for a sigmoid: where few rows have a probability that is not almost zero, the loss is small."""
 _ITERATIONS = 40
 _FLOOR = 1e-3
 """Added to the variances of the inputs in every direction, relative to their mean."""
@@ -37,18 +40,20 @@ class ClassRows:
     Attributes:
         inputs: (m, d).
         scores: (m, c) scores so far of the classes that are corrected.
-        rest: (m,) logarithm of the summed exponentials of all other scores.
-        wanted: (m, c) wanted probabilities; what they lack to 1 belongs to the other classes.
+        rest: (m,) logarithm of the summed exponentials of all other scores; None if each score has a sigmoid of its
+            own.
+        wanted: (m, c) wanted probabilities; behind a softmax, what they lack to 1 belongs to the other classes.
     """
 
     inputs: Values
     scores: Values
-    rest: Values
+    rest: Values | None
     wanted: Values
 
     def among(self, chosen: NDArray[np.bool_]) -> ClassRows:
         """Some of the rows."""
-        return ClassRows(self.inputs[chosen], self.scores[chosen], self.rest[chosen], self.wanted[chosen])
+        rest = None if self.rest is None else self.rest[chosen]
+        return ClassRows(self.inputs[chosen], self.scores[chosen], rest, self.wanted[chosen])
 
 
 def probability_correction(rows: ClassRows, half: NDArray[np.bool_]) -> tuple[Floats, Floats]:
@@ -75,9 +80,9 @@ def _best_strength(rows: ClassRows, half: NDArray[np.bool_]) -> float | None:
     """The strength that best serves the half that was not fitted to; None if no correction is better."""
     none = np.zeros((rows.inputs.shape[1] + 1, rows.scores.shape[1]))
     lowest, best = sum(_loss(none, rows.among(side))[0] for side in (half, ~half)), None
-    for strength in _STRENGTHS:
+    for strength in _STRENGTHS if rows.rest is not None else (*_STRENGTHS, *_WEAKEST):
         error = sum(_loss(_fitted(rows.among(side), strength), rows.among(~side))[0] for side in (half, ~half))
-        if error >= lowest:
+        if not error < lowest:  # or it is not a number
             break
         lowest, best = error, strength
     return best
@@ -112,6 +117,11 @@ def _loss(found: Floats, rows: ClassRows) -> tuple[float, Floats]:
     """Mean cross entropy of rows with a correction, and its gradient."""
     moved = found.astype(np.float32)
     scores = rows.scores + rows.inputs @ moved[:-1] + moved[-1]
+    if rows.rest is None:
+        loss = (np.logaddexp(scores, 0) - rows.wanted * scores).sum(axis=1)
+        powers = special.expit(scores) - rows.wanted
+        gradient = np.concatenate([rows.inputs.T @ powers, powers.sum(axis=0)[None]]).astype(np.float64)
+        return float(loss.mean(dtype=np.float64)), gradient / len(scores)
     top = np.maximum(scores.max(axis=1), rows.rest)
     powers = np.exp(scores - top[:, None])
     total = powers.sum(axis=1) + np.exp(rows.rest - top)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import sparse, special
 
 from onnxmerge.decompose.softmax_regression import ClassRows, probability_correction
 from onnxmerge.signals.regression import Cuts, Fit, Regression
@@ -28,6 +28,10 @@ _HELD = 1e-4
 _ABSENT = 50.0
 """How far below the highest score the others are if there are none."""
 _CHUNK = 1024
+_MOST_ROWS = 16384
+"""Number of rows that are kept if each score has a sigmoid of its own: such scores may be those of a convolution, which
+draws many rows of many taps.
+"""
 
 
 class ProbabilityRegression:
@@ -39,11 +43,13 @@ class ProbabilityRegression:
         self._wanted: list[sparse.csr_array] = []
         self._half: list[int] = []
         self.wanted, self.approximate = inner.wanted, inner.approximate
+        self._step = -(-inner.wanted // _MOST_ROWS) if classes.independent else 1
 
     def add(self, half: int, rows: Values, targets: Values, weights: Values | None = None) -> None:
         """See `Regression`."""
         self._inner.add(half, rows, targets, weights)
-        probabilities = _softmax(targets + self._classes.offset.astype(np.float32))[0]
+        rows, targets = rows[:: self._step], targets[:: self._step]
+        probabilities = self._probabilities(targets + self._classes.offset.astype(np.float32))
         self._rows.append(np.ascontiguousarray(rows.reshape(len(rows), -1)))
         self._wanted.append(sparse.csr_array(np.where(probabilities >= _HELD, probabilities, 0)))
         self._half += [half] * len(rows)
@@ -58,12 +64,16 @@ class ProbabilityRegression:
         inputs, wanted = np.concatenate(self._rows), sparse.csc_array(sparse.vstack(self._wanted))
         likely = np.asarray(wanted.max(axis=0).todense()).ravel() >= _LIKELY
         for _, scores in self._scored(fit, inputs):
-            likely |= _softmax(scores)[0].max(axis=0) >= _LIKELY
+            likely |= self._probabilities(scores).max(axis=0) >= _LIKELY
+        if not likely.any():
+            return fit
         scored, rest = np.zeros((len(inputs), int(likely.sum())), np.float32), np.zeros(len(inputs), np.float32)
         for place, scores in self._scored(fit, inputs):
             scored[place] = scores[:, likely]
-            rest[place] = scores.max(axis=1) - _ABSENT if likely.all() else _softmax(scores[:, ~likely])[1]
-        rows = ClassRows(inputs[:, alive], scored, rest, wanted[:, np.flatnonzero(likely)].toarray())
+            if not self._classes.independent:
+                rest[place] = scores.max(axis=1) - _ABSENT if likely.all() else _softmax(scores[:, ~likely])[1]
+        others = None if self._classes.independent else rest
+        rows = ClassRows(inputs[:, alive], scored, others, wanted[:, np.flatnonzero(likely)].toarray())
         change, shift = probability_correction(rows, half)
         weights, mean_target = fit.weights.copy(), fit.mean_target.copy()
         columns = np.flatnonzero(likely)
@@ -74,6 +84,9 @@ class ProbabilityRegression:
     def expressed(self, cuts: Cuts, ridge: float) -> Fit:
         """See `Regression`."""
         return self._inner.expressed(cuts, ridge)
+
+    def _probabilities(self, scores: Values) -> Values:
+        return np.asarray(special.expit(scores)) if self._classes.independent else _softmax(scores)[0]
 
     def _scored(self, fit: Fit, inputs: Values) -> Iterator[tuple[slice, Values]]:
         """Scores that a fit gives to rows of inputs, a part of the rows at a time."""

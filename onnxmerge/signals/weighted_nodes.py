@@ -32,11 +32,13 @@ class Classes:
 
     Attributes:
         weights: (o,) how much the squared error of each score counts.
-        offset: (o,) what is added to the outputs before the softmax.
+        offset: (o,) what is added to the outputs before the softmax or sigmoid.
+        independent: Whether a sigmoid turns each score into a probability, rather than a softmax all of them.
     """
 
     weights: Floats
     offset: Floats
+    independent: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.special import logsumexp, softmax
+from scipy.special import expit, logsumexp, softmax
 
+from onnxmerge.decompose import softmax_regression
 from onnxmerge.decompose.softmax_regression import ClassRows, probability_correction
 
 ROWS, INPUTS, CLASSES = 4000, 6, 9
@@ -55,3 +56,38 @@ def test_rows_that_say_nothing_change_nothing() -> None:
     weights, shift = probability_correction(rows, np.arange(40) % 2 == 0)
     assert not weights.any()
     assert not shift.any()
+
+
+def _alone(seed: int) -> tuple[ClassRows, np.ndarray]:
+    """Rows whose scores have sigmoids of their own, off by a linear map; and the scores that are wanted."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(ROWS, INPUTS)).astype(np.float32)
+    right, wrong = (np.random.default_rng(k).normal(size=(INPUTS, CLASSES)) for k in (1, 2))
+    wanted = x @ right - 3
+    scores = wanted + 0.4 * x @ wrong + 0.3
+    return ClassRows(x, scores.astype(np.float32), None, expit(wanted).astype(np.float32)), wanted
+
+
+def _entropies(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    return np.asarray((np.logaddexp(scores, 0) - expit(wanted) * scores).mean(axis=0))
+
+
+def test_independent_probabilities_of_other_rows_come_near_to_those_wanted() -> None:
+    rows, _ = _alone(0)
+    weights, shift = probability_correction(rows, np.arange(ROWS) % 2 == 0)
+    others, wanted = _alone(5)
+    change = others.inputs @ weights + shift
+    least, before = _entropies(wanted, wanted), _entropies(others.scores, wanted)
+    assert np.all(_entropies(others.scores + change, wanted) - least < 0.1 * (before - least))
+    assert np.all(_entropies(others.scores - change, wanted) > before)  # the comparison can fail
+
+
+def test_one_independent_score_is_a_class_against_a_score_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(softmax_regression, "_WEAKEST", ())  # a sigmoid may use weaker strengths
+    rows, _ = _alone(0)
+    one = ClassRows(rows.inputs, rows.scores[:, :1], None, rows.wanted[:, :1])
+    two = ClassRows(rows.inputs, rows.scores[:, :1], np.zeros(ROWS, np.float32), rows.wanted[:, :1])
+    half = np.arange(ROWS) % 2 == 0
+    (weights, shift), (same, level) = probability_correction(one, half), probability_correction(two, half)
+    np.testing.assert_allclose(weights, same, atol=1e-4)
+    np.testing.assert_allclose(shift, level, atol=1e-4)
