@@ -157,7 +157,9 @@ def _made_up(run: Run, network: Network, memory: int, provider: Provider) -> tup
     if target is None:
         return samples, _RIDGE_SYNTHETIC
     steps = min(EFFORTS[run.options.effort].steps, max(_FEWEST_STEPS, int(_STEPS_MACS / (macs * count))))
-    matched = matched_samples(target, samples, steps, memory, provider)
+    matched = matched_samples(
+        target, samples, steps, memory, provider, lambda done: run.progress("matching synthetic images", done)
+    )
     return matched, _RIDGE_SYNTHETIC if matched is samples else _RIDGE
 
 

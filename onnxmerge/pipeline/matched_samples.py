@@ -6,7 +6,7 @@ First the range of values that the network expects is chosen, then the images ar
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -82,7 +82,12 @@ def in_recorded_range(target: StatisticsGradient, samples: Samples, memory: int,
 
 
 def matched_samples(
-    target: StatisticsGradient, samples: Samples, steps: int, memory: int, provider: Provider
+    target: StatisticsGradient,
+    samples: Samples,
+    steps: int,
+    memory: int,
+    provider: Provider,
+    progress: Callable[[float], None] = lambda _done: None,
 ) -> Samples:
     """The same number of samples, changed by a few steps of gradient descent.
 
@@ -94,6 +99,7 @@ def matched_samples(
         steps: Steps of descent, each of which costs about three dense passes.
         memory: Bytes that the descent may take.
         provider: The execution provider.
+        progress: Called with the fraction completed.
     """
     batch = _batch(target, samples, memory)
     if batch < _FEWEST or not steps:
@@ -101,7 +107,7 @@ def matched_samples(
     if target.partial:
         _LOGGER.debug("no gradients of images through %s", ", ".join(target.partial))
     try:
-        images, before, after = match_images(target, _images(target, samples), batch, steps, provider)
+        images, before, after = match_images(target, _images(target, samples), batch, steps, provider, progress)
     except OnnxMergeError as error:  # the images serve as they are
         _LOGGER.debug("the statistics of synthetic images were not matched: %s", error)
         return samples
