@@ -79,7 +79,7 @@ def compress(
         round_to: Channel counts are multiples of this; auto: only counts that were measured to be faster; None:
             multiples of 8, or of 4 in groups of fewer than 32 channels. Any count is allowed if `of` is latency, or if
             the method follows the protocol of a paper. If a verified result saves next to no time, None also tries
-            multiples of 8, then of 16, in all groups.
+            multiples of up to 16.
         effort: How many passes over the samples planning makes: fast, balanced or thorough.
         memory: Maximum size of the matrices of one layer in bytes; None: a quarter of the free memory.
         seed: For synthetic inputs and bootstrap intervals.

@@ -185,8 +185,8 @@ WHAT = all_of(
         type=values.multiple,
         metavar="N|auto",
         help="Keep a multiple of N channels in each group; auto: only counts at which the operators were measured to "
-        "be faster.  [default: 8, or 4 in groups of fewer than 32 channels, and 8, then 16, in all groups if the "
-        "result saves next to no time; 1 with --of latency, and with --of channels for all methods but auto and refit]",
+        "be faster.  [default: 8, or 4 in groups of fewer than 32 channels, and up to 16 if the result saves next to "
+        "no time; 1 with --of latency, and with --of channels for all methods but auto and refit]",
     ),
     of_method("--method", type=Choice(tuple(METHODS)), default=Options.method, show_default=True, help=_presets()),
     of_method(

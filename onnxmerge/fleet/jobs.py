@@ -23,6 +23,7 @@ from typing import Any
 
 from onnxmerge.errors import RuntimeMissingError, UsageError
 from onnxmerge.fleet.job_images import IMAGE_KEYS, images_of
+from onnxmerge.methods import METHODS
 from onnxmerge.plan.options import Options
 from onnxmerge.samples import ImageOptions
 from onnxmerge.suggestions import did_you_mean
@@ -36,7 +37,7 @@ _PATHS = ("model", "calib", "data")
 
 @dataclass(frozen=True)
 class Job:
-    """One model with one method, at several ratios: what shares a measurement of importance, and one task.
+    """One model with one method, at several ratios, which share a measurement of importance if there is one.
 
     Attributes:
         model: Path of the model.
@@ -87,6 +88,13 @@ class Job:
             raise UsageError("a fleet is not timed while it works; leave latency out, or compress models one by one")
         self.options(self.ratios[0])
         self.verification()
+
+    @property
+    def parts(self) -> tuple[Job, ...]:
+        """Jobs that share nothing: one for each ratio if no importance is measured, else this one."""
+        if METHODS[self.method].measured:
+            return (self,)
+        return tuple(dataclasses.replace(self, ratios=(ratio,)) for ratio in self.ratios)
 
     def options(self, ratio: float) -> Options:
         """The options of a compression."""

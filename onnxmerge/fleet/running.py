@@ -39,7 +39,7 @@ def run_fleet(
     """Run jobs on a cluster; results appear in the folder as they are finished.
 
     Args:
-        jobs: What to do. Each is one task.
+        jobs: What to do. Each is one task, or one for each ratio if no importance is measured.
         folder: Where results are kept; results that are there already are not computed again.
         scheduler: Address of a scheduler; None: a cluster on this machine.
         workers: Number of workers on this machine; None: as many as there are cores for.
@@ -58,7 +58,7 @@ def run_fleet(
     with connected(scheduler, count, threads) as client:
         announce(f"dashboard: {client.dashboard_link}")
         before = set(workers_of(client))
-        found = _compress(client, jobs, folder, threads, progress)
+        found = _compress(client, [part for job in jobs for part in job.parts], folder, threads, progress)
         timed, notes = _time(client, found, folder, threads, progress) if latency else (found, ())
         lost = len(before - set(workers_of(client)))
     return Fleet(tuple(timed), time.perf_counter() - started, max(len(before), count), lost, tuple(notes))
@@ -82,7 +82,7 @@ def _compress(
     place_of = {future.key: place for place, future in enumerate(futures)}
     found: list[list[Outcome]] = [[] for _ in jobs]
     total, done, store = sum(len(job.ratios) for job in jobs), 0, Store(folder)
-    progress(f"compressing {len(jobs)} models × methods", 0.0)
+    progress(f"compressing, 0 of {total}", 0.0)
     for future in as_completed(futures, raise_errors=False):
         place = place_of[future.key]
         found[place] = _collected(future, jobs[place])

@@ -1,13 +1,14 @@
 """Plan a cut that saves next to no time again, in wider blocks of channels.
 
 Kernels work in blocks of channels, often wider ones than the default widths are multiples of. If the time that a result
-saves is less than a quarter of what its MACs explain, the same ratio is planned again with every width a multiple of 8,
-then of 16, and the network is timed with unchanged weights. The first that saves as much is fitted and takes the place
-of the result; if none does, the fastest is, if it is faster than the result beyond the intervals. (The counts of the
-first plan were raised before. That left less than half of the cut, although other plans in such widths reach the ratio.
-Steps of 8 come first because they leave layers of 16 channels something to choose from.) This is the only step in which
-a clock decides what is written without `--of latency` or `--round-to auto`. It is reported, and does not happen if
-`--round-to` or a plan determines the widths, or if the result is fast.
+saves is less than a quarter of what its MACs explain, the same ratio is planned again: with every width a multiple of
+8, then of 16 in layers of at least 32 channels, then of 16 everywhere. The network is timed with unchanged weights. The
+first plan that saves as much is fitted and takes the place of the result; if none does, the fastest is, if it is faster
+than the result beyond the intervals. (The counts of the first plan were raised before. That left less than half of the
+cut, although other plans in such widths reach the ratio. Small blocks come first because they leave layers of 16
+channels something to choose from.) This is the only step in which a clock decides what is written without `--of
+latency` or `--round-to auto`. It is reported, and does not happen if `--round-to` or a plan determines the widths, or
+if the result is fast.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from onnxmerge.pipeline.session import Session
 from onnxmerge.pipeline.timing import Conditions, relative_latency
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.planner import Planner
+from onnxmerge.plan.rounding import Blocks
 from onnxmerge.report import units
 from onnxmerge.report.model import Raised
 from onnxmerge.report.verdict import NAMES
@@ -29,7 +31,7 @@ from onnxmerge.verify import Measured
 
 __all__ = ["wider_cut"]
 
-_BLOCKS = (8, 16)
+_BLOCKS = (Blocks(8, 8), Blocks(16, 8), Blocks(16, 16))
 _MOST = 4 / 3
 """Largest cut that a wider plan may make, over the one asked for: blocks of 16 in a layer of 16 channels are coarse."""
 _SHARE = 0.25
@@ -54,14 +56,20 @@ def wider_cut(session: Session, cut: Cut, measured: Measured) -> Cut | None:
         return None
     run.notes[:] = [words for words in run.notes if words != reached_words(run, cut.plan)]
     check_reached(run, session.prepared, found)
-    what, block = NAMES[found.of], next(each.block for each in run.raised if each.taken)
+    what, taken = NAMES[found.of], next(each for each in run.raised if each.taken)
     run.caution(
         f"the first result, without {cut.plan.reached:.1%} of the {what}, was "
-        f"{units.speed(timing.speedup, timing.low, timing.high)}, so all widths were made multiples of {block}: "
-        f"without {found.reached:.1%}. Here a clock decided; --round-to {block} asks for these widths, --round-to 4 "
-        "for finer ones, whatever the clock says"
+        f"{units.speed(timing.speedup, timing.low, timing.high)}, so widths were made multiples of {_words(taken)}: "
+        f"without {found.reached:.1%}. Here a clock decided; --round-to {taken.narrow_block} asks for multiples of "
+        f"{taken.narrow_block}, --round-to 4 for finer ones, whatever the clock says"
     )
     return session.cut(found)
+
+
+def _words(raised: Raised) -> str:
+    if raised.block == raised.narrow_block:
+        return str(raised.block)
+    return f"{raised.block}, or of {raised.narrow_block} in layers of fewer than 32 channels"
 
 
 def _free(run: Run) -> bool:
@@ -81,9 +89,9 @@ def _wider(session: Session, planner: Planner, first: Plan, slow: Comparison) ->
     run, verification = session.run, session.request.verification
     conditions = Conditions(verification.provider, verification.threads, session.measured_on.feeds[0])
     before, best, found = first, slow, None
-    for block in _BLOCKS:
+    for blocks in _BLOCKS:
         with run.stage("planning in wider blocks"):
-            plan = planner.in_blocks(first, block)
+            plan = planner.in_blocks(first, blocks)
         if not plan.groups or (plan.reached < USELESS * plan.asked and not run.options.best_effort):
             break
         if _counts(plan) == _counts(before) or plan.reached > _MOST * plan.asked:
@@ -95,7 +103,7 @@ def _wider(session: Session, planner: Planner, first: Plan, slow: Comparison) ->
         if faster:
             best, found = timing, plan
             run.raised[:] = [replace(each, taken=False) for each in run.raised]
-        run.raised.append(Raised(block, plan.reached, timing.speedup, timing.low, timing.high, taken=faster))
+        run.raised.append(Raised(*blocks, plan.reached, timing.speedup, timing.low, timing.high, taken=faster))
         if faster and _saves(timing, session.network.macs_ratio(plan.kept())):
             break
     return found

@@ -39,7 +39,7 @@ from onnxmerge.plan.group_plan import plan_group
 from onnxmerge.plan.later_repair import later_repair
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
-from onnxmerge.plan.rounding import at_least, in_blocks
+from onnxmerge.plan.rounding import Blocks, at_least, in_blocks
 from onnxmerge.plan.scope import NoGroupError, why_nothing
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.sensitivity import RANKINGS, Curve, Probing, measure_curves
@@ -131,11 +131,11 @@ class Planner:
         reached = 1.0 - cost_of(less) / cost_of({})
         return self._planned(reached, Allocation(less, reached, self.most))
 
-    def in_blocks(self, plan: Plan, block: int) -> Plan:
-        """A plan for the same ratio whose widths are multiples of `block`."""
+    def in_blocks(self, plan: Plan, blocks: Blocks) -> Plan:
+        """A plan for the same ratio whose widths are multiples of these blocks."""
         groups = {position: self._network.groups[position] for position in self._sizes}
         wide = copy(self)
-        wide._allowed = in_blocks(self._allowed, groups, block)
+        wide._allowed = in_blocks(self._allowed, groups, blocks)
         return wide.plan(plan.asked)
 
     def plan_by_modes(self) -> Plan:

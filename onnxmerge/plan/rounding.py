@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import gcd
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Indices
 
-__all__ = ["Allowed", "at_least", "in_blocks", "lower", "multiples", "nearest", "rising", "suited", "worthwhile"]
+__all__ = [
+    "Allowed", "Blocks", "at_least", "in_blocks", "lower", "multiples", "nearest", "rising", "suited", "worthwhile",
+]  # fmt: skip
 
 Allowed = Mapping[int, Indices]
 
@@ -23,10 +26,23 @@ _GAIN = 0.004
 """Minimum fraction of a group's time by which a count must be faster than every higher one. A guess at the resolution
 of timing.
 """
-_BLOCK, _SMALL_BLOCK, _WIDE = 8, 4, 32
-"""Block sizes of kernels, and the number of channels below which the smaller one is used: with 16 channels, blocks of 8
-would allow only two counts.
-"""
+_WIDE = 32
+"""Number of channels below which the narrow block is used: with 16 channels, blocks of 8 would allow only one count."""
+
+
+class Blocks(NamedTuple):
+    """Sizes of blocks of channels.
+
+    Attributes:
+        wide: In groups of at least 32 channels.
+        narrow: In groups of fewer.
+    """
+
+    wide: int
+    narrow: int
+
+
+_BLOCKS = Blocks(8, 4)
 
 
 def multiples(sizes: Mapping[int, int], number: int = 1) -> Allowed:
@@ -44,20 +60,20 @@ def suited(groups: Mapping[int, ChannelGroup]) -> Allowed:
     return {position: _suited(group.size, _elements(group)) for position, group in groups.items()}
 
 
-def in_blocks(allowed: Allowed, groups: Mapping[int, ChannelGroup], block: int) -> Allowed:
-    """The allowed counts that leave widths of a multiple of `block`, whatever the width of the group."""
-    steps = {position: _step(group.size, _elements(group), block) for position, group in groups.items()}
+def in_blocks(allowed: Allowed, groups: Mapping[int, ChannelGroup], blocks: Blocks) -> Allowed:
+    """The allowed counts that leave widths of a multiple of other blocks than those of `suited`."""
+    steps = {position: _step(group.size, _elements(group), blocks) for position, group in groups.items()}
     return {position: counts[counts % steps[position] == 0] for position, counts in allowed.items()}
 
 
 def _suited(size: int, elements: int) -> Indices:
-    width = size * elements
-    step = _step(size, elements, 1 if width < _SMALL_BLOCK else _BLOCK if width >= _WIDE else _SMALL_BLOCK)
+    step = 1 if size * elements < _BLOCKS.narrow else _step(size, elements, _BLOCKS)
     return np.arange(step, size, step, dtype=np.int64)
 
 
-def _step(size: int, elements: int, block: int) -> int:
-    """Multiple of the count that leaves widths of a multiple of `block`."""
+def _step(size: int, elements: int, blocks: Blocks) -> int:
+    """Multiple of the count that leaves widths of a multiple of the block."""
+    block = blocks.wide if size * elements >= _WIDE else blocks.narrow
     step = block // gcd(block, elements)
     while elements > 1 and step >= size > 1:
         step //= 2

@@ -72,7 +72,8 @@ class Raised:
     """A plan with wider layers that was timed because the result was not faster than the original.
 
     Attributes:
-        block: Widths are multiples of this number of channels.
+        block: Widths are multiples of this number of channels in layers of at least 32.
+        narrow_block: In layers of fewer channels.
         reached: The fraction of the cost that it removes.
         speedup: Of its network, with unchanged weights.
         low: Lower end of the 95 % interval; None if there are too few runs.
@@ -81,6 +82,7 @@ class Raised:
     """
 
     block: int
+    narrow_block: int
     reached: float
     speedup: float
     low: float | None

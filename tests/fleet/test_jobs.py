@@ -79,3 +79,13 @@ def test_models_times_methods(folder: Path) -> None:
     ]  # fmt: skip
     with pytest.raises(UsageError, match="no such file"):
         jobs_of([folder / "nope.onnx"], ("auto",), {})
+
+
+def test_ratios_that_share_no_measurement_are_parts_of_their_own() -> None:
+    job = Job("m.onnx", (0.3, 0.5), "neuron-merging", seed=3)
+    assert [(part.ratios, part.method, part.seed) for part in job.parts] == [
+        ((0.3,), "neuron-merging", 3),
+        ((0.5,), "neuron-merging", 3),
+    ]
+    shared = Job("m.onnx", (0.3, 0.5), "auto")
+    assert shared.parts == (shared,)

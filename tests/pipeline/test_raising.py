@@ -56,6 +56,10 @@ def widths(result: Compression) -> list[int]:
     return [group.kept for group in result.report.groups]
 
 
+def tried(result: Compression) -> list[tuple[int, int, bool]]:
+    return [(each.block, each.narrow_block, each.taken) for each in result.report.raised]
+
+
 @pytest.mark.parametrize("of", ["macs", "params", "channels"])
 def test_nothing_is_raised_if_the_result_is_faster(of: str, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
@@ -70,10 +74,10 @@ def test_nothing_is_raised_if_the_result_is_faster(of: str, monkeypatch: pytest.
 def test_a_slower_result_gets_wider_layers_until_it_is_not_slower(monkeypatch: pytest.MonkeyPatch) -> None:
     clocked(monkeypatch, 1.3)
     narrow = compressed()
-    left = clocked(monkeypatch, 0.9, 0.95, 1.3, 1.28)
+    left = clocked(monkeypatch, 0.9, 0.95, 0.97, 1.3, 1.28)
     result = compressed()
     assert not left
-    assert [(each.block, each.taken) for each in result.report.raised] == [(8, False), (16, True)]
+    assert tried(result) == [(8, 8, False), (16, 8, False), (16, 16, True)]
     for group, after in zip(result.report.groups, widths(result), strict=True):
         assert after % 16 == 0 or after == group.size
     assert widths(result) != widths(narrow)
@@ -98,7 +102,7 @@ def test_the_first_step_that_helps_is_taken(monkeypatch: pytest.MonkeyPatch) -> 
     left = clocked(monkeypatch, 0.9, 1.25, 1.25)
     result = compressed()
     assert not left
-    assert [each.block for each in result.report.raised] == [8]
+    assert tried(result) == [(8, 8, True)]
     assert all(group.kept % 8 == 0 or group.kept == group.size for group in result.report.groups)
 
 
@@ -106,29 +110,34 @@ def test_a_result_that_saves_next_to_no_time_makes_way_for_a_faster_one(monkeypa
     left = clocked(monkeypatch, 1.02, 1.05, 1.3, 1.3)  # MACs before / after are 1.8
     result = compressed()
     assert not left
-    assert [(each.block, each.taken) for each in result.report.raised] == [(8, False), (16, True)]
+    assert tried(result) == [(8, 8, False), (16, 8, True)]
+    for group, after in zip(result.report.groups, widths(result), strict=True):
+        assert after % (16 if group.size >= 32 else 8) == 0 or after == group.size
+    assert (
+        sum("multiples of 16, or of 8 in layers of fewer than 32 channels" in words for words in result.cautions) == 1
+    )
     assert sum("was 1.02x faster" in words for words in result.cautions) == 1
 
 
 def test_the_fastest_is_taken_if_none_saves_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    left = clocked(monkeypatch, 0.9, 1.05, 0.95, 1.05)
+    left = clocked(monkeypatch, 0.9, 1.05, 0.95, 1.0, 1.05)
     result = compressed()
     assert not left
-    assert [(each.block, each.taken) for each in result.report.raised] == [(8, True), (16, False)]
+    assert tried(result) == [(8, 8, True), (16, 8, False), (16, 16, False)]
 
 
 def test_a_result_stays_if_nothing_is_faster_beyond_the_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = unchanged(monkeypatch, 1.0, 1.01, 1.0)
+    result = unchanged(monkeypatch, 1.0, 1.01, 1.0, 0.99)
     assert not any(each.taken for each in result.report.raised)
 
 
 def test_if_nothing_helps_the_result_stays_and_the_first_line_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    result = unchanged(monkeypatch, 0.9, 0.9, 0.91)
-    assert [each.taken for each in result.report.raised] == [False, False]
+    result = unchanged(monkeypatch, 0.9, 0.9, 0.91, 0.9)
+    assert [each.taken for each in result.report.raised] == [False] * 3
     (tmp_path / "in.onnx").write_bytes(network())
-    clocked(monkeypatch, 0.9, 0.9, 0.91)
+    clocked(monkeypatch, 0.9, 0.9, 0.91, 0.9)
     options = Options(ratio=0.45, method="prune")
     account = compress_file(tmp_path / "in.onnx", tmp_path / "out.onnx", options, verification=CPU)
     command = f"onnxmerge {tmp_path}/in.onnx {tmp_path}/out.onnx --of latency --ratio 0.45"
