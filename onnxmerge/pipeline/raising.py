@@ -1,19 +1,24 @@
 """Plan a cut that saves next to no time again, in wider blocks of channels.
 
 Kernels work in blocks of channels, often wider ones than the default widths are multiples of. If the time that a result
-saves is less than 15 % of what its MACs explain, the same ratio is planned again: with every width a multiple of
-8, then of 16 in layers of at least 32 channels, then of 16 everywhere. The network is timed with unchanged weights. The
-first plan that saves as much is fitted and takes the place of the result; if none does, the fastest is, if it is faster
-than the result beyond the intervals. (The counts of the first plan were raised before. That left less than half of the
-cut, although other plans in such widths reach the ratio. Small blocks come first because they leave layers of 16
-channels something to choose from.) This is the only step in which a clock decides what is written without `--of
-latency` or `--round-to auto`. It is reported, and does not happen if `--round-to` or a plan determines the widths, or
-if the result is fast.
+saves is less than a quarter of what its MACs explain, the same ratio is planned again: with every width a multiple of
+8, then of 16 in layers of at least 32 channels, then of 16 everywhere. The network is timed with unchanged weights. Of
+the result and these plans, in this order, the first is taken that
+
+1. saves a quarter, with at most 1.6 times the predicted error of the result;
+2. saves 15 %, with as little error;
+3. saves 15 %, whatever its error.
+
+If none does, the fastest is, if it is faster than the result beyond the intervals. (The counts of the first plan were
+raised before. That left less than half of the cut, although other plans in such widths reach the ratio.) This is the
+only step in which a clock decides what is written without `--of latency` or `--round-to auto`. It is reported, and does
+not happen if `--round-to` or a plan determines the widths, or if the result is fast.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from onnxmerge.pipeline.cutting import Cut
 from onnxmerge.pipeline.planning import USELESS, check_reached, reached_words
@@ -22,7 +27,7 @@ from onnxmerge.pipeline.session import Session
 from onnxmerge.pipeline.timing import Conditions, relative_latency
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.planner import Planner
-from onnxmerge.plan.rounding import Blocks
+from onnxmerge.plan.rounding import DEFAULT_BLOCKS, Blocks
 from onnxmerge.report import units
 from onnxmerge.report.model import Raised
 from onnxmerge.report.verdict import NAMES
@@ -34,10 +39,44 @@ __all__ = ["wider_cut"]
 _BLOCKS = (Blocks(8, 8), Blocks(16, 8), Blocks(16, 16))
 _MOST = 4 / 3
 """Largest cut that a wider plan may make, over the one asked for: blocks of 16 in a layer of 16 channels are coarse."""
-_SHARE = 0.15
-"""Smallest share of the time explained by removed MACs that a result has to save. Results in blocks that suit the
-kernels saved 0.2 to 1.1 of it, others up to 0.1. At 0.25, a ResNet-20 went from 1.21x and 85.7 % to 1.57x and 77.5 %.
+_SHARE, _LITTLE = 0.25, 0.15
+"""Shares of the time explained by removed MACs that a result has to save. Guesses: results in blocks that suit the
+kernels saved 0.2 to 1.1 of it, others up to 0.1.
 """
+_MILD = 1.6
+"""Largest predicted error, over that of the first plan, of a plan that counts as equal; others had 2 to 30 times it."""
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """A plan whose network was timed.
+
+    Attributes:
+        plan: The plan.
+        blocks: Its widths are multiples of these.
+        timing: Against the original.
+        work: MACs before over MACs after; None if none are counted.
+        mild: Whether its predicted error is near that of the first plan.
+    """
+
+    plan: Plan
+    blocks: Blocks
+    timing: Comparison
+    work: float | None
+    mild: bool = True
+
+    def saves(self, share: float) -> bool:
+        """Whether it saves this share of the time explained by removed MACs, or anything if none are counted.
+
+        It is the estimate that counts, not an end of its interval: on a busy machine the interval of a good result
+        reaches far enough down to have it replaced.
+        """
+        return self.timing.speedup > 1 + share * (max(self.work or 1.0, 1.0) - 1)
+
+    def faster(self, other: _Timed) -> bool:
+        """Whether it is faster beyond the intervals."""
+        low, high = self.timing.low, other.timing.high
+        return (self.timing.speedup if low is None else low) > (other.timing.speedup if high is None else high)
 
 
 def wider_cut(session: Session, cut: Cut, measured: Measured) -> Cut | None:
@@ -49,27 +88,32 @@ def wider_cut(session: Session, cut: Cut, measured: Measured) -> Cut | None:
         measured: What was measured of the cut.
     """
     run, timing, planner = session.run, measured.latency, session.prepared.planner
-    if timing is None or _saves(timing, cut.macs_ratio) or run.raised or not _free(run) or isinstance(planner, Plan):
+    if timing is None or run.raised or not _free(run) or isinstance(planner, Plan):
         return None
-    found = _wider(session, planner, cut.plan, timing)
-    if found is None:
+    first = _Timed(cut.plan, DEFAULT_BLOCKS, timing, cut.macs_ratio)
+    if first.saves(_SHARE):
         return None
+    tried = _wider(session, planner, first)
+    taken = _choice([first, *tried])
+    run.raised += [_raised(each, taken=each is taken) for each in tried]
+    if taken is first:
+        return None
+    found = taken.plan
     run.notes[:] = [words for words in run.notes if words != reached_words(run, cut.plan)]
     check_reached(run, session.prepared, found)
-    what, taken = NAMES[found.of], next(each for each in run.raised if each.taken)
-    run.caution(
-        f"the first result, without {cut.plan.reached:.1%} of the {what}, was "
-        f"{units.speed(timing.speedup, timing.low, timing.high)}, so widths were made multiples of {_words(taken)}: "
-        f"without {found.reached:.1%}. Here a clock decided; --round-to {taken.narrow_block} asks for multiples of "
-        f"{taken.narrow_block}, --round-to 4 for finer ones, whatever the clock says"
-    )
+    run.caution(_words(first, taken))
     return session.cut(found)
 
 
-def _words(raised: Raised) -> str:
-    if raised.block == raised.narrow_block:
-        return str(raised.block)
-    return f"{raised.block}, or of {raised.narrow_block} in layers of fewer than 32 channels"
+def _words(first: _Timed, taken: _Timed) -> str:
+    what, timing, blocks = NAMES[taken.plan.of], first.timing, taken.blocks
+    narrow = "" if blocks.wide == blocks.narrow else f", or of {blocks.narrow} in layers of fewer than 32 channels"
+    return (
+        f"the first result, without {first.plan.reached:.1%} of the {what}, was "
+        f"{units.speed(timing.speedup, timing.low, timing.high)}, so widths were made multiples of {blocks.wide}"
+        f"{narrow}: without {taken.plan.reached:.1%}. Here a clock decided; --round-to {blocks.narrow} asks for "
+        f"multiples of {blocks.narrow}, --round-to 4 for finer ones, whatever the clock says"
+    )
 
 
 def _free(run: Run) -> bool:
@@ -84,42 +128,42 @@ def _free(run: Run) -> bool:
     )
 
 
-def _wider(session: Session, planner: Planner, first: Plan, slow: Comparison) -> Plan | None:
-    """The plan in wider blocks that takes the place of the first; each that is timed is added to the run."""
+def _wider(session: Session, planner: Planner, first: _Timed) -> list[_Timed]:
+    """Plans in wider blocks, up to the first that saves enough with as little error."""
     run, verification = session.run, session.request.verification
     conditions = Conditions(verification.provider, verification.threads, session.measured_on.feeds[0])
-    before, best, found = first, slow, None
+    allowed = _MILD * planner.predicted(first.plan)
+    before, tried = first.plan, list[_Timed]()
     for blocks in _BLOCKS:
         with run.stage("planning in wider blocks"):
-            plan = planner.in_blocks(first, blocks)
+            plan = planner.in_blocks(first.plan, blocks)
         if not plan.groups or (plan.reached < USELESS * plan.asked and not run.options.best_effort):
             break
         if _counts(plan) == _counts(before) or plan.reached > _MOST * plan.asked:
             continue
         with run.stage("timing plans"):
             timing = relative_latency(run, session.network, planner.schedule, plan.kept(), conditions)
-        before = plan
-        faster = _low(timing) > (best.speedup if best.high is None else best.high)
-        if faster:
-            best, found = timing, plan
-            run.raised[:] = [replace(each, taken=False) for each in run.raised]
-        run.raised.append(Raised(*blocks, plan.reached, timing.speedup, timing.low, timing.high, taken=faster))
-        if faster and _saves(timing, session.network.macs_ratio(plan.kept())):
+        before, work = plan, session.network.macs_ratio(plan.kept())
+        tried.append(_Timed(plan, blocks, timing, work, planner.predicted(plan) <= allowed))
+        if tried[-1].mild and tried[-1].saves(_SHARE):
             break
-    return found
+    return tried
 
 
-def _saves(timing: Comparison, work: float | None) -> bool:
-    """Whether the time saved is at least what removed MACs have to save, or anything if none are counted.
+def _choice(plans: Sequence[_Timed]) -> _Timed:
+    """The plan to take; the first of these plans is the one that there is already."""
+    mild = [each for each in plans if each.mild]
+    for among, share in ((mild, _SHARE), (mild, _LITTLE), (plans, _LITTLE)):
+        for each in among:
+            if each.saves(share):
+                return each
+    fastest = max(plans, key=lambda each: each.timing.speedup)
+    return fastest if fastest.faster(plans[0]) else plans[0]
 
-    It is the estimate that counts, not an end of its interval: on a busy machine the interval of a good result reaches
-    far enough down to have it replaced.
-    """
-    return timing.speedup > 1 + _SHARE * (max(work or 1.0, 1.0) - 1)
 
-
-def _low(timing: Comparison) -> float:
-    return timing.speedup if timing.low is None else timing.low
+def _raised(tried: _Timed, *, taken: bool) -> Raised:
+    timing = tried.timing
+    return Raised(*tried.blocks, tried.plan.reached, timing.speedup, timing.low, timing.high, taken=taken)
 
 
 def _counts(plan: Plan) -> dict[int, int]:

@@ -17,7 +17,8 @@ from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Indices
 
 __all__ = [
-    "Allowed", "Blocks", "at_least", "in_blocks", "lower", "multiples", "nearest", "rising", "suited", "worthwhile",
+    "DEFAULT_BLOCKS", "Allowed", "Blocks", "at_least", "in_blocks", "lower", "multiples", "nearest", "rising", "suited",
+    "worthwhile",
 ]  # fmt: skip
 
 Allowed = Mapping[int, Indices]
@@ -42,7 +43,7 @@ class Blocks(NamedTuple):
     narrow: int
 
 
-_BLOCKS = Blocks(8, 4)
+DEFAULT_BLOCKS = Blocks(8, 4)
 
 
 def multiples(sizes: Mapping[int, int], number: int = 1) -> Allowed:
@@ -67,7 +68,7 @@ def in_blocks(allowed: Allowed, groups: Mapping[int, ChannelGroup], blocks: Bloc
 
 
 def _suited(size: int, elements: int) -> Indices:
-    step = 1 if size * elements < _BLOCKS.narrow else _step(size, elements, _BLOCKS)
+    step = 1 if size * elements < DEFAULT_BLOCKS.narrow else _step(size, elements, DEFAULT_BLOCKS)
     return np.arange(step, size, step, dtype=np.int64)
 
 

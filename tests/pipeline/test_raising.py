@@ -11,6 +11,7 @@ import pytest
 from onnxmerge.pipeline import timing
 from onnxmerge.pipeline.compressing import Compression
 from onnxmerge.plan.options import Options
+from onnxmerge.plan.planner import Planner
 from onnxmerge.report.verdict import account_verdict
 from onnxmerge.verify import Verification, measure
 from tests.builders import Net
@@ -117,6 +118,27 @@ def test_a_result_that_saves_next_to_no_time_makes_way_for_a_faster_one(monkeypa
         sum("multiples of 16, or of 8 in layers of fewer than 32 channels" in words for words in result.cautions) == 1
     )
     assert sum("was 1.02x faster" in words for words in result.cautions) == 1
+
+
+def predicted(monkeypatch: pytest.MonkeyPatch, *errors: float) -> None:
+    """The planner predicts one after another: of the first plan, then of those that are timed."""
+    left = list(errors)
+    monkeypatch.setattr(Planner, "predicted", lambda *_: left.pop(0))
+
+
+def test_a_plan_of_far_more_error_is_not_taken_for_speed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocked(monkeypatch, 1.05, 1.15, 1.3, 1.5, 1.15)  # a quarter is 1.2, 15 % is 1.12
+    predicted(monkeypatch, 0.1, 0.15, 0.2, 0.5)
+    assert tried(compressed()) == [(8, 8, True), (16, 8, False), (16, 16, False)]
+    clocked(monkeypatch, 1.15, 1.05, 1.3, 1.5)
+    predicted(monkeypatch, 0.1, 0.15, 0.2, 0.5)
+    assert not any(each.taken for each in compressed().report.raised)
+
+
+def test_a_plan_of_more_error_is_taken_if_nothing_else_saves_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocked(monkeypatch, 1.05, 1.05, 1.15, 1.5, 1.15)
+    predicted(monkeypatch, 0.1, 0.15, 0.2, 0.5)
+    assert tried(compressed()) == [(8, 8, False), (16, 8, True), (16, 16, False)]
 
 
 def test_the_fastest_is_taken_if_none_saves_enough(monkeypatch: pytest.MonkeyPatch) -> None:
