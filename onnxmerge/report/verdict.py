@@ -47,9 +47,8 @@ def _instead(account: Account) -> str:
     """The command that plans by time, if the result is slower; with a word on wider layers, if they did not help."""
     if account.latency is None or not account.latency.slower or account.of == "latency":
         return ""
-    tried = (
-        " Wider layers were slower too." if account.raised and not any(each.taken for each in account.raised) else ""
-    )
+    given_up = account.raised and not any(each.taken for each in account.raised)
+    tried = " Wider layers were slower too." if given_up else ""
     if account.target is None:
         return f'{tried} To remove time instead: of="latency" (--of latency).'
     files = {f"--{name}": account.settings.get(name) for name in ("calib", "data")}
