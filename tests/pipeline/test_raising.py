@@ -75,7 +75,7 @@ def test_nothing_is_raised_if_the_result_is_faster(of: str, monkeypatch: pytest.
 def test_a_slower_result_gets_wider_layers_until_it_is_not_slower(monkeypatch: pytest.MonkeyPatch) -> None:
     clocked(monkeypatch, 1.3)
     narrow = compressed()
-    left = clocked(monkeypatch, 0.9, 0.95, 0.97, 1.3, 1.28)
+    left = clocked(monkeypatch, 0.9, 0.95, 0.97, 1.3, 1.32, 1.28)
     result = compressed()
     assert not left
     assert tried(result) == [(8, 8, False), (16, 8, False), (16, 16, True)]
@@ -92,7 +92,7 @@ def test_a_slower_result_gets_wider_layers_until_it_is_not_slower(monkeypatch: p
 
 
 def test_what_is_said_of_the_first_plan_is_not_said_of_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    clocked(monkeypatch, 0.9, 0.95, 1.3, 1.28)
+    clocked(monkeypatch, 0.9, 0.95, 1.3, 1.3, 1.28)
     result = compress(network((28, 28)), Options(ratio=0.3, method="prune"), verification=CPU)
     said = [words for words in result.report.notes if "asked for 0.300" in words]
     assert len(said) == 1
@@ -100,7 +100,7 @@ def test_what_is_said_of_the_first_plan_is_not_said_of_the_second(monkeypatch: p
 
 
 def test_the_first_step_that_helps_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    left = clocked(monkeypatch, 0.9, 1.25, 1.25)
+    left = clocked(monkeypatch, 0.9, 1.25, 1.25, 1.25)
     result = compressed()
     assert not left
     assert tried(result) == [(8, 8, True)]
@@ -108,7 +108,7 @@ def test_the_first_step_that_helps_is_taken(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_result_that_saves_next_to_no_time_makes_way_for_a_faster_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    left = clocked(monkeypatch, 1.02, 1.05, 1.3, 1.3)  # MACs before / after are 1.8
+    left = clocked(monkeypatch, 1.02, 1.05, 1.3, 1.3, 1.3)  # MACs before / after are 1.8
     result = compressed()
     assert not left
     assert tried(result) == [(8, 8, False), (16, 8, True)]
@@ -127,18 +127,23 @@ def predicted(monkeypatch: pytest.MonkeyPatch, *errors: float) -> None:
 
 
 def test_a_plan_of_far_more_error_is_not_taken_for_speed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    clocked(monkeypatch, 1.05, 1.15, 1.3, 1.5, 1.15)  # a quarter is 1.2, 15 % is 1.12
+    clocked(monkeypatch, 1.05, 1.15, 1.15, 1.3, 1.3, 1.5, 1.5, 1.15)  # a quarter is 1.2, 15 % is 1.12
     predicted(monkeypatch, 0.1, 0.15, 0.2, 0.5)
     assert tried(compressed()) == [(8, 8, True), (16, 8, False), (16, 16, False)]
-    clocked(monkeypatch, 1.15, 1.05, 1.3, 1.5)
+    clocked(monkeypatch, 1.15, 1.05, 1.3, 1.3, 1.5, 1.5)
     predicted(monkeypatch, 0.1, 0.15, 0.2, 0.5)
     assert not any(each.taken for each in compressed().report.raised)
 
 
 def test_a_plan_of_more_error_is_taken_if_nothing_else_saves_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    clocked(monkeypatch, 1.05, 1.05, 1.15, 1.5, 1.15)
+    clocked(monkeypatch, 1.05, 1.05, 1.15, 1.15, 1.5, 1.5, 1.15)
     predicted(monkeypatch, 0.1, 0.15, 0.2, 0.5)
     assert tried(compressed()) == [(8, 8, False), (16, 8, True), (16, 16, False)]
+
+
+def test_what_saves_time_by_chance_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = unchanged(monkeypatch, 1.05, 1.3, 1.05, 1.0, 1.0)
+    assert [each.speedup for each in result.report.raised] == [1.05, 1.0, 1.0]
 
 
 def test_the_fastest_is_taken_if_none_saves_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,13 +174,13 @@ def test_if_nothing_helps_the_result_stays_and_the_first_line_says_so(
 def test_a_file_that_was_raised_is_the_one_that_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source, target = tmp_path / "in.onnx", tmp_path / "out.onnx"
     source.write_bytes(network())
-    left = clocked(monkeypatch, 0.9, 1.25, 0.97)
+    left = clocked(monkeypatch, 0.9, 1.25, 1.25, 0.97)
     options = Options(ratio=0.45, method="prune")
     account = compress_file(source, target, options, verification=CPU)
     assert not left  # it is raised once, however it is timed in the end
     assert account.raised[0].taken
     assert account.after.file_bytes == target.stat().st_size
-    clocked(monkeypatch, 0.9, 1.25, 0.97)
+    clocked(monkeypatch, 0.9, 1.25, 1.25, 0.97)
     assert compress(network(), options, verification=CPU).model.SerializeToString(deterministic=True) == (
         target.read_bytes()
     )
