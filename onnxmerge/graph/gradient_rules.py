@@ -10,7 +10,7 @@ lets no gradient pass; what is computed behind it is then approximate.
 | Relu, LeakyRelu, PRelu | g where y > 0, g · slope elsewhere |
 | Clip | g where y is inside the bounds |
 | Sigmoid, Tanh, HardSigmoid | g · y(1 - y), g · (1 - y²), g · alpha where 0 < y < 1 |
-| Add, Sub, Mul, Div | as usual, where nothing is broadcast but constants |
+| Add, Sub, Mul, Div | as usual, but none for divisors, and none where a signal is broadcast |
 | MaxPool | g at the maximum, where windows do not overlap |
 | Pad, Concat, Transpose, Identity | the parts of g, rearranged |
 """
@@ -138,7 +138,7 @@ def _clip(tape: Tape, node: Node, g: str) -> Gradients | None:
         if value is None and node.input(place):
             return None
         bounds.append(None if value is None else float(np.asarray(value)))
-    if bounds == [None, None]:
+    if bounds[0] is None and (bounds[1] is None or not np.isfinite(bounds[1])):
         return [(node.inputs[0], g)]
     return [(node.inputs[0], tape.op("Mul", g, tape.inside(node.outputs[0], *bounds)))]
 
@@ -176,7 +176,8 @@ def _max_pool(tape: Tape, node: Node, g: str) -> Gradients | None:
     x, y, kernel = node.inputs[0], node.outputs[0], list(node.attributes["kernel_shape"])
     strides, pads = list(node.attributes.get("strides", (1, 1))), node.attributes.get("pads", (0,))
     plain = node.attributes.get("auto_pad", "NOTSET") == "NOTSET" and not node.attributes.get("ceil_mode", 0)
-    if len(kernel) != 2 or kernel != strides or any(pads) or not plain:
+    dense = set(node.attributes.get("dilations", (1,))) == {1}
+    if len(kernel) != 2 or kernel != strides or any(pads) or not plain or not dense:
         return None
     channels, *sides = tape.dims[x][1:]
     left = [length - strides[axis] * tape.dims[y][2 + axis] for axis, length in enumerate(sides)]

@@ -25,6 +25,8 @@ from onnxmerge.graph.model import Model, Node
 
 __all__ = ["StatisticsGradient", "statistics_gradient"]
 
+_OLDEST, _LARGEST = 11, 1 << 29
+"""Opset that has all operators of the rules (Equal of floats is the last), and bytes of weights."""
 _FLOOR = 1e-5
 """Added to variances, so that channels that never vary have a finite error."""
 
@@ -39,7 +41,7 @@ class StatisticsGradient:
         gradient: Output: the gradient for each image, times the number of images.
         errors: Output: (layers,) the term of each BatchNormalization.
         elements: Elements of all its tensors for one image.
-        partial: Nodes through which no gradient passes, because they have no rule.
+        partial: Nodes that let no gradient pass to one of their inputs, because there is no rule.
     """
 
     data: bytes
@@ -62,11 +64,14 @@ def statistics_gradient(
         array: Returns the values of a constant, None for other tensors.
 
     Returns:
-        The model, or None if it has no BatchNormalization with recorded statistics, or no gradient arrives.
+        The model, or None if it has no BatchNormalization with recorded statistics, no gradient arrives, its opset
+        lacks the operators of gradients, or its weights, which the gradients hold again, would not fit into a file.
     """
     image = model.inputs[0].name
     order = [node for node in model.nodes if not set(node.outputs) <= model.constants]
-    norms = [node for node in order if _recorded(model, dims, kinds, node)]
+    norms = [node for node in order if _recorded(dims, kinds, array, node)]
+    if model.opsets[""] < _OLDEST or model.bytes_of_weights() > _LARGEST:
+        return None
     nodes = _before(model, norms)
     if not norms:
         return None
@@ -88,14 +93,14 @@ def statistics_gradient(
     return StatisticsGradient(proto.SerializeToString(), image, gradient, errors, 2 * made, partial)
 
 
-def _recorded(model: Model, dims: Mapping[str, tuple[int, ...]], kinds: Mapping[str, int], node: Node) -> bool:
+def _recorded(dims: Mapping[str, tuple[int, ...]], kinds: Mapping[str, int], array: Array, node: Node) -> bool:
     """Whether a node is a BatchNormalization of images with recorded statistics."""
     plain = node.op == "BatchNormalization" and not node.domain and not node.attributes.get("training_mode")
     return (
         plain
         and len(dims.get(node.inputs[0], ())) == 4
         and kinds.get(node.inputs[0]) == onnx.TensorProto.FLOAT
-        and all(name in model.constants for name in node.inputs[1:5])
+        and all(array(name) is not None for name in node.inputs[1:5])
     )
 
 
@@ -131,7 +136,7 @@ def _term(tape: Tape, node: Node, arriving: dict[str, list[str]]) -> str:
 
 
 def _back(tape: Tape, nodes: Sequence[Node], image: str, arriving: dict[str, list[str]]) -> tuple[str, ...]:
-    """Carry gradients from the last node to the image; returns the names of nodes that let none pass."""
+    """Carry gradients from the last node to the image; returns the names of nodes that stop one."""
     live = {image}
     for node in nodes:
         if live.intersection(node.inputs):
@@ -141,8 +146,11 @@ def _back(tape: Tape, nodes: Sequence[Node], image: str, arriving: dict[str, lis
         if node.outputs[0] not in arriving or not live.intersection(node.inputs):
             continue
         rule = RULES.get(node.op) if not node.domain else None
-        found = rule(tape, node, _total(tape, arriving[node.outputs[0]])) if rule is not None else None
-        if found is None:
+        if rule is not None and all(tape.dims.get(name) for name in (*node.inputs, *node.outputs) if name in live):
+            found = rule(tape, node, _total(tape, arriving[node.outputs[0]]))
+        else:
+            found = None
+        if live.intersection(node.inputs) - {name for name, _ in found or ()}:
             partial.append(node.name)
         for name, gradient in found or ():
             if name in live:

@@ -91,7 +91,8 @@ def matched_samples(
 ) -> Samples:
     """The same number of samples, changed by a few steps of gradient descent.
 
-    They are returned as they are if a batch does not fit into memory, or the model does not run in batches.
+    They are returned as they are if a batch does not fit into memory, the model does not run in batches, or no step
+    lowers the error.
 
     Args:
         target: The gradient of the error of the statistics.
@@ -112,6 +113,8 @@ def matched_samples(
         _LOGGER.debug("the statistics of synthetic images were not matched: %s", error)
         return samples
     _LOGGER.debug("error of the statistics of synthetic images: %.3g, from %.3g", after, before)
+    if not after < before:
+        return samples
     rows = samples.rows
     return replace(
         samples,

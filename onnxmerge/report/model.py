@@ -69,7 +69,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Raised:
-    """A plan with wider layers that was timed because the result was not faster than the original.
+    """A plan in wider blocks that was timed because the result saved next to no time.
 
     Attributes:
         block: Widths are multiples of this number of channels in layers of at least 32.

@@ -48,7 +48,7 @@ def _instead(account: Account) -> str:
     if account.latency is None or not account.latency.slower or account.of == "latency":
         return ""
     given_up = account.raised and not any(each.taken for each in account.raised)
-    tried = " Wider layers were slower too." if given_up else ""
+    tried = " Wider layers did not help." if given_up else ""
     if account.target is None:
         return f'{tried} To remove time instead: of="latency" (--of latency).'
     files = {f"--{name}": account.settings.get(name) for name in ("calib", "data")}

@@ -140,7 +140,7 @@ def _before_sigmoid(context: Context, node: WeightedNode) -> Floats | None:
     name, found = tail.end.tensor, False
     while name not in outputs:
         readers = context.model.readers.get(name, ())
-        if len(readers) != 1 or readers[0][1] != 0 or readers[0][0].domain:
+        if len(readers) != 1 or readers[0][1] != 0 or readers[0][0].domain or name in context.model.captured:
             return None
         reader = readers[0][0]
         if reader.op not in _ARRANGING and (found or reader.op != "Sigmoid"):

@@ -56,7 +56,7 @@ def match_images(
     Returns:
         The images, and the mean error of a layer before and after.
     """
-    parts = np.array_split(images, max(1, len(images) // batch))
+    parts = np.array_split(images, -(-len(images) // batch))
     spatial = (1, 2) if images.shape[3] <= 4 < images.shape[1] else (2, 3)
     filtered = _low_frequencies(images.shape, spatial)
     before, after, made = 0.0, 0.0, []

@@ -46,7 +46,10 @@ class _Norm:
 
 
 def with_norms(calibration: Calibration) -> Calibration:
-    """A calibration that weighs rows and outputs in front of normalisations; one pass over the samples if there are."""
+    """A calibration that weighs rows and outputs in front of normalisations; one pass over the samples if there are.
+
+    Only with real samples: variances that are restored after a fit to synthetic ones do not count rows.
+    """
     network, schedule, batches = calibration.network, calibration.schedule, calibration.batches
     found = {
         index: norm
@@ -94,7 +97,7 @@ def _inverse_variance(x: NDArray[np.generic], norm: _Norm) -> NDArray[np.float32
 def _norm_of(context: Context, node: WeightedNode, repair: Repair) -> _Norm | None:
     """The normalisation of the residual sum that a node feeds; None if there is none, or others read the sum."""
     readers = context.model.readers.get(repair.total, ())
-    if node.patches.kernel or node.groups > 1 or len(readers) != 1:
+    if node.patches.kernel or node.groups > 1 or len(readers) != 1 or repair.total in context.model.captured:
         return None
     reader, position = readers[0]
     dims, rank = context.dims(repair.total), context.rank(repair.total)

@@ -28,9 +28,9 @@ _HELD = 1e-4
 _ABSENT = 50.0
 """How far below the highest score the others are if there are none."""
 _CHUNK = 1024
-_MOST_ROWS = 16384
-"""Number of rows that are kept if each score has a sigmoid of its own: such scores may be those of a convolution, which
-draws many rows of many taps.
+_MOST_ROWS, _MOST_ELEMENTS = 16384, 1 << 25
+"""Number of rows that are kept, and of their elements (128 MB), if each score has a sigmoid of its own: such scores may
+be those of a convolution, which draws many rows of many taps.
 """
 
 
@@ -43,7 +43,8 @@ class ProbabilityRegression:
         self._wanted: list[sparse.csr_array] = []
         self._half: list[int] = []
         self.wanted, self.approximate = inner.wanted, inner.approximate
-        self._step = -(-inner.wanted // _MOST_ROWS) if classes.independent else 1
+        most = max(1, min(_MOST_ROWS, _MOST_ELEMENTS // node.unknowns))
+        self._step = -(-inner.wanted // most) if classes.independent else 1
 
     def add(self, half: int, rows: Values, targets: Values, weights: Values | None = None) -> None:
         """See `Regression`."""

@@ -161,3 +161,36 @@ def test_networks_without_recorded_statistics_have_no_gradient() -> None:
     net = Net()
     net.output(net.conv(net.input("N", 3, 9, 9), 3, 4))
     assert target_of(net.model()) is None
+
+
+@pytest.mark.parametrize("step", ["dilated MaxPool", "gate of a channel", "divisor"])
+def test_a_gradient_that_is_left_out_is_named(step: str) -> None:
+    def built(net: Net, h: str) -> str:
+        if step == "dilated MaxPool":
+            pooled = net.add("MaxPool", h, kernel_shape=[2, 2], strides=[2, 2], dilations=[2, 2])
+            return net.add("Concat", pooled, net.add("MaxPool", h, kernel_shape=[3, 3], strides=[2, 2]), axis=1)
+        if step == "gate of a channel":
+            return net.add("Mul", h, net.add("Sigmoid", net.add("GlobalAveragePool", h)))
+        return net.add("Div", h, net.add("Exp", h))
+
+    target = target_of(network(built) if step != "dilated MaxPool" else _pooled(built))
+    assert target is not None
+    assert target.partial != ()
+
+
+def _pooled(step: Callable[[Net, str], str]) -> onnx.ModelProto:
+    net = Net(opset=18)
+    h = step(net, net.batchnorm(net.conv(net.input("N", 3, 9, 9), 3, CHANNELS, 3), CHANNELS))
+    net.output(net.add("GlobalAveragePool", net.batchnorm(net.conv(h, 2 * CHANNELS, 5, 3), 5)))
+    return net.model()
+
+
+def test_a_clip_without_bounds_lets_gradients_pass() -> None:
+    target = target_of(network(lambda net, h: net.add("Clip", h, "", net.const(np.float32(np.inf)))))
+    assert target is not None
+    assert target.partial == ()
+    assert off_by(target) < 0.01
+
+
+def test_opsets_without_the_operators_of_gradients_have_none() -> None:
+    assert target_of(network(STEPS["Conv"], 10)) is None

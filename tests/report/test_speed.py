@@ -100,7 +100,7 @@ def test_what_stays_slower_is_said_first_with_the_command_that_plans_by_time(acc
     command = "onnxmerge in.onnx out.onnx --of latency --ratio 0.5 --calib 'my samples.npz'"
     assert account_verdict(slower).endswith(f". To remove time instead: {command}")
     raised = replace(slower, raised=(Raised(8, 8, 0.4, 0.9, 0.8, 0.95, taken=False),))
-    assert "Wider layers were slower too. To remove time" in account_verdict(raised)
+    assert "Wider layers did not help. To remove time" in account_verdict(raised)
     assert "(--of latency)" in account_verdict(replace(slower, target=None))
     for other in (replace(slower, of="latency"), replace(slower, latency=BUSY), account):
         assert "To remove time" not in account_verdict(other)
