@@ -71,7 +71,11 @@ class _Timed:
         It is the estimate that counts, not an end of its interval: on a busy machine the interval of a good result
         reaches far enough down to have it replaced.
         """
-        return self.timing.speedup > 1 + share * (max(self.work or 1.0, 1.0) - 1)
+        return self.timing.speedup > self.needed(share)
+
+    def needed(self, share: float) -> float:
+        """The speed-up that saves this share."""
+        return 1 + share * (max(self.work or 1.0, 1.0) - 1)
 
     def faster(self, other: _Timed) -> bool:
         """Whether it is faster beyond the intervals."""
@@ -101,18 +105,19 @@ def wider_cut(session: Session, cut: Cut, measured: Measured) -> Cut | None:
     found = taken.plan
     run.notes[:] = [words for words in run.notes if words != reached_words(run, cut.plan)]
     check_reached(run, session.prepared, found)
-    run.caution(_words(first, taken))
+    run.caution(_words(first, taken, measured))
     return session.cut(found)
 
 
-def _words(first: _Timed, taken: _Timed) -> str:
+def _words(first: _Timed, taken: _Timed, measured: Measured) -> str:
     what, timing, blocks = NAMES[taken.plan.of], first.timing, taken.blocks
     narrow = "" if blocks.wide == blocks.narrow else f", or of {blocks.narrow} in layers of fewer than 32 channels"
+    accuracy = "" if measured.accuracy_after is None else f", top-1 {units.percent(measured.accuracy_after / 100)}"
     return (
         f"the first result, without {first.plan.reached:.1%} of the {what}, was "
-        f"{units.speed(timing.speedup, timing.low, timing.high)}, so widths were made multiples of {blocks.wide}"
-        f"{narrow}: without {taken.plan.reached:.1%}. Here a clock decided; --round-to {blocks.narrow} asks for "
-        f"multiples of {blocks.narrow}, --round-to 4 for finer ones, whatever the clock says"
+        f"{units.speed(timing.speedup, timing.low, timing.high)}{accuracy}; at least {first.needed(_SHARE):.2f}x was "
+        f"expected, so widths were made multiples of {blocks.wide}{narrow}: without {taken.plan.reached:.1%}. Here a "
+        f"clock decided; --round-to {blocks.narrow} makes multiples of {blocks.narrow}, --round-to 4 finer widths"
     )
 
 
