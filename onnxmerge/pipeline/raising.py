@@ -9,10 +9,10 @@ the result and these plans, in this order, the first is taken that
 2. saves 15 %, with as little error;
 3. saves 15 %, whatever its error.
 
-If none does, the fastest is, if it is faster than the result beyond the intervals. (The counts of the first plan were
-raised before. That left less than half of the cut, although other plans in such widths reach the ratio.) This is the
-only step in which a clock decides what is written without `--of latency` or `--round-to auto`. It is reported, and does
-not happen if `--round-to` or a plan determines the widths, or if the result is fast.
+If none does, the fastest is. A plan that is not faster than the result beyond the intervals is never taken. (The counts
+of the first plan were raised before. That left less than half of the cut, although other plans in such widths reach the
+ratio.) This is the only step in which a clock decides what is written without `--of latency` or `--round-to auto`. It
+is reported, and does not happen if `--round-to` or a plan determines the widths, or if the result is fast.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _wider(session: Session, planner: Planner, first: _Timed) -> list[_Timed]:
             continue
         before = plan
         tried.append(_timed(session, planner, plan, blocks, mild=planner.predicted(plan) <= allowed))
-        if tried[-1].mild and tried[-1].saves(_SHARE):
+        if tried[-1].mild and tried[-1].saves(_SHARE) and tried[-1].faster(first):
             break
     return tried
 
@@ -167,14 +167,15 @@ def _timed(session: Session, planner: Planner, plan: Plan, blocks: Blocks, *, mi
 
 
 def _choice(plans: Sequence[_Timed]) -> _Timed:
-    """The plan to take; the first of these plans is the one that there is already."""
-    mild = [each for each in plans if each.mild]
-    for among, share in ((mild, _SHARE), (mild, _LITTLE), (plans, _LITTLE)):
+    """The plan to take; the first of these plans is the one that there is already, and others have to be faster."""
+    first, *others = plans
+    able = [first, *(each for each in others if each.faster(first))]
+    mild = [each for each in able if each.mild]
+    for among, share in ((mild, _SHARE), (mild, _LITTLE), (able, _LITTLE)):
         for each in among:
             if each.saves(share):
                 return each
-    fastest = max(plans, key=lambda each: each.timing.speedup)
-    return fastest if fastest.faster(plans[0]) else plans[0]
+    return max(able, key=lambda each: each.timing.speedup)
 
 
 def _raised(tried: _Timed, *, taken: bool) -> Raised:

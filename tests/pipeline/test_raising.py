@@ -141,6 +141,18 @@ def test_a_plan_of_more_error_is_taken_if_nothing_else_saves_time(monkeypatch: p
     assert tried(compressed()) == [(8, 8, False), (16, 8, True), (16, 16, False)]
 
 
+def test_a_plan_that_removes_less_and_is_no_faster_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removing 33 instead of 67 % of the channels explains less time, of which the same speed-up is a larger share."""
+    net = Net(opset=17)
+    h = net.add("Relu", net.conv(net.input(1, 3, 8, 8), 3, 12, 3))
+    net.output(net.conv(h, 12, 10, 3))
+    left = clocked(monkeypatch, 1.25, 1.25, 1.25)
+    result = compress(net.model(), Options(ratio=0.6, method="prune"), verification=CPU)
+    assert not left
+    assert tried(result) == [(8, 8, False)]
+    assert widths(result) == [4]
+
+
 def test_what_saves_time_by_chance_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     result = unchanged(monkeypatch, 1.05, 1.3, 1.05, 1.0, 1.0)
     assert [each.speedup for each in result.report.raised] == [1.05, 1.0, 1.0]
