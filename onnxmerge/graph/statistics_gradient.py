@@ -67,14 +67,14 @@ def statistics_gradient(
         The model, or None if it has no BatchNormalization with recorded statistics, no gradient arrives, its opset
         lacks the operators of gradients, or its weights, which the gradients hold again, would not fit into a file.
     """
+    if model.opsets[""] < _OLDEST or model.bytes_of_weights() > _LARGEST:
+        return None
     image = model.inputs[0].name
     order = [node for node in model.nodes if not set(node.outputs) <= model.constants]
     norms = [node for node in order if _recorded(dims, kinds, array, node)]
-    if model.opsets[""] < _OLDEST or model.bytes_of_weights() > _LARGEST:
-        return None
-    nodes = _before(model, norms)
     if not norms:
         return None
+    nodes = _before(model, norms)
     tape, arriving = Tape(model, dims, array), dict[str, list[str]]()
     terms = [_term(tape, node, arriving) for node in norms]
     partial = _back(tape, [model.nodes[index] for index in nodes], image, arriving)

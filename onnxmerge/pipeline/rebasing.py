@@ -14,9 +14,7 @@ from onnxmerge.network import Network
 from onnxmerge.pipeline.run import Run
 from onnxmerge.signals.bases import Basis, measure_bases
 from onnxmerge.signals.calibration import Calibration
-from onnxmerge.signals.classes import with_classes_of
 from onnxmerge.signals.free_bases import find_free_bases
-from onnxmerge.signals.norms import with_scales_of
 from onnxmerge.signals.refit_schedule import Product, refit_schedule_of
 
 __all__ = ["in_best_bases"]
@@ -57,8 +55,7 @@ def in_best_bases(run: Run, network: Network, calibration: Calibration) -> tuple
         basis.free.product: Product(basis.free.first, basis.energy) for basis in bases if basis.free.product is not None
     }
     run.model = whole.model
-    again = with_classes_of(replace(refit_schedule_of(mixed), products=products), schedule)
-    schedule = with_scales_of(again, schedule)
+    schedule = replace(refit_schedule_of(mixed), products=products).knowing(schedule)
     batches = calibration.batches
     if batches.tokens is not None:
         batches = replace(batches, tokens=replace(batches.tokens, context=mixed))

@@ -22,10 +22,9 @@ from onnxmerge.graph import Node
 from onnxmerge.samples.token_mask import of_tokens
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.producer_weights import constant_on_axis, tail_of
-from onnxmerge.signals.refit_schedule import RefitSchedule
 from onnxmerge.signals.weighted_nodes import Classes, WeightedNode
 
-__all__ = ["with_classes", "with_classes_of"]
+__all__ = ["with_classes"]
 
 Floats = NDArray[np.float64]
 
@@ -89,13 +88,6 @@ def _with_softmax(
         if np.isfinite(total).all() and total.sum() > 0:
             weighted[index] = replace(weighted[index], classes=Classes(_weights(total), found[index].offset))
     return weighted
-
-
-def with_classes_of(schedule: RefitSchedule, other: RefitSchedule) -> RefitSchedule:
-    """A schedule that knows the classes of another schedule, of a network with the same nodes."""
-    known = {index: node.classes for index, node in other.weighted.items()}
-    nodes = {index: replace(node, classes=known.get(index)) for index, node in schedule.weighted.items()}
-    return replace(schedule, weighted=nodes)
 
 
 def _weights(mean: Floats) -> Floats:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from onnxmerge.channels.context import Context
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.producer_weights import constant_on_axis
-from onnxmerge.signals.refit_schedule import RefitSchedule, Repair
+from onnxmerge.signals.refit_schedule import Repair
 from onnxmerge.signals.weighted_nodes import WeightedNode
 
-__all__ = ["with_norms", "with_scales_of"]
+__all__ = ["with_norms"]
 
 Floats = NDArray[np.float64]
 
@@ -79,13 +79,6 @@ def with_norms(calibration: Calibration) -> Calibration:
         schedule=replace(schedule, weighted={**schedule.weighted, **nodes}),
         batches=replace(batches, weights=tuple(weights)),
     )
-
-
-def with_scales_of(schedule: RefitSchedule, other: RefitSchedule) -> RefitSchedule:
-    """A schedule that knows the scales of another schedule, of a network with the same nodes."""
-    known = {index: node.scales for index, node in other.weighted.items()}
-    nodes = {index: replace(node, scales=known.get(index)) for index, node in schedule.weighted.items()}
-    return replace(schedule, weighted=nodes)
 
 
 def _inverse_variance(x: NDArray[np.generic], norm: _Norm) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 
 import numpy as np
@@ -91,6 +91,15 @@ class RefitSchedule:
         """The product that contracts a group; None if weights do."""
         nodes = {consumer.node for consumer in group.consumers if consumer.weight is None}
         return self.products.get(nodes.pop()) if len(nodes) == len(group.consumers) == 1 else None
+
+    def knowing(self, other: RefitSchedule) -> RefitSchedule:
+        """A schedule that knows what samples say of the nodes of another one, of a network with the same nodes."""
+        nodes = dict(self.weighted)
+        for index, node in nodes.items():
+            known = other.weighted.get(index)
+            classes, scales = (None, None) if known is None else (known.classes, known.scales)
+            nodes[index] = replace(node, classes=classes, scales=scales)
+        return replace(self, weighted=nodes)
 
 
 def refit_schedule_of(context: Context) -> RefitSchedule:

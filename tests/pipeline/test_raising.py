@@ -143,11 +143,8 @@ def test_a_plan_of_more_error_is_taken_if_nothing_else_saves_time(monkeypatch: p
 
 def test_a_plan_that_removes_less_and_is_no_faster_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Removing 33 instead of 67 % of the channels explains less time, of which the same speed-up is a larger share."""
-    net = Net(opset=17)
-    h = net.add("Relu", net.conv(net.input(1, 3, 8, 8), 3, 12, 3))
-    net.output(net.conv(h, 12, 10, 3))
     left = clocked(monkeypatch, 1.25, 1.25, 1.25)
-    result = compress(net.model(), Options(ratio=0.6, method="prune"), verification=CPU)
+    result = compress(network((12,)), Options(ratio=0.6, method="prune"), verification=CPU)
     assert not left
     assert tried(result) == [(8, 8, False)]
     assert widths(result) == [4]
@@ -220,13 +217,8 @@ def test_a_plan_that_was_given_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_less_than_half_of_what_was_asked_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups of 16 channels have one width of 8 and none of 16, so nothing would be left of the cut."""
-    net = Net(opset=17)
-    h = net.input(1, 3, 8, 8)
-    for number, (taken, made) in enumerate(((3, 16), (16, 16))):
-        h = net.add("Relu", net.conv(h, taken, made, 3, name=f"conv{number}"))
-    net.output(net.conv(h, 16, 10, name="end"))
     left = clocked(monkeypatch, 0.9, 0.95)
-    result = compress(net.model(), Options(ratio=0.2, method="prune"), verification=CPU)
+    result = compress(network((16, 16)), Options(ratio=0.2, method="prune"), verification=CPU)
     assert len(result.report.raised) + len(left) == 1
     assert not any(each.taken for each in result.report.raised)
     assert result.report.reached > 0.1
@@ -234,11 +226,8 @@ def test_less_than_half_of_what_was_asked_is_not_taken_for_it(monkeypatch: pytes
 
 def test_much_more_than_was_asked_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer of 32 channels can keep 24 in steps of 8, and 16 in steps of 16, which is half."""
-    net = Net(opset=17)
-    h = net.add("Relu", net.conv(net.input(1, 3, 8, 8), 3, 32, 3))
-    net.output(net.conv(h, 32, 10, 3))
     left = clocked(monkeypatch, 0.9, 9.0, 9.0)
-    result = compress(net.model(), Options(ratio=0.25, method="prune"), verification=CPU)
+    result = compress(network((32,)), Options(ratio=0.25, method="prune"), verification=CPU)
     assert len(left) == 2
     assert result.report.raised == ()
     assert widths(result) == [24]

@@ -9,7 +9,7 @@ from onnxmerge.apply.refit import refit
 from onnxmerge.network import Network
 from onnxmerge.signals.batches import Batches, PassCounter
 from onnxmerge.signals.calibration import Calibration
-from onnxmerge.signals.classes import with_classes, with_classes_of
+from onnxmerge.signals.classes import with_classes
 from onnxmerge.signals.refit_schedule import refit_schedule_of
 from tests.builders import Net, analyse, run
 
@@ -49,7 +49,7 @@ def test_likely_classes_count_most(last: str) -> None:
     assert classes.weights[:6].min() > 5 * classes.weights[6:].max()
     assert classes.weights.min() >= 0.1
     assert classes.offset.tolist() == [0.0] * 6 + [-40.0] * (CLASSES - 6)
-    again = with_classes_of(refit_schedule_of(calibration.network), calibration.schedule)
+    again = refit_schedule_of(calibration.network).knowing(calibration.schedule)
     assert sum(node.classes is classes for node in again.weighted.values()) == 1
 
 

@@ -12,7 +12,7 @@ from onnxmerge.apply.refit import refit
 from onnxmerge.network import Network
 from onnxmerge.signals.batches import Batches, PassCounter
 from onnxmerge.signals.calibration import Calibration
-from onnxmerge.signals.norms import with_norms, with_scales_of
+from onnxmerge.signals.norms import with_norms
 from onnxmerge.signals.refit_schedule import refit_schedule_of
 from onnxmerge.signals.tokens import TokenRows
 from tests.builders import Feed, Net, analyse
@@ -50,7 +50,7 @@ def test_nodes_in_front_of_a_normalisation_are_found() -> None:
     for scales in _scaled(calibration).values():
         assert scales.shape == (WIDTH,)
         assert any(np.allclose(scales, each) for each in values)
-    again = with_scales_of(refit_schedule_of(calibration.network), calibration.schedule)
+    again = refit_schedule_of(calibration.network).knowing(calibration.schedule)
     assert sum(node.scales is not None for node in again.weighted.values()) == 4
 
 
