@@ -187,11 +187,17 @@ def _clearest(
     )
 
 
-def gather_calibration(run: Run, network: Network, fitting: Samples | None) -> Calibration:
+def gather_calibration(run: Run, network: Network, fitting: Samples | None, held: Samples | None) -> Calibration:
     """The calibration samples of a refit, and the network to run them in.
 
     Without samples, these are synthetic images and a network whose BatchNormalizations use the statistics of these
     images. The weights found with it are written to the original model.
+
+    Args:
+        run: The run, which is told how long the fit, and the comparison with held-out samples, will take.
+        network: The analysed model.
+        fitting: Samples to fit; None if there are none.
+        held: Samples to compare outputs on; None if there are none.
     """
     effort, provider = EFFORTS[run.options.effort], run.request.verification.provider
     memory = run.options.memory or free_memory() // 4
@@ -222,7 +228,13 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None) -> C
                 draft.set_weight(name, array)
             calibration = replace(calibration, network=replace(network, model=draft.finish()))
         if run.model.bytes_of_weights() <= MEMORY_LIMIT:
-            seconds = fit_seconds(dense_seconds(ort_source(run.source), calibration.batches, provider), effort)
-            if seconds >= _WORTH_SAYING:
-                _LOGGER.info("planning and refitting will take %s", duration(seconds))
+            dense = dense_seconds(ort_source(run.source), calibration.batches, provider)
+            _LOGGER.debug("one pass over the samples takes %.2f s", dense)
+            said = [(fit_seconds(dense, effort), "planning and refitting")]
+            if held is not None:
+                seconds = 2 * dense * held.count / calibration.batches.count
+                said.append((seconds, f"comparing outputs on {held.count} samples"))
+            for seconds, what in said:
+                if seconds >= _WORTH_SAYING:
+                    _LOGGER.info("%s will take %s", what, duration(seconds))
     return calibration

@@ -66,7 +66,7 @@ def prepare(run: Run, network: Network, fitting: Samples | None, held: Samples |
     calibration = None
     needed = preset.measured and run.options.ratio != 0 if run.plan is None else preset.fitted and run.plan.groups
     if needed:
-        calibration = gather_calibration(run, network, fitting)
+        calibration = gather_calibration(run, network, fitting, held)
         if preset.fitted and preset.select in RANKINGS:
             calibration = with_norms(with_classes(calibration))
             network, calibration = in_best_bases(run, network, calibration)
