@@ -10,6 +10,7 @@ import pytest
 
 import onnxmerge
 from onnxmerge.pipeline import calibration
+from onnxmerge.pipeline.estimate import fit_seconds
 from onnxmerge.plan.effort import EFFORTS
 
 pytestmark = pytest.mark.filterwarnings("ignore::onnxmerge.OnnxMergeWarning")  # noise is no image
@@ -38,4 +39,4 @@ def test_what_takes_no_time_is_not_mentioned(monkeypatch: pytest.MonkeyPatch, ca
     caplog.clear()
     (fit,) = announced(monkeypatch, caplog, 1.0)
     assert "planning" in fit
-    assert calibration.fit_seconds(1.0, EFFORTS["fast"]) > calibration._WORTH_SAYING > 6.0
+    assert fit_seconds(1.0, EFFORTS["fast"]) > calibration._WORTH_SAYING > 6.0
