@@ -1,5 +1,6 @@
 """The only place that knows ONNX files: read, check, infer shapes, view, edit, write."""
 
+from onnxmerge.graph.class_gradient import class_gradient
 from onnxmerge.graph.class_names import class_numbers
 from onnxmerge.graph.declared import is_foreign
 from onnxmerge.graph.edit import Draft, to_proto, written_parameters
@@ -9,6 +10,7 @@ from onnxmerge.graph.extract import extract, shift_name
 from onnxmerge.graph.float_view import FloatView, float_view
 from onnxmerge.graph.fold_batchnorm import fold_batchnorm
 from onnxmerge.graph.graphsurgeon import export_graph, from_graph, import_graph
+from onnxmerge.graph.image_gradient import ImageGradient
 from onnxmerge.graph.lazy import Lazy
 from onnxmerge.graph.load import external_files, load
 from onnxmerge.graph.model import Model, Node
@@ -20,7 +22,7 @@ from onnxmerge.graph.requantize import requantized
 from onnxmerge.graph.save import Staged, check_target, is_data_of, staged, staged_by
 from onnxmerge.graph.shapes import Shapes, StaticShapes, infer_shapes
 from onnxmerge.graph.single_node import single_node_model
-from onnxmerge.graph.statistics_gradient import StatisticsGradient, statistics_gradient
+from onnxmerge.graph.statistics_gradient import statistics_gradient
 from onnxmerge.graph.values import Dim, TensorSpec
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Dim",
     "Draft",
     "FloatView",
+    "ImageGradient",
     "Lazy",
     "Model",
     "Node",
@@ -35,10 +38,10 @@ __all__ = [
     "Shapes",
     "Staged",
     "StaticShapes",
-    "StatisticsGradient",
     "TensorSpec",
     "before_saturation",
     "check_target",
+    "class_gradient",
     "class_numbers",
     "evaluate",
     "every_output",

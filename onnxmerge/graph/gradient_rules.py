@@ -1,7 +1,7 @@
 """Gradients of operators: the nodes that compute, from the gradient of an output, that of its inputs.
 
-Only what lies between an image and the BatchNormalizations of a network is covered, in float32. A node without a rule
-lets no gradient pass; what is computed behind it is then approximate.
+Only what lies between an image and the BatchNormalizations and class scores of a network is covered, in float32. A node
+without a rule lets no gradient pass; what is computed behind it is then approximate.
 
 | operator | gradient of its input, g being that of its output y |
 |---|---|
@@ -12,13 +12,16 @@ lets no gradient pass; what is computed behind it is then approximate.
 | Sigmoid, Tanh, HardSigmoid | g · y(1 - y), g · (1 - y²), g · alpha where 0 < y < 1 |
 | Add, Sub, Mul, Div | as usual, but none for divisors, and none where a signal is broadcast |
 | MaxPool | g at the maximum, where windows do not overlap |
-| Pad, Concat, Transpose, Identity | the parts of g, rearranged |
+| Pad, Concat, Transpose, Reshape, Flatten, Squeeze, Identity | the parts of g, rearranged |
+| Gemm, MatMul by a matrix | g times the transposed matrix |
+| GlobalAveragePool, AveragePool of everything, ReduceMean of pixels | g/pixels at each of them |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -214,6 +217,33 @@ def _transpose(tape: Tape, node: Node, g: str) -> Gradients | None:
     return [(node.inputs[0], tape.op("Transpose", g, perm=[int(each) for each in np.argsort(order)]))]
 
 
+def _reshape(tape: Tape, node: Node, g: str) -> Gradients | None:
+    _, *rest = tape.dims[node.inputs[0]]
+    return [(node.inputs[0], tape.op("Reshape", g, tape.integers([-1, *rest])))]
+
+
+def _product(tape: Tape, node: Node, g: str) -> Gradients | None:
+    matrix, factor = tape.array(node.inputs[1]), float(node.attributes.get("alpha", 1.0))
+    if matrix is None or matrix.ndim != 2 or node.attributes.get("transA", 0):
+        return None
+    back = matrix if node.attributes.get("transB", 0) else matrix.T
+    return [(node.inputs[0], tape.op("MatMul", g, tape.floats(factor * np.asarray(back, np.float32))))]
+
+
+def _mean_of_pixels(tape: Tape, node: Node, g: str) -> Gradients | None:
+    _, channels, *sides = tape.dims[node.inputs[0]]
+    if node.op == "ReduceMean":
+        axes = tape.array(node.inputs[1]) if node.input(1) else node.attributes.get("axes")
+        whole = axes is not None and sorted(int(axis) % 4 for axis in axes) == [2, 3]
+    else:
+        whole = node.op == "GlobalAveragePool" or list(node.attributes["kernel_shape"]) == sides
+        whole = whole and not any(node.attributes.get("pads", (0,)))
+    if len(sides) != 2 or not whole:
+        return None  # a mean over parts of the image, or over channels
+    shared = tape.op("Reshape", g, tape.integers([-1, channels, 1, 1]))
+    return [(node.inputs[0], tape.op("Mul", shared, tape.floats(np.full((1, 1, *sides), 1 / prod(sides)))))]
+
+
 def _identity(tape: Tape, node: Node, g: str) -> Gradients | None:
     del tape
     return [(node.inputs[0], g)]
@@ -231,6 +261,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Pad": _pad,
         "Concat": _concat,
         "Transpose": _transpose,
+        **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
+        **dict.fromkeys(("Gemm", "MatMul"), _product),
+        **dict.fromkeys(("GlobalAveragePool", "AveragePool", "ReduceMean"), _mean_of_pixels),
         **dict.fromkeys(("Identity", "Dropout"), _identity),
     }
 )

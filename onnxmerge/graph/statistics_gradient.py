@@ -12,49 +12,25 @@ added where the gradients of later layers arrive, on their way back to the image
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from math import prod
 
 import numpy as np
 import onnx
 
-from onnxmerge.graph.extract import extract
-from onnxmerge.graph.gradient_rules import RULES, Array, Tape
+from onnxmerge.graph.gradient_rules import Array, Tape
+from onnxmerge.graph.image_gradient import Arriving, ImageGradient, image_gradient
 from onnxmerge.graph.model import Model, Node
 
-__all__ = ["StatisticsGradient", "statistics_gradient"]
+__all__ = ["statistics_gradient"]
 
-_OLDEST, _LARGEST = 11, 1 << 29
-"""Opset that has all operators of the rules (Equal of floats is the last), and bytes of weights."""
 _FLOOR = 1e-5
 """Added to variances, so that channels that never vary have a finite error."""
 
 
-@dataclass(frozen=True)
-class StatisticsGradient:
-    """A model that takes a batch of images.
-
-    Attributes:
-        data: The serialised model.
-        image: Its only input.
-        gradient: Output: the gradient for each image, times the number of images.
-        errors: Output: (layers,) the term of each BatchNormalization.
-        elements: Elements of all its tensors for one image.
-        partial: Nodes that let no gradient pass to one of their inputs, because there is no rule.
-    """
-
-    data: bytes
-    image: str
-    gradient: str
-    errors: str
-    elements: int
-    partial: tuple[str, ...]
-
-
 def statistics_gradient(
     model: Model, dims: Mapping[str, tuple[int, ...]], kinds: Mapping[str, int], array: Array
-) -> StatisticsGradient | None:
+) -> ImageGradient | None:
     """The gradient of the mismatch of statistics with respect to the images.
 
     Args:
@@ -64,33 +40,19 @@ def statistics_gradient(
         array: Returns the values of a constant, None for other tensors.
 
     Returns:
-        The model, or None if it has no BatchNormalization with recorded statistics, no gradient arrives, its opset
-        lacks the operators of gradients, or its weights, which the gradients hold again, would not fit into a file.
+        The model, whose errors are those of each BatchNormalization, or None if there is none with recorded statistics,
+        or no gradient (`image_gradient`).
     """
-    if model.opsets[""] < _OLDEST or model.bytes_of_weights() > _LARGEST:
-        return None
-    image = model.inputs[0].name
     order = [node for node in model.nodes if not set(node.outputs) <= model.constants]
     norms = [node for node in order if _recorded(dims, kinds, array, node)]
     if not norms:
         return None
-    nodes = _before(model, norms)
-    tape, arriving = Tape(model, dims, array), dict[str, list[str]]()
-    terms = [_term(tape, node, arriving) for node in norms]
-    partial = _back(tape, [model.nodes[index] for index in nodes], image, arriving)
-    if image not in arriving:
-        return None
-    gradient = _total(tape, arriving[image])
-    flat = [tape.op("Reshape", term, tape.integers([1])) for term in terms]
-    errors = tape.op("Concat", *flat, axis=0)
-    data, _ = extract(model, kinds, nodes, [node.inputs[0] for node in norms])
-    proto = onnx.ModelProto.FromString(data)
-    proto.graph.node.extend(tape.nodes)
-    proto.graph.initializer.extend(tape.constants)
-    del proto.graph.output[:]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in (gradient, errors))
-    made = sum(prod(dims[name][1:]) for index in nodes for name in model.nodes[index].outputs if dims.get(name))
-    return StatisticsGradient(proto.SerializeToString(), image, gradient, errors, 2 * made, partial)
+
+    def started(tape: Tape, arriving: Arriving) -> str:
+        terms = [_term(tape, node, arriving) for node in norms]
+        return tape.op("Concat", *(tape.op("Reshape", term, tape.integers([1])) for term in terms), axis=0)
+
+    return image_gradient(model, dims, kinds, array, [node.inputs[0] for node in norms], started)
 
 
 def _recorded(dims: Mapping[str, tuple[int, ...]], kinds: Mapping[str, int], array: Array, node: Node) -> bool:
@@ -104,18 +66,7 @@ def _recorded(dims: Mapping[str, tuple[int, ...]], kinds: Mapping[str, int], arr
     )
 
 
-def _before(model: Model, norms: Sequence[Node]) -> list[int]:
-    """All nodes that the inputs of some nodes are computed from, in the order of the file."""
-    needed, waiting = set[int](), [node.inputs[0] for node in norms]
-    while waiting:
-        node = model.writer.get(waiting.pop())
-        if node is not None and node.index not in needed:
-            needed.add(node.index)
-            waiting += [name for name in (*node.inputs, *node.captures) if name]
-    return sorted(needed)
-
-
-def _term(tape: Tape, node: Node, arriving: dict[str, list[str]]) -> str:
+def _term(tape: Tape, node: Node, arriving: Arriving) -> str:
     """Add the error of one layer, and its gradient to those that arrive at the layer's input."""
     z = node.inputs[0]
     recorded = [np.asarray(tape.array(name), np.float64).reshape(1, -1, 1, 1) for name in node.inputs[3:5]]
@@ -133,30 +84,3 @@ def _term(tape: Tape, node: Node, arriving: dict[str, list[str]]) -> str:
     arriving.setdefault(z, []).append(tape.op("Add", tape.op("Mul", centred, slope), level))
     squares = tape.op("Add", tape.op("Mul", of_mean, of_mean), tape.op("Mul", of_deviation, of_deviation))
     return tape.mean(squares, (1,))
-
-
-def _back(tape: Tape, nodes: Sequence[Node], image: str, arriving: dict[str, list[str]]) -> tuple[str, ...]:
-    """Carry gradients from the last node to the image; returns the names of nodes that stop one."""
-    live = {image}
-    for node in nodes:
-        if live.intersection(node.inputs):
-            live.update(node.outputs)
-    partial = []
-    for node in reversed(nodes):
-        if node.outputs[0] not in arriving or not live.intersection(node.inputs):
-            continue
-        rule = RULES.get(node.op) if not node.domain else None
-        if rule is not None and all(tape.dims.get(name) for name in (*node.inputs, *node.outputs) if name in live):
-            found = rule(tape, node, _total(tape, arriving[node.outputs[0]]))
-        else:
-            found = None
-        if live.intersection(node.inputs) - {name for name, _ in found or ()}:
-            partial.append(node.name)
-        for name, gradient in found or ():
-            if name in live:
-                arriving.setdefault(name, []).append(gradient)
-    return tuple(partial)
-
-
-def _total(tape: Tape, gradients: list[str]) -> str:
-    return gradients[0] if len(gradients) == 1 else tape.op("Sum", *gradients)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from math import prod
-
-import numpy as np
 
 from onnxmerge.errors import UsageError
 from onnxmerge.graph import Draft, is_foreign
@@ -15,13 +12,11 @@ from onnxmerge.methods import Preset
 from onnxmerge.network import Network
 from onnxmerge.pipeline.batching import in_folds, unpadded
 from onnxmerge.pipeline.estimate import dense_seconds, duration, fit_seconds
-from onnxmerge.pipeline.matched_samples import in_recorded_range, matched_samples, statistics_target
 from onnxmerge.pipeline.memory import free_memory
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
+from onnxmerge.pipeline.synthetic_fit import synthetic_fit
 from onnxmerge.plan.effort import EFFORTS
-from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
-from onnxmerge.samples.synthetic import most_confident, synthetic_samples
 from onnxmerge.signals.batch_statistics import batch_statistics
 from onnxmerge.signals.batches import PassCounter
 from onnxmerge.signals.calibration import Calibration
@@ -42,23 +37,8 @@ _AFFORDABLE_MACS, _AFFORDABLE_WORK = 2e10, 1e11
 passes over at least 16 images), and elements that the eliminations update (`solving_work`), some 1e8 a second: 6e10
 for VGG-16 on 32x32 pictures, 8e11 for one layer of 8192 channels between as many.
 """
-_MOST_SYNTHETIC, _FEWEST_SYNTHETIC, _SYNTHETIC_ELEMENTS, _SYNTHETIC_MACS = 512, 16, 24_000_000, 2e11
-"""Synthetic images to fit on: 512 small ones, 160 of 3x224x224, fewer if one image takes many MACs, at least 16."""
-_CHEAP_SYNTHETIC, _CHEAP_MACS = 2048, 1e10
-"""Number of images if all of them take few MACs: a fully connected layer reads one row per image."""
-_POOL, _POOL_ELEMENTS, _POOL_MACS, _PER_CLASS = 8, 48_000_000, 5e11, 8
-"""For classifiers: candidates per chosen image; maximum memory and cost of the candidates; minimum number of images per
-class for the choice to be useful.
-"""
-_FEWEST_STEPS, _STEPS_MACS = 4, 1e12
-"""Steps that match images to recorded statistics: at least 4, beyond that as many as take so many forward MACs.
-That allows 16 for 512 images of ResNet-56 (75 s of one core), and 9 for 118 of EfficientNet-Lite2 (230 s).
-"""
-_RIDGE, _RIDGE_SYNTHETIC = 1e-3, 1e-2
-"""Minimum ridge, and that of fits to synthetic images whose statistics could not be matched to recorded ones, or only
-in part. With matched images, the relative error of the logits with half of the MACs is at 1e-3 and 1e-2: ResNet-20
-0.191 and 0.201, the bundled ResNet 0.105 and 0.111, the bundled VGG 0.088 and 0.087.
-"""
+_RIDGE = 1e-3
+"""Minimum ridge of a fit to real samples."""
 
 
 def choose_preset(run: Run, network: Network, fitting: Samples | None) -> Preset:
@@ -134,59 +114,6 @@ def _batch_size(network: Network, rows: int) -> int:
     return int(min(_BATCH, max(_FEWEST_BATCH, _BATCH_ELEMENTS / max(largest, 1))))
 
 
-def _made_up(run: Run, network: Network, memory: int, provider: Provider) -> tuple[Samples, float]:
-    """Synthetic samples; for a classifier, the most confident of a larger pool, evenly from all classes.
-
-    Images are then changed to have the recorded statistics of BatchNormalization, if there are any.
-
-    Returns:
-        The samples, and the minimum ridge of what is fitted to them.
-    """
-    shapes = {spec.name: network.cost.dims[spec.name] for spec in run.model.inputs}
-    largest, macs = max(prod(shape) for shape in shapes.values()), max(network.cost.macs({}), 1)
-    fitting_size = min(_SYNTHETIC_ELEMENTS // largest, int(_SYNTHETIC_MACS / macs))
-    most = max(_MOST_SYNTHETIC, min(_CHEAP_SYNTHETIC, int(_CHEAP_MACS / macs)))
-    count = max(_FEWEST_SYNTHETIC, min(most, fitting_size))
-    target = statistics_target(network)
-
-    def made(wanted: int) -> Samples:
-        samples = synthetic_samples(run.model.inputs, shapes, wanted, run.options.seed)
-        return samples if target is None else in_recorded_range(target, samples, memory, provider)
-
-    samples = _clearest(run, network, made, count, provider) or made(count)
-    if target is None:
-        return samples, _RIDGE_SYNTHETIC
-    steps = min(EFFORTS[run.options.effort].steps, max(_FEWEST_STEPS, int(_STEPS_MACS / (macs * count))))
-    matched = matched_samples(
-        target, samples, steps, memory, provider, lambda done: run.progress("matching synthetic images", done)
-    )
-    return matched, _RIDGE_SYNTHETIC if matched is samples or target.partial else _RIDGE
-
-
-def _clearest(
-    run: Run, network: Network, made: Callable[[int], Samples], count: int, provider: Provider
-) -> Samples | None:
-    """The most confident synthetic samples; None if the network is not a classifier or there are too few candidates."""
-    elements = sum(prod(network.cost.dims[spec.name]) for spec in run.model.inputs)
-    pool = min(_POOL * count, _POOL_ELEMENTS // max(elements, 1), int(_POOL_MACS / max(network.cost.macs({}), 1)))
-    outputs = [name for name in (spec.name for spec in run.model.outputs) if len(network.dims(name) or ()) == 2]
-    classes = (network.dims(outputs[0]) or (0, 0))[1] if outputs else 0
-    if not 1 < classes <= count // _PER_CLASS or pool < 2 * count:
-        return None
-    samples = made(pool)
-    if samples.rows != 1:
-        return None
-    with Session.open(ort_source(run.source), provider) as session:
-        scores = np.concatenate([session.run(feed)[outputs[0]] for feed in samples.batches(_BATCH)])
-    if len(scores) != samples.count or not np.isfinite(scores).all():
-        return None
-    return replace(
-        samples,
-        feeds=tuple(samples.feeds[place] for place in most_confident(scores, count)),
-        source=f"{samples.source}: the {count} with the most confident predictions, evenly from all classes",
-    )
-
-
 def gather_calibration(run: Run, network: Network, fitting: Samples | None, held: Samples | None) -> Calibration:
     """The calibration samples of a refit, and the network to run them in.
 
@@ -204,7 +131,7 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None, held
     with run.stage("measuring signals"):
         samples, ridge = fitting, _RIDGE
         if samples is None:
-            samples, ridge = _made_up(run, network, memory, provider)
+            samples, ridge = synthetic_fit(run, network, memory, provider)
             run.notes.append(f"no samples were given: weights were fitted on {samples.source}")
         else:
             samples = unpadded(run, samples)

@@ -1,90 +1,81 @@
-"""Synthetic images with nearly the statistics that the network's BatchNormalizations recorded.
+"""Synthetic images, changed by gradient descent to be more like what a network was trained on.
 
-First the range of values that the network expects is chosen, then the images are changed (`signals/matched_images.py`).
+What is known of that data: the statistics that BatchNormalizations recorded; and that a classifier is confident of it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from types import MappingProxyType
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.errors import OnnxMergeError
-from onnxmerge.graph import StatisticsGradient, statistics_gradient
+from onnxmerge.graph import ImageGradient, class_gradient, statistics_gradient
 from onnxmerge.network import Network
-from onnxmerge.runtime.session import Provider, Session
+from onnxmerge.runtime.session import Provider
 from onnxmerge.samples.feeds import Samples, batch_axis_is_free
 from onnxmerge.signals.matched_images import match_images
 
-__all__ = ["RANGES", "in_recorded_range", "matched_samples", "statistics_target"]
+__all__ = ["FEWEST", "Matching", "batch_of", "class_target", "images_of", "matched_samples", "statistics_target"]
 
 _LOGGER = logging.getLogger(__name__)
-_BATCH, _FEWEST = 64, 4
+_BATCH, FEWEST = 64, 4
 """Images whose joint statistics are matched; of fewer than 4, nothing is learnt."""
 _BYTES = 4
 
-RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {"": (1.0, 0.0), "in 0..1": (0.25, 0.5), "in -1..1": (0.5, 0.0), "in 0..255": (64.0, 128.0)}
-)
-"""Ranges of pixel values that networks are trained on: (factor, summand) of standardised images, by name."""
+
+@dataclass(frozen=True)
+class Matching:
+    """What images are changed for, and how far.
+
+    Attributes:
+        target: The gradient of an error that is to fall.
+        steps: Steps of descent, each of which costs about three dense passes.
+        size: Size of the first step, in standard deviations of the pixels.
+        words: What is done to the images, for the report.
+    """
+
+    target: ImageGradient
+    steps: int
+    size: float
+    words: str
 
 
-def statistics_target(network: Network) -> StatisticsGradient | None:
-    """What the images of a network can be matched to.
+def statistics_target(network: Network) -> ImageGradient | None:
+    """The mismatch of the statistics of images with the recorded ones.
 
     None if the network has no recorded statistics, its batch axis is fixed, or its input is not one float32 image.
     """
-    image, *others = network.model.inputs
-    if others or image.dtype != "float32" or not batch_axis_is_free(network.model.inputs):
-        return None
-    if len(network.cost.dims.get(image.name, ())) != 4:
+    if not _takes_images(network):
         return None
     return statistics_gradient(network.model, network.cost.dims, network.shapes.first.kinds, network.array)
 
 
-def in_recorded_range(target: StatisticsGradient, samples: Samples, memory: int, provider: Provider) -> Samples:
-    """The samples in the range of values whose statistics are nearest to the recorded ones.
+def class_target(network: Network, scores: str) -> ImageGradient | None:
+    """The doubt of a classifier; None under the same conditions, statistics aside.
 
     Args:
-        target: The error of the statistics.
-        samples: Standardised images.
-        memory: Bytes that a batch may take.
-        provider: The execution provider.
+        network: The network.
+        scores: Its output, of shape (n, classes).
     """
-    batch = _batch(target, samples, memory)
-    if batch < _FEWEST:
-        return samples
-    images = _images(target, samples.part(0, -(-batch // samples.rows)))
-    errors = {}
-    try:
-        with Session.open(target.data, provider, spin=False) as session:
-            for name, (factor, summand) in RANGES.items():
-                got = session.run({target.image: np.float32(factor) * images + np.float32(summand)})
-                errors[name] = float(np.mean(got[target.errors]))
-    except OnnxMergeError as error:  # the images serve as they are
-        _LOGGER.debug("the range of synthetic images was not chosen: %s", error)
-        return samples
-    _LOGGER.debug("error of the statistics of synthetic images, by range: %s", errors)
-    best = min(errors, key=lambda name: errors[name] if np.isfinite(errors[name]) else np.inf)
-    if not best:
-        return samples
-    factor, summand = RANGES[best]
-    changed = (np.float32(factor) * feed[target.image] + np.float32(summand) for feed in samples.feeds)
-    return replace(
-        samples,
-        feeds=tuple({target.image: image} for image in changed),
-        source=f"{samples.source}, {best}",
-    )
+    if not _takes_images(network):
+        return None
+    return class_gradient(network.model, network.cost.dims, network.shapes.first.kinds, network.array, scores)
+
+
+def _takes_images(network: Network) -> bool:
+    image, *others = network.model.inputs
+    if others or image.dtype != "float32" or not batch_axis_is_free(network.model.inputs):
+        return False
+    return len(network.cost.dims.get(image.name, ())) == 4
 
 
 def matched_samples(
-    target: StatisticsGradient,
+    matching: Matching,
     samples: Samples,
-    steps: int,
     memory: int,
     provider: Provider,
     progress: Callable[[float], None] = lambda _done: None,
@@ -95,37 +86,40 @@ def matched_samples(
     lowers the error.
 
     Args:
-        target: The gradient of the error of the statistics.
+        matching: What they are changed for.
         samples: Images.
-        steps: Steps of descent, each of which costs about three dense passes.
         memory: Bytes that the descent may take.
         provider: The execution provider.
         progress: Called with the fraction completed.
     """
-    batch = _batch(target, samples, memory)
-    if batch < _FEWEST or not steps:
+    target, batch = matching.target, batch_of(matching.target, samples, memory)
+    if batch < FEWEST or not matching.steps:
         return samples
     if target.partial:
         _LOGGER.debug("no gradients of images through %s", ", ".join(target.partial))
     try:
-        images, before, after = match_images(target, _images(target, samples), batch, steps, provider, progress)
+        images, before, after = match_images(
+            target, images_of(target, samples), batch, (matching.steps, matching.size), provider, progress
+        )
     except OnnxMergeError as error:  # the images serve as they are
-        _LOGGER.debug("the statistics of synthetic images were not matched: %s", error)
+        _LOGGER.debug("synthetic images were not changed: %s", error)
         return samples
-    _LOGGER.debug("error of the statistics of synthetic images: %.3g, from %.3g", after, before)
+    _LOGGER.debug("error of synthetic images: %.3g, from %.3g", after, before)
     if not after < before:
         return samples
     rows = samples.rows
     return replace(
         samples,
         feeds=tuple({target.image: images[i : i + rows]} for i in range(0, len(images), rows)),
-        source=f"{samples.source}; changed to have the recorded statistics of BatchNormalization",
+        source=f"{samples.source}; {matching.words}",
     )
 
 
-def _batch(target: StatisticsGradient, samples: Samples, memory: int) -> int:
+def batch_of(target: ImageGradient, samples: Samples, memory: int) -> int:
+    """Images that are changed together."""
     return int(min(_BATCH, memory // (_BYTES * max(target.elements, 1)), samples.count))
 
 
-def _images(target: StatisticsGradient, samples: Samples) -> NDArray[np.float32]:
+def images_of(target: ImageGradient, samples: Samples) -> NDArray[np.float32]:
+    """All images of the samples in one array."""
     return np.concatenate([feed[target.image] for feed in samples.feeds])

@@ -1,8 +1,9 @@
-"""Change synthetic images until the statistics in front of each BatchNormalization are nearly the recorded ones.
+"""Change synthetic images until a network responds to them nearly as it does to the data that it was trained on.
 
-Recorded means and variances are all that a model file says about its training data. Gradient descent on the images
-brings the statistics of each batch near to them. The correlations, on which every refit depends, become more like those
-of real images, because they are what the statistics of the next layers result from.
+Recorded means and variances of BatchNormalization are what a model file says about that data; without them, it is
+known only that a classifier is confident of it. Gradient descent on the images brings the statistics of each batch near
+to the recorded ones, or raises that confidence. The correlations, on which every refit depends, become more like those
+of real images: of the statistics of a layer, because they are what those of the next layers result from.
 
 Gradients with respect to pixels are noisy. Descent in a basis in which low frequencies count more, as they do in
 natural images, reaches lower errors in the same number of steps.
@@ -21,40 +22,38 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.graph import StatisticsGradient
+from onnxmerge.graph import ImageGradient
 from onnxmerge.runtime.session import Provider, Session
 
 __all__ = ["match_images"]
 
 Images = NDArray[np.float32]
 
-STEP = 0.1
-"""Size of the first step of an image, in standard deviations of its pixels; later ones fall to 0 along a cosine."""
-
 _MOMENTUM, _MEMORY = 0.9, 0.99
 """Adam's decay rates of the mean gradient and of its mean square; the latter is one number for each image."""
 
 
 def match_images(
-    target: StatisticsGradient,
+    target: ImageGradient,
     images: Images,
     batch: int,
-    steps: int,
+    steps: tuple[int, float],
     provider: Provider = "auto",
     progress: Callable[[float], None] = lambda _done: None,
 ) -> tuple[Images, float, float]:
-    """Images whose statistics are nearer to the recorded ones.
+    """Images whose error is lower.
 
     Args:
-        target: The gradient of the error of the statistics.
+        target: The gradient of the error.
         images: (n, channels, height, width), or channels last.
-        batch: Images whose joint statistics are matched, at least 1.
-        steps: Steps of descent.
+        batch: Images that are changed together, and whose joint statistics are matched, at least 1.
+        steps: Number of steps of descent, and the size of the first one in standard deviations of the pixels; later
+            ones fall to 0 along a cosine.
         provider: The execution provider.
         progress: Called with the fraction completed.
 
     Returns:
-        The images, and the mean error of a layer before and after.
+        The images, and the mean error before and after: of a layer, or of an image.
     """
     parts = np.array_split(images, -(-len(images) // batch))
     spatial = (1, 2) if images.shape[3] <= 4 < images.shape[1] else (2, 3)
@@ -70,13 +69,18 @@ def match_images(
 
 
 def _descend(
-    session: Session, target: StatisticsGradient, images: Images, steps: int, filtered: Callable[[Images], Images]
+    session: Session,
+    target: ImageGradient,
+    images: Images,
+    steps: tuple[int, float],
+    filtered: Callable[[Images], Images],
 ) -> tuple[Images, float, float]:
     """The images of one batch with the lowest error, and the errors before and after."""
     momentum, square = np.zeros_like(images), np.zeros((len(images), 1, 1, 1))
     spread = float(images.std()) or 1.0
     best, lowest, first = images, math.inf, math.inf
-    for step in range(steps + 1):
+    count, largest = steps
+    for step in range(count + 1):
         got = session.run({target.image: images})
         error = float(np.mean(got[target.errors]))
         if step == 0:
@@ -89,7 +93,7 @@ def _descend(
         momentum = _MOMENTUM * momentum + (1 - _MOMENTUM) * gradient
         square = _MEMORY * square + (1 - _MEMORY) * np.square(gradient).mean(axis=(1, 2, 3), keepdims=True)
         root = np.sqrt(square / (1 - _MEMORY ** (step + 1))) + 1e-12
-        size = spread * STEP * 0.5 * (1 + math.cos(math.pi * step / max(steps, 1)))
+        size = spread * largest * 0.5 * (1 + math.cos(math.pi * step / max(count, 1)))
         images = (images - size / (1 - _MOMENTUM ** (step + 1)) * momentum / root).astype(np.float32)
     return best, first, lowest
 

@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.graph import StatisticsGradient, statistics_gradient
+from onnxmerge.graph import ImageGradient, statistics_gradient
 from onnxmerge.graph import gradient_rules as rules
 from tests.builders import Net, analyse
 
@@ -84,12 +84,12 @@ def network(step: Callable[[Net, str], str], opset: int = 18) -> onnx.ModelProto
     return net.model()
 
 
-def target_of(model: onnx.ModelProto) -> StatisticsGradient | None:
+def target_of(model: onnx.ModelProto) -> ImageGradient | None:
     context = analyse(model).context
     return statistics_gradient(context.model, context.shapes.first.dims, context.shapes.first.kinds, context.array)
 
 
-def off_by(target: StatisticsGradient) -> float:
+def off_by(target: ImageGradient) -> float:
     """Relative difference of the error's slope along its gradient: as measured and as computed."""
     images = np.random.default_rng(1).standard_normal((4, 3, 9, 9)).astype(np.float32)
     session = ort.InferenceSession(target.data, providers=["CPUExecutionProvider"])
@@ -122,7 +122,7 @@ def test_opsets_before_and_after_reductions_took_axes_as_inputs() -> None:
 
 def test_a_wrong_rule_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {**rules.RULES, "Relu": rules.RULES["Identity"]}
-    monkeypatch.setattr(sys.modules["onnxmerge.graph.statistics_gradient"], "RULES", wrong)
+    monkeypatch.setattr(sys.modules["onnxmerge.graph.image_gradient"], "RULES", wrong)
     target = target_of(network(STEPS["Relu"]))
     assert target is not None
     assert off_by(target) > 0.05

@@ -1,4 +1,4 @@
-"""Which synthetic samples are matched to recorded statistics, and what it is worth."""
+"""Which synthetic samples are changed, into which range they are brought, and what it is worth."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 
 import onnxmerge
 from onnxmerge.channels.context import Context
-from onnxmerge.graph import load, probe_shapes
+from onnxmerge.graph import fold_batchnorm, load, probe_shapes, to_proto
 from onnxmerge.network import Network
-from onnxmerge.pipeline import calibration
-from onnxmerge.pipeline.matched_samples import RANGES, in_recorded_range, matched_samples, statistics_target
+from onnxmerge.pipeline import synthetic_fit
+from onnxmerge.pipeline.matched_samples import Matching, matched_samples, statistics_target
+from onnxmerge.pipeline.pixel_ranges import RANGES, in_recorded_range, in_telling_range
 from onnxmerge.samples import synthetic_samples
 from tests.builders import Net, run
 
@@ -45,7 +46,7 @@ def matched(network: Network, steps: int = 2, memory: int = 1 << 30) -> tuple[bo
     if target is None:
         return False, ""
     samples = synthetic_samples(network.model.inputs, dims, 8, 0)
-    made = matched_samples(target, samples, steps, memory, "cpu")
+    made = matched_samples(Matching(target, steps, 0.1, "changed"), samples, memory, "cpu")
     assert made.count == samples.count
     assert made.rows == samples.rows
     same = all(np.array_equal(a["x"], b["x"]) for a, b in zip(made.feeds, samples.feeds, strict=True))
@@ -55,7 +56,7 @@ def matched(network: Network, steps: int = 2, memory: int = 1 << 30) -> tuple[bo
 def test_images_of_a_network_with_recorded_statistics_are_changed() -> None:
     changed, words = matched(image_network())
     assert changed
-    assert words == "; changed to have the recorded statistics of BatchNormalization"
+    assert words == "; changed"
 
 
 @pytest.mark.parametrize("why", ["no statistics", "fixed batch", "two inputs", "no step", "no memory"])
@@ -87,19 +88,43 @@ def test_the_range_of_training_is_found(name: str) -> None:
         assert new["x"].dtype == np.float32
 
 
+def classifier(factor: float, summand: float) -> onnx.ModelProto:
+    """A network whose classes are those of standardised pixels, for images in a range of values."""
+    net = Net(seed=2, opset=17)
+    x = net.input("N", 3, 16, 16, name="x")
+    standard = net.add("Div", net.add("Sub", x, net.const(np.float32(summand))), net.const(np.float32(factor)))
+    h = net.add("GlobalAveragePool", net.add("Relu", net.conv(standard, 3, 16, 3)))
+    scores = net.add("Gemm", net.add("Flatten", h), net.random(16, 4))
+    net.output(net.add("Mul", scores, net.const(np.float32(5))))
+    return net.model()
+
+
+@pytest.mark.parametrize("name", ["", "in 0..255"])
+def test_a_classifier_is_given_the_range_in_which_it_tells_images_apart(name: str) -> None:
+    model = classifier(*RANGES[name])
+    samples = synthetic_samples(load(model).inputs, {"x": (1, 3, 16, 16)}, 64, 0)
+    made = in_telling_range(model.SerializeToString(), model.graph.output[0].name, samples, "cpu")
+    assert made.source == samples.source + (f", {name}" if name else "")
+
+
 @pytest.mark.filterwarnings("ignore::onnxmerge.OnnxMergeWarning")
-def test_a_network_cut_without_samples_is_nearer_on_real_images(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_network_cut_without_samples_is_nearer_on_real_images(monkeypatch: pytest.MonkeyPatch, folded: bool) -> None:
     path = ROOT / "sample_models" / "vgg_bn.onnx"
     stored = np.load(ROOT / "sample_models" / "fashion_mnist_calibration.npz")
-    name = onnx.load(path).graph.input[0].name
-    feed = {name: stored[name].astype(np.float32)}
-    dense = run(onnx.load(path), feed)[0]
+    model = onnx.load(path)
+    feed = {model.graph.input[0].name: stored[model.graph.input[0].name].astype(np.float32)}
+    dense = run(model, feed)[0]
+    if folded:
+        model = to_proto(fold_batchnorm(load(path))[0])
 
     def error() -> float:
-        result = onnxmerge.compress(path, 0.5, round_to=1, effort="fast", verify=False)
+        result = onnxmerge.compress(model, 0.5, round_to=1, effort="fast", verify=False)
         return float(np.square(run(result.model, feed)[0] - dense).mean() / dense.var())
 
     with_steps = error()
-    monkeypatch.setattr(calibration, "statistics_target", lambda network: None)
+    monkeypatch.setattr(synthetic_fit, "statistics_target", lambda network: None)
+    monkeypatch.setattr(synthetic_fit, "in_telling_range", lambda model, scores, samples, provider: samples)
+    monkeypatch.setattr(synthetic_fit, "class_target", lambda network, scores: None)
     without = error()
     assert with_steps < 0.8 * without

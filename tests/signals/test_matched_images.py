@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.graph import StatisticsGradient, statistics_gradient
+from onnxmerge.graph import ImageGradient, statistics_gradient
 from onnxmerge.samples.synthetic import dead_leaves
 from onnxmerge.signals.matched_images import match_images
 from tests.builders import Net, analyse
@@ -43,7 +43,7 @@ def recorded(model: onnx.ModelProto, images: NDArray[np.float32]) -> onnx.ModelP
     return model
 
 
-def target_of(model: onnx.ModelProto) -> StatisticsGradient:
+def target_of(model: onnx.ModelProto) -> ImageGradient:
     context = analyse(model).context
     made = statistics_gradient(context.model, context.shapes.first.dims, context.shapes.first.kinds, context.array)
     assert made is not None
@@ -59,7 +59,7 @@ def leaves(channels_last: bool = False) -> NDArray[np.float32]:
 def test_the_error_falls_and_is_that_of_the_images_returned(channels_last: bool) -> None:
     target, images, heard = target_of(network(channels_last)), leaves(channels_last), list[float]()
     given = images.copy()
-    made, before, after = match_images(target, images, 10, 8, "cpu", heard.append)
+    made, before, after = match_images(target, images, 10, (8, 0.1), "cpu", heard.append)
     assert np.array_equal(images, given)
     assert made.shape == images.shape
     assert made.dtype == np.float32
@@ -74,7 +74,7 @@ def test_the_error_falls_and_is_that_of_the_images_returned(channels_last: bool)
 
 def test_images_that_match_already_stay_nearly_as_they_are() -> None:
     images = leaves()
-    made, before, after = match_images(target_of(recorded(network(), images)), images, 20, 4, "cpu")
+    made, before, after = match_images(target_of(recorded(network(), images)), images, 20, (4, 0.1), "cpu")
     assert before < 1e-4
     assert after <= before
     assert np.array_equal(made, images)
@@ -82,6 +82,6 @@ def test_images_that_match_already_stay_nearly_as_they_are() -> None:
 
 def test_no_step_changes_nothing() -> None:
     images = leaves()
-    made, before, after = match_images(target_of(network()), images, 20, 0, "cpu")
+    made, before, after = match_images(target_of(network()), images, 20, (0, 0.1), "cpu")
     assert np.array_equal(made, images)
     assert before == after
