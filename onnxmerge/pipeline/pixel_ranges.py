@@ -92,7 +92,7 @@ def in_telling_range(model: bytes | Path, scores: str, samples: Samples, provide
 def scores_of(model: bytes | Path, scores: str, samples: Samples, provider: Provider) -> NDArray[Any] | None:
     """(n, classes) an output for all samples; None if it has another number of rows, or values that are not finite."""
     with Session.open(model, provider) as session:
-        found = np.concatenate([session.run(feed)[scores] for feed in samples.batches(_BATCH)])
+        found = np.concatenate([session.run(feed)[scores] for feed in samples.in_cache(_BATCH)])
     return found if len(found) == samples.count and np.isfinite(found).all() else None
 
 

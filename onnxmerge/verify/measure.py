@@ -57,7 +57,7 @@ class Reference:
     def of(cls, model: bytes | Path, samples: Samples, provider: Provider, threads: int | None = None) -> Reference:
         """Run a model on all samples; `threads` applies to later timing."""
         with Session.open(model, provider) as session:
-            return cls(model, samples, provider, threads, [session.run(feed) for feed in samples.batches(_BATCH)])
+            return cls(model, samples, provider, threads, [session.run(feed) for feed in samples.in_cache(_BATCH)])
 
     def compare(self, other: bytes | Path, seed: int, work: float | None = None) -> Measured:
         """Fidelity, accuracy and latency of another model; `work` as for `measure_models`."""
@@ -68,7 +68,7 @@ class Reference:
         ):
             meter = FidelityMeter(declared_lengths(first, second))
             accuracy = AccuracyMeter(self._samples.labels) if self._samples.labels is not None else None
-            for one, feed in zip(self._outputs, self._samples.batches(_BATCH), strict=True):
+            for one, feed in zip(self._outputs, self._samples.in_cache(_BATCH), strict=True):
                 two = second.run(feed)
                 meter.add(one, two, _real(self._samples, feed))
                 if accuracy is not None:
@@ -202,7 +202,7 @@ def _fidelity(
     meter, apart = FidelityMeter(declared_lengths(first, second)), DivergenceMeter()
     meters = [AccuracyMeter(samples.labels) for _ in range(2)] if samples.labels is not None else []
     total, done = max(samples.count, 1), 0
-    for feed in samples.batches(_BATCH):
+    for feed in samples.in_cache(_BATCH):
         outputs = first.run(feed), second.run(feed)
         real = _real(samples, feed)
         meter.add(*outputs, real)

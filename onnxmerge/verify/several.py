@@ -57,7 +57,7 @@ def measure_several(
         labels = samples.labels
         accuracies = [None if labels is None else AccuracyMeter(labels) for _ in models]
         done = 0
-        for feed in samples.batches(_BATCH):
+        for feed in samples.in_cache(_BATCH):
             outputs = [session.run(feed) for session in (first, *others)]
             for meter, divergence, output in zip(meters, apart, outputs[1:], strict=True):
                 meter.add(outputs[0], output)
