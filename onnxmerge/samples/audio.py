@@ -59,13 +59,12 @@ class AudioFolder:
         feeds: list[Mapping[str, NDArray[Any]]] = []
         notes = list(self.notes)
         for path in (self.files[index] for index in chosen):
-            rate, wave = _read(path, self.features.chunk_length)
-            if rate != self.features.sampling_rate:
-                wave = _resampled(wave, rate, self.features.sampling_rate)
-                notes.append(f"sounds of {rate} Hz were resampled to {self.features.sampling_rate} Hz")
+            rate, wave = _read(path, self.features)
             array, note = as_declared(self.features(wave), self.spec, str(path))
             feeds.append({self.spec.name: array[None]})
             notes += [note] if note else []
+            if rate != self.features.sampling_rate:
+                notes.append(f"sounds of {rate} Hz were resampled to {self.features.sampling_rate} Hz")
         return feeds, unique(notes)
 
 
@@ -110,9 +109,10 @@ def open_audio(
     return AudioFolder(tuple(files), spec, features, (f"sounds are preprocessed according to {file}",))
 
 
-def _read(path: Path, seconds: int) -> tuple[int, NDArray[np.float64]]:
-    """The sampling rate, and at least the first seconds of one channel."""
+def _read(path: Path, features: LogMel) -> tuple[int, NDArray[np.float64]]:
+    """A file's sampling rate, and at least the part of it that counts: one channel, at the rate of the features."""
     from scipy.io import wavfile  # noqa: PLC0415 - of no use to other samples
+    from scipy.signal import resample_poly  # noqa: PLC0415 - takes longer to import than the rest of this room
 
     try:
         with warnings.catch_warnings():
@@ -123,16 +123,11 @@ def _read(path: Path, seconds: int) -> tuple[int, NDArray[np.float64]]:
         raise UsageError(f"{path}: cannot be read as a .wav file: {reason}") from error
     if rate <= 0 or not values.size:
         raise UsageError(f"{path}: expected sound, got {values.size} values at {rate} Hz")
-    values = values[: (seconds + 1) * rate]  # a filter needs a little more than it gives
+    values = values[: (features.chunk_length + 1) * rate]  # a filter needs a little more than it gives
     if values.dtype.kind == "u":  # 8 bits
         values = (values.astype(np.float64) - 128) / 128
     elif values.dtype.kind == "i":
         values = values / -float(np.iinfo(values.dtype).min)
-    return rate, np.asarray(values, np.float64).reshape(len(values), -1).mean(axis=1)
-
-
-def _resampled(wave: NDArray[np.float64], rate: int, wanted: int) -> NDArray[np.float64]:
-    from scipy.signal import resample_poly  # noqa: PLC0415 - takes longer to import than the rest of this room
-
-    shared = math.gcd(rate, wanted)
-    return np.asarray(resample_poly(wave, wanted // shared, rate // shared), np.float64)
+    wave = np.asarray(values, np.float64).reshape(len(values), -1).mean(axis=1)
+    shared = math.gcd(rate, features.sampling_rate)
+    return rate, np.asarray(resample_poly(wave, features.sampling_rate // shared, rate // shared), np.float64)

@@ -33,12 +33,11 @@ LIMITS: Mapping[str, int] = MappingProxyType(
     {"feature_size": 1024, "sampling_rate": 384_000, "n_fft": 65_536, "hop_length": 65_536, "chunk_length": 3600}
 )
 """Required keys, and a guess of the most that any model has; a damaged file could ask for more than the memory."""
-READ = frozenset({*LIMITS, "feature_extractor_type", "padding_side", "padding_value"})
-KEPT = frozenset(
-    {"processor_class", "auto_map", "return_attention_mask", "return_tensors", "n_samples", "nb_max_frames",
-     "mel_filters"}
+KNOWN = frozenset(
+    {*LIMITS, "feature_extractor_type", "padding_side", "padding_value", "processor_class", "auto_map",
+     "return_attention_mask", "return_tensors", "n_samples", "nb_max_frames", "mel_filters"}
 )  # fmt: skip
-"""Keys that change nothing: the last three follow from the others."""
+"""Keys that are read, or change nothing: the last three follow from the others."""
 _HIGHEST = 8000.0
 
 
@@ -108,7 +107,7 @@ def read_log_mel(path: Path) -> LogMel:
     if given.get("feature_extractor_type") != TYPE:
         named = json.dumps(given.get("feature_extractor_type", given.get("image_processor_type")))
         raise UsageError(f"{path}: sounds are prepared as {TYPE} does, got {named}; {_INSTEAD}")
-    unknown = sorted(key for key, value in given.items() if key not in READ | KEPT and value not in (None, False))
+    unknown = sorted(key for key, value in given.items() if key not in KNOWN and value not in (None, False))
     if given.get("padding_side", "right") != "right":
         unknown.append("padding_side")
     if unknown:
