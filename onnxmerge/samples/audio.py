@@ -91,7 +91,7 @@ def open_audio(
         return None
     said = [f"--{each.name}" for each in fields(options) if getattr(options, each.name) is not None]
     if said not in ([], ["--preprocessor"]):
-        raise UsageError(f"{', '.join(said)}: apply to images, and {folder} holds sounds; leave out")
+        raise UsageError(f"{', '.join(said)}: only for images, and {folder} holds sounds; leave out")
     shapes = ", ".join(f"'{spec.name}' {'?' if spec.dims is None else words(spec.dims)}" for spec in inputs)
     spec = inputs[0]
     if len(inputs) != 1 or spec.dims is None or len(spec.dims) != 3:

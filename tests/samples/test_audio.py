@@ -135,7 +135,7 @@ def test_what_does_not_fit_is_said(folder: Path) -> None:
     assert "one input of (batch, bands, frames), this one has 'x' (N, 3, 8, 100)" in refusal(
         folder, TensorSpec("x", "float32", ("N", 3, 8, 100))
     )
-    assert "--mean: apply to images" in refusal(folder, images=ImageOptions(mean=(0.0,)))
+    assert "--mean: only for images" in refusal(folder, images=ImageOptions(mean=(0.0,)))
     assert f"sounds need the model's {FILE_NAME}" in refusal(folder, images=ImageOptions(preprocessor=NO_FILE))
     assert "cannot be read" in refusal(folder, images=ImageOptions(preprocessor=folder / "absent.json"))
     (folder.parent / FILE_NAME).unlink()
