@@ -31,6 +31,7 @@ NOT_RUN = {
     r"--of latency|--round-to auto": "times every operator of a network: minutes on a busy machine",
     r"--plot\b|--report\b|--html\b": "needs the extra report; tests/report and tests/test_pages.py run them",
     r"--tokenizer": "needs the extra text; tests/samples/test_texts.py reads texts",
+    r"--calib speech/": "needs a model of spectrograms; tests/samples/test_audio.py reads sounds",
     r"vgg_receding|--ratio auto": "looks for two modes of scales, which a stand-in with weights at random has not",
 }
 """Commands that are only parsed, by a pattern of what they hold, and why."""

@@ -3,7 +3,7 @@
 A written file (JSON, page, plot, OUT) must not be, in this order:
 1. a model, or a file with weights of one; ``check_target`` decides whether OUT may replace IN;
 2. a file beside OUT that takes its weights, ``OUT.data`` and so on, or may;
-3. samples, or the file that defines the preprocessing of images, named or found; nor may it be in the folder of samples
+3. samples, or the file that defines their preprocessing, named or found; nor may it be in the folder of samples
    under a name that is read as one;
 4. another file that is written.
 """
@@ -17,7 +17,8 @@ from typing import Any
 
 from onnxmerge.errors import UsageError
 from onnxmerge.graph import external_files, is_data_of
-from onnxmerge.samples.pictures import SUFFIXES
+from onnxmerge.samples.audio import SUFFIXES as SOUNDS
+from onnxmerge.samples.pictures import SUFFIXES as PICTURES
 from onnxmerge.samples.preprocessor import FILE_NAME
 from onnxmerge.writing import check_writable
 
@@ -26,7 +27,7 @@ __all__ = ["STDOUT", "check_files"]
 STDOUT = "-"
 _OUT = "OUT"
 _READ = ("calib", "data", "preprocessor", "plan")
-_SAMPLES = SUFFIXES | {".npz", ".npy", ".pb"}
+_SAMPLES = PICTURES | SOUNDS | {".npz", ".npy", ".pb"}
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -57,7 +58,7 @@ def check_files(
         if target is not None and is_data_of(path, target):
             raise UsageError(f"{option} {path} may be used for weights of {target}; choose another name")
     named = [(path, f"is the file of {option}") for option, path in read.items()]
-    named += [(model.parent / FILE_NAME, "defines the preprocessing of images") for model in models if given]
+    named += [(model.parent / FILE_NAME, "defines the preprocessing of samples") for model in models if given]
     for option, path in {**({_OUT: target} if target is not None else {}), **files}.items():
         _refuse(option, path, named)
         for samples, folder in read.items():

@@ -87,8 +87,8 @@ IMAGES = all_of(
         "--preprocessor",
         type=click.Path(path_type=Path),
         metavar="F|none",
-        help="Images: a preprocessor_config.json to take these values from; the options above override it.  [default: "
-        "the one beside the images or the model]",
+        help="Images: a preprocessor_config.json to take these values from; the options above override it. Sounds: the "
+        "one that describes their spectrograms.  [default: the one beside the samples or the model]",
     ),
 )
 TEXTS = all_of(
@@ -252,8 +252,8 @@ CALIB = all_of(
     of_samples(
         "--calib",
         type=click.Path(path_type=Path),
-        help="Unlabelled samples to fit to: .npz (keys are input names), .npy, a folder of these, of test_data_set_* "
-        "or of images, or .txt, one text per line.",
+        help="Unlabelled samples to fit to: .npz (keys are input names), .npy, a folder of these, of "
+        "test_data_set_*, of images or of .wav, or .txt, one text per line.",
     ),
     of_samples(
         "--calib-size",

@@ -141,10 +141,10 @@ def check_images(images: ImageOptions | None, *loaded: Samples | None) -> None:
         UsageError: An image option is given, but no samples were read from images.
     """
     said = [each.name for each in fields(ImageOptions) if images is not None and getattr(images, each.name) is not None]
-    if said and not any(samples is not None and samples.pictures for samples in loaded):
+    if said and not any(samples is not None and samples.preprocessed for samples in loaded):
         raise UsageError(
-            f"{', '.join(f'--{name}' for name in said)}: only folders of images are prepared so, and the samples are "
-            "none; leave out, or give such a folder"
+            f"{', '.join(f'--{name}' for name in said)}: only folders of images or sounds are prepared so, and the "
+            "samples are neither; leave out, or give such a folder"
         )
 
 

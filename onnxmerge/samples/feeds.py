@@ -40,7 +40,7 @@ class Samples:
         synthetic: Whether they are synthetic.
         rows: Number of samples per feed along axis 0.
         batchable: Whether feeds may be joined along axis 0; see ``batch_axis_is_free``.
-        pictures: Whether they were read from image files, so that image options apply.
+        preprocessed: Whether they were read from images or sounds, so that the options for these apply.
         notes: Conversions of the values that the user should know of ("float64 cast to float32").
         padding: For inputs whose axis 1 counts tokens: the value to pad it with where feeds of different lengths are
             joined.
@@ -53,7 +53,7 @@ class Samples:
     synthetic: bool
     rows: int = 1
     batchable: bool = False
-    pictures: bool = False
+    preprocessed: bool = False
     notes: tuple[str, ...] = ()
     padding: Mapping[str, float] = field(default_factory=dict)
     mask: TokenMask | None = None

@@ -4,7 +4,8 @@ The forms, tried in this order:
 1. a ``.npz`` or ``.npy`` file: see ``arrays``; a ``.txt`` file: see ``texts``;
 2. a folder with ``input_0.pb`` or with ``test_data_set_*``: see ``test_data``;
 3. a folder of ``.npz`` and ``.npy`` files: all of them, one after another in natural order;
-4. a folder of images, or of subfolders of images: see ``images`` and ``classes``.
+4. a folder of images, or of subfolders of images: see ``images`` and ``classes``;
+5. a folder of ``.wav`` files: see ``audio``.
 
 If there are more samples than the limit, evenly spaced ones are taken, not the first: files are often sorted by class,
 and the first few hundred would all be of one class.
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from onnxmerge.errors import UsageError
 from onnxmerge.graph.values import TensorSpec
 from onnxmerge.samples.arrays import open_array_file
+from onnxmerge.samples.audio import AudioFolder, open_audio
 from onnxmerge.samples.feeds import Samples, batch_axis_is_free, fixed_batch
 from onnxmerge.samples.images import ImageFolder, ImageOptions, open_images
 from onnxmerge.samples.source import FeedSource, Joined, natural_order
@@ -32,7 +34,7 @@ from onnxmerge.samples.texts import SUFFIXES, TextFile, TextOptions, open_texts
 
 __all__ = ["load_samples"]
 
-FORMS = ".npz, .npy, .txt with a tokenizer, a folder of arrays, one with test_data_set_*, or a folder of images"
+FORMS = ".npz, .npy, .txt with a tokenizer, or a folder of arrays, of test_data_set_*, of images or of .wav files"
 NO_TENSORS = MappingProxyType(
     {"sequence_type": "a sequence", "map_type": "a map", "optional_type": "an optional", "sparse_tensor_type": "sparse"}
 )
@@ -56,7 +58,8 @@ def load_samples(
         inputs: The model's inputs, without those that initializers give a default.
         limit: At most so many samples, at least 1; None for all. A feed of a fixed batch is never cut, so one feed is
             taken even where it holds more than the limit.
-        images: How to convert pixels to values, for folders of images; None for the defaults.
+        images: How to convert pixels to values, for folders of images; None for the defaults. Its `preprocessor` also
+            applies to folders of sounds.
         text: How texts become inputs, for a file of texts.
         beside: The model's folder, where a file may say how; None where the model did not come from a file.
         numbers: Class number by class name, as the model says, for folders of images.
@@ -72,7 +75,8 @@ def load_samples(
     _check(path, inputs, limit)
     options = images or ImageOptions()
     as_images = partial(open_images, options=options, beside=beside, numbers=numbers, labelled=labelled)
-    source = _open(path, inputs, as_images, text or TextOptions())
+    as_audio = partial(open_audio, options=options, beside=beside)
+    source = _open(path, inputs, (as_images, as_audio), text or TextOptions())
     batch = 1 if source.whole else fixed_batch(inputs)
     usable = source.count // batch * batch
     if not usable:
@@ -92,7 +96,7 @@ def load_samples(
         synthetic=False,
         rows=batch * (1 if labels is None else labels.shape[1]),
         batchable=batch_axis_is_free(inputs),
-        pictures=isinstance(source, ImageFolder),
+        preprocessed=isinstance(source, (ImageFolder, AudioFolder)),
         notes=notes,
         padding=source.padding if isinstance(source, TextFile) else {},
     )
@@ -114,7 +118,7 @@ def _check(path: Path, inputs: Sequence[TensorSpec], limit: int | None) -> None:
 
 
 def _open(
-    path: Path, inputs: Sequence[TensorSpec], as_images: Callable[..., FeedSource | None], text: TextOptions
+    path: Path, inputs: Sequence[TensorSpec], raw: Sequence[Callable[..., FeedSource | None]], text: TextOptions
 ) -> FeedSource:
     if path.is_file():
         if path.suffix.lower() in SUFFIXES:
@@ -132,7 +136,7 @@ def _open(
     if files:
         parts: list[FeedSource] = [open_array_file(each, inputs, in_folder=True) for each in files]
         return Joined(tuple(parts))
-    found = as_images(path, inputs)
+    found = next((source for form in raw if (source := form(path, inputs)) is not None), None)
     if found is None:
         raise UsageError(f"{path}: this folder contains nothing that can be read as samples; expected {FORMS}")
     return found

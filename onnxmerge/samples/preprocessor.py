@@ -30,7 +30,7 @@ from typing import Any, TypeGuard
 from onnxmerge.errors import UsageError
 from onnxmerge.samples.image_options import LONGEST_SIDE, ImageOptions, Resample
 
-__all__ = ["FILE_NAME", "find_preprocessor", "read_preprocessor"]
+__all__ = ["FILE_NAME", "find_preprocessor", "read_keys", "read_preprocessor"]
 
 FILE_NAME = "preprocessor_config.json"
 
@@ -93,15 +93,15 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 """By the name without ``ImageProcessor``, ``ImageProcessorFast``, ``ImageProcessorPil`` or ``FeatureExtractor``."""
 
 
-def find_preprocessor(images: Path, beside: Path | None) -> Path | None:
-    """The file in the folder of images, else in the model's folder, else in its parent if it is named ``onnx``.
+def find_preprocessor(samples: Path, beside: Path | None) -> Path | None:
+    """The file in the folder of samples, else in the model's folder, else in its parent if it is named ``onnx``.
 
     Args:
-        images: The folder of images.
+        samples: The folder of images or sounds.
         beside: The model's folder; None if the model did not come from a file.
     """
     above = [beside.parent] if beside is not None and beside.name == "onnx" else []
-    places = [images, *([beside] if beside is not None else []), *above]
+    places = [samples, *([beside] if beside is not None else []), *above]
     return next((folder / FILE_NAME for folder in places if (folder / FILE_NAME).is_file()), None)
 
 
@@ -114,7 +114,7 @@ def read_preprocessor(path: Path) -> ImageOptions:
     Raises:
         UsageError: The file cannot be read, or requires something unsupported; the message names the key.
     """
-    given = _read(path)
+    given = read_keys(path)
     kind = _kind(path, given)
     unknown = sorted(key for key, value in given.items() if key not in READ | KEPT and value not in (None, False))
     if unknown:
@@ -144,7 +144,12 @@ def read_preprocessor(path: Path) -> ImageOptions:
     )
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def read_keys(path: Path) -> Mapping[str, Any]:
+    """The keys of a file that are not null.
+
+    Raises:
+        UsageError: It cannot be read, or is no JSON object.
+    """
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -104,12 +104,12 @@ def _moments(
             raise ValueError(f"{tensor} holds channels unevenly")
         count, sums, products = 0, np.zeros((len(blocks), n)), np.zeros((len(blocks), n, n))
         for batch, x in enumerate(frontier.get(tensor)):
-            rows = np.asarray(x, dtype=np.float32).reshape(-1, x.shape[-1])
+            rows = np.asarray(x, dtype=np.float64).reshape(-1, x.shape[-1])  # means can be far above what differs
             real = batches.real(batch, tensor, x.shape)
             rows = rows if real is None else rows[real]
             parts = np.ascontiguousarray(rows[:, blocks].transpose(1, 0, 2))  # (blocks, m, n)
             count += len(rows)
-            sums += parts.sum(axis=1, dtype=np.float64)
+            sums += parts.sum(axis=1)
             products += parts.transpose(0, 2, 1) @ parts
         moments = products / max(count, 1)
         if centred:

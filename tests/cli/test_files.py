@@ -59,7 +59,7 @@ CASES: tuple[tuple[Sequence[str], str], ...] = (
     ((*CUT, "--calib", "c.npz", "--json", "soft.json"), "--json soft.json is the file of --calib"),
     ((*CUT, "--data", "c.npz", "--json", "./c.npz"), "--json c.npz is the file of --data"),
     ((*CUT, "--preprocessor", "p.json", "--json", "p.json"), "--json p.json is the file of --preprocessor"),
-    ((*CUT, "--json", "preprocessor_config.json"), "defines the preprocessing of images"),
+    ((*CUT, "--json", "preprocessor_config.json"), "defines the preprocessing of samples"),
     ((*CUT, "--calib", "parts", "--json", "parts/a.npz"), "would become one of the samples in --calib"),
     ((*CUT, "--external-data", "--json", "o.onnx.data"), "may be used for weights of o.onnx"),
     ((*CUT, "--json", "o.onnx.1.data"), "may be used for weights of o.onnx"),

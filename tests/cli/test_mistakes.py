@@ -129,7 +129,8 @@ def test_an_array_of_another_input_is_not_to_be_renamed(fails: Fails, tmp_path: 
 def test_image_options_without_images(fails: Fails, tmp_path: Path) -> None:
     samples, target = tmp_path / "samples.npz", tmp_path / "out.onnx"
     np.savez(samples, images=np.ones((8, 1, 28, 28), np.float32))
-    said = "only folders of images are prepared so, and the samples are none; leave out, or give such a folder"
+    said = "only folders of images or sounds are prepared so, and the samples are neither; "
+    said += "leave out, or give such a folder"
     for words in ((VGG, target), (VGG, target, "--calib", samples), ("compare", VGG, VGG, "--data", samples)):
         assert fails(*words, "--mean", "0.5") == f"--mean: {said}"
     assert fails("compare", VGG, VGG, "--resize", "28") == f"--resize: {said}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from onnxmerge.apply.rebase import rebase
 from onnxmerge.graph import Draft, to_proto
@@ -54,6 +55,25 @@ def test_the_network_is_the_same_in_every_basis(keys: int) -> None:
     assert relative(_mixed(network, bases), expected) < 1e-4
     wrong = [Basis(b.free, 1.01 * b.mixing, b.inverse, b.energy) for b in bases]
     assert relative(_mixed(network, tuple(wrong)), expected) > 1e-3
+
+
+@pytest.mark.parametrize("part", ["key", "query"])
+def test_what_is_added_to_all_keys_changes_no_basis(part: str) -> None:
+    """Softmax ignores it. In trained networks it can be far larger than what differs between keys."""
+    model = encoder()
+    shifted = onnx.ModelProto()
+    shifted.CopyFrom(model)
+    made = next(node.output[0] for node in shifted.graph.node if node.name == f"layer0/{part}")
+    bias = next(node.input[1] for node in shifted.graph.node if node.op_type == "Add" and node.input[0] == made)
+    tensor = next(tensor for tensor in shifted.graph.initializer if tensor.name == bias)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(100), bias))
+    both = [_bases(_network(each), texts(20)) for each in (model, shifted)]
+    if part == "query":  # which counts
+        assert any(two.energy[0] > 10 * one.energy[0] for one, two in zip(*both, strict=True))
+        return
+    for one, two in zip(*both, strict=True):
+        np.testing.assert_allclose(two.energy, one.energy, rtol=1e-3)
+        np.testing.assert_allclose(np.abs(two.mixing), np.abs(one.mixing), atol=5e-3 * np.abs(one.mixing).max())
 
 
 def test_activations_are_not_mixed() -> None:
