@@ -1,13 +1,13 @@
 """How far a classifier is from being confident, and what images would make it so.
 
-With p the softmax of an image's scores, and y = 0.9 for its most probable class, and the rest shared by the others,
+With p the largest of the softmax of an image's scores,
 
 ```
-L = -Σ y log p
+L = -log p where p < 0.9, else 0
 ```
 
 On the data that it was trained on, a classifier is confident; of synthetic images it often is not, and its last layers
-see signals weaker than those of training. The target below 1 keeps images from being driven far beyond.
+see signals weaker than those of training. Images of which it is confident enough are left as they are.
 """
 
 from __future__ import annotations
@@ -45,16 +45,13 @@ def class_gradient(
         node = model.writer.get(scores)
     if len(dims.get(scores, ())) != 2:
         return None
-    classes = dims[scores][1]
-    rest = (1 - _CONFIDENCE) / (classes - 1)
 
     def started(tape: Tape, arriving: Arriving) -> str:
-        probable = tape.op("Softmax", scores, axis=1)
-        winner = tape.op("Hardmax", scores, axis=1)
-        wanted = tape.op("Add", tape.op("Mul", winner, tape.floats(_CONFIDENCE - rest)), tape.floats(rest))
-        arriving[scores] = [tape.op("Sub", probable, wanted)]
-        log = tape.op("LogSoftmax", scores, axis=1)
-        doubt = tape.mean(tape.op("Mul", wanted, log), (1,))
-        return tape.op("Reshape", tape.op("Mul", doubt, tape.floats(-classes)), tape.integers([-1]))
+        probable, winner = tape.op("Softmax", scores, axis=1), tape.op("Hardmax", scores, axis=1)
+        most = tape.op("Mul", tape.mean(tape.op("Mul", probable, winner), (1,)), tape.floats(dims[scores][1]))
+        doubted = tape.op("Relu", tape.op("Sign", tape.op("Sub", tape.floats(_CONFIDENCE), most)))
+        arriving[scores] = [tape.op("Mul", tape.op("Sub", probable, winner), doubted)]
+        doubt = tape.op("Mul", tape.op("Log", most), tape.op("Neg", doubted))
+        return tape.op("Reshape", doubt, tape.integers([-1]))
 
     return image_gradient(model, dims, kinds, array, [scores], started)

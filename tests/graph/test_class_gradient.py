@@ -53,6 +53,7 @@ HEADS: dict[str, Callable[[Net, str], str]] = {
 def network(head: Callable[[Net, str], str], opset: int = 17) -> onnx.ModelProto:
     net = Net(opset=opset)
     h = net.add("Relu", net.conv(net.input("N", 3, SIDE, SIDE), 3, CHANNELS, 3))
+    h = net.add("Mul", h, net.const(np.float32(0.02)))  # so that scores leave doubts
     net.output(head(net, h))
     return net.model()
 
@@ -107,16 +108,18 @@ def test_a_wrong_rule_shows(monkeypatch: pytest.MonkeyPatch, operator: str) -> N
     assert off_by(target) > 0.05
 
 
-def test_errors_are_cross_entropies_with_the_most_probable_class() -> None:
+def test_errors_are_those_of_probabilities_below_the_wanted_one() -> None:
     model = network(gemm)
     target = target_of(model)
     assert target is not None
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    scores = session.run(None, {target.image: IMAGES})[0].astype(np.float64)
-    logarithms = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-    wanted = np.full(scores.shape, 0.1 / (CLASSES - 1))
-    wanted[np.arange(len(scores)), scores.argmax(axis=1)] = 0.9
-    assert outputs(target, IMAGES)[1] == pytest.approx(-(wanted * logarithms).sum(axis=1), rel=1e-4)
+    images = np.concatenate([IMAGES, 100 * IMAGES])
+    scores = session.run(None, {target.image: images})[0].astype(np.float64)
+    most = 1 / np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1)
+    gradient, errors = outputs(target, images)
+    assert errors == pytest.approx(np.where(most < 0.9, -np.log(most), 0), rel=1e-3)
+    assert set(most < 0.9) == {True, False}
+    assert np.array_equal(np.abs(gradient).max(axis=(1, 2, 3)) > 0, most < 0.9)
 
 
 @pytest.mark.parametrize("why", ["part of the image", "padded", "channels"])
