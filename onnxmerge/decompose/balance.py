@@ -49,7 +49,7 @@ def balance(first: Floats, second: Floats) -> tuple[Floats, Floats, Floats]:
     scales = [np.trace(each, axis1=1, axis2=2) / n for each in (first, second)]
     usable = np.logical_and.reduce([np.isfinite(scale) & (scale > 0) for scale in scales])
     one, two = (
-        np.where(usable[:, None, None], each, eye) + _FLOOR * np.where(usable, scale, 1.0)[:, None, None] * eye
+        _definite(np.where(usable[:, None, None], each, eye), np.where(usable, scale, 1.0))
         for each, scale in zip((first, second), scales, strict=True)
     )
     left, right = np.linalg.cholesky(one), np.linalg.cholesky(two)
@@ -59,3 +59,10 @@ def balance(first: Floats, second: Floats) -> tuple[Floats, Floats, Floats]:
     inverse = (u.transpose(0, 2, 1) @ left.transpose(0, 2, 1)) / size[:, :, None]
     mixing[~usable], inverse[~usable] = eye, eye
     return mixing, inverse, sigma
+
+
+def _definite(moments: Floats, scales: Floats) -> Floats:
+    """Moments with a raised diagonal; by more than rounding may have made them indefinite (large means, few samples)."""
+    lowest = np.linalg.eigvalsh(moments)[:, 0]
+    raised = _FLOOR * scales + 2.0 * np.maximum(-lowest, 0.0)
+    return np.asarray(moments + raised[:, None, None] * np.eye(moments.shape[1]))

@@ -57,3 +57,11 @@ def test_signals_that_never_vary_are_left_alone() -> None:
     np.testing.assert_array_equal(inverse[0], np.eye(3))
     np.testing.assert_allclose(t[1] @ inverse[1], np.eye(3), atol=1e-12)
     np.testing.assert_allclose(sigma[1], 2.0, rtol=1e-5)
+
+
+def test_moments_that_rounding_made_indefinite_are_balanced() -> None:
+    vectors = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0]
+    moments = (vectors * [4.0, 2.0, 1.0, 0.5, 0.0, -1e-4]) @ vectors.T
+    mixing, inverse, sigma = balance(np.eye(6)[None], moments[None])
+    np.testing.assert_allclose(mixing[0] @ inverse[0], np.eye(6), atol=1e-8)
+    np.testing.assert_allclose(np.square(sigma[0][:4]), [4.0, 2.0, 1.0, 0.5], rtol=1e-3)
