@@ -62,7 +62,7 @@ def balance(first: Floats, second: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _definite(moments: Floats, scales: Floats) -> Floats:
-    """Moments with a raised diagonal; by more than rounding may have made them indefinite (large means, few samples)."""
+    """Moments with a raised diagonal: by more if rounding made them indefinite, as where means are large."""
     lowest = np.linalg.eigvalsh(moments)[:, 0]
     raised = _FLOOR * scales + 2.0 * np.maximum(-lowest, 0.0)
     return np.asarray(moments + raised[:, None, None] * np.eye(moments.shape[1]))
