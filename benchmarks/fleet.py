@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from dask import config
 from distributed import Client, LocalCluster
 from onnx import numpy_helper
 
@@ -48,7 +49,7 @@ def furthest(one: Path, two: Path) -> float:
 
 def on_cluster(jobs: list[Job], out: Path, kill: bool) -> tuple[float, tuple[Outcome, ...], int]:
     """Wall time without the start of the workers, outcomes, and workers lost."""
-    with LocalCluster(
+    with config.set({"distributed.worker.profile.enabled": False}), LocalCluster(
         n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=":0", silence_logs=50,
         preload=["onnxmerge.fleet.task"],
     ) as cluster:  # fmt: skip

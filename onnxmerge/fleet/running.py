@@ -39,7 +39,7 @@ def run_fleet(
     """Run jobs on a cluster; results appear in the folder as they are finished.
 
     Args:
-        jobs: What to do. Each is one task, or one for each ratio if no importance is measured.
+        jobs: What to do. Each is one task, or several with a part of the ratios each if no importance is measured.
         folder: Where results are kept; results that are there already are not computed again.
         scheduler: Address of a scheduler; None: a cluster on this machine.
         workers: Number of workers on this machine; None: as many as there are cores for.
@@ -58,7 +58,8 @@ def run_fleet(
     with connected(scheduler, count, threads) as client:
         announce(f"dashboard: {client.dashboard_link}")
         before = set(workers_of(client))
-        found = _compress(client, [part for job in jobs for part in job.parts], folder, threads, progress)
+        parts = [part for job in jobs for part in job.parts(max(len(before), count))]
+        found = _compress(client, parts, folder, threads, progress)
         timed, notes = _time(client, found, folder, threads, progress) if latency else (found, ())
         lost = len(before - set(workers_of(client)))
     return Fleet(tuple(timed), time.perf_counter() - started, max(len(before), count), lost, tuple(notes))

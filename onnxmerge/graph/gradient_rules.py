@@ -14,7 +14,7 @@ without a rule lets no gradient pass; what is computed behind it is then approxi
 | MaxPool | g at the maximum, where windows do not overlap |
 | Pad, Concat, Transpose, Reshape, Flatten, Squeeze, Identity | the parts of g, rearranged |
 | Gemm, MatMul by a matrix | g times the transposed matrix |
-| GlobalAveragePool, AveragePool of everything, ReduceMean of pixels | g/pixels at each of them |
+| GlobalAveragePool, AveragePool of everything, ReduceMean | g/n at each of the n |
 """
 
 from __future__ import annotations
@@ -230,18 +230,22 @@ def _product(tape: Tape, node: Node, g: str) -> Gradients | None:
     return [(node.inputs[0], tape.op("MatMul", g, tape.floats(factor * np.asarray(back, np.float32))))]
 
 
-def _mean_of_pixels(tape: Tape, node: Node, g: str) -> Gradients | None:
-    _, channels, *sides = tape.dims[node.inputs[0]]
+def _mean(tape: Tape, node: Node, g: str) -> Gradients | None:
+    lengths = tape.dims[node.inputs[0]]
     if node.op == "ReduceMean":
-        axes = tape.array(node.inputs[1]) if node.input(1) else node.attributes.get("axes")
-        whole = axes is not None and sorted(int(axis) % 4 for axis in axes) == [2, 3]
+        given = tape.array(node.inputs[1]) if node.input(1) else node.attributes.get("axes")
+        axes = set() if given is None else {int(axis) % len(lengths) for axis in given}
     else:
-        whole = node.op == "GlobalAveragePool" or list(node.attributes["kernel_shape"]) == sides
-        whole = whole and not any(node.attributes.get("pads", (0,)))
-    if len(sides) != 2 or not whole:
-        return None  # a mean over parts of the image, or over channels
-    shared = tape.op("Reshape", g, tape.integers([-1, channels, 1, 1]))
-    return [(node.inputs[0], tape.op("Mul", shared, tape.floats(np.full((1, 1, *sides), 1 / prod(sides)))))]
+        axes = set(range(2, len(lengths)))
+        part = node.op != "GlobalAveragePool" and list(node.attributes["kernel_shape"]) != list(lengths[2:])
+        if part or any(node.attributes.get("pads", (0,))):
+            return None
+    if not axes or 0 in axes:
+        return None
+    kept = [1 if axis in axes else length for axis, length in enumerate(lengths)]
+    spread = [length if axis in axes else 1 for axis, length in enumerate(lengths)]
+    shared = tape.op("Reshape", g, tape.integers([-1, *kept[1:]]))
+    return [(node.inputs[0], tape.op("Mul", shared, tape.floats(np.full(spread, 1 / prod(spread)))))]
 
 
 def _identity(tape: Tape, node: Node, g: str) -> Gradients | None:
@@ -263,7 +267,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Transpose": _transpose,
         **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
         **dict.fromkeys(("Gemm", "MatMul"), _product),
-        **dict.fromkeys(("GlobalAveragePool", "AveragePool", "ReduceMean"), _mean_of_pixels),
+        **dict.fromkeys(("GlobalAveragePool", "AveragePool", "ReduceMean"), _mean),
         **dict.fromkeys(("Identity", "Dropout"), _identity),
     }
 )

@@ -65,7 +65,7 @@ def synthetic_fit(run: Run, network: Network, memory: int, provider: Provider) -
     fitting_size = min(_SYNTHETIC_ELEMENTS // largest, int(_SYNTHETIC_MACS / macs))
     most = max(_MOST_SYNTHETIC, min(_CHEAP_SYNTHETIC, int(_CHEAP_MACS / macs)))
     count = max(_FEWEST_SYNTHETIC, min(most, fitting_size))
-    recorded, scores = statistics_target(network), _scores(run, network, count)
+    recorded, scores = statistics_target(network), _scores(run, network)
 
     def made(wanted: int) -> Samples:
         samples = synthetic_samples(run.model.inputs, shapes, wanted, run.options.seed)
@@ -73,7 +73,8 @@ def synthetic_fit(run: Run, network: Network, memory: int, provider: Provider) -
             return in_recorded_range(recorded, samples, memory, provider)
         return samples if scores is None else in_telling_range(ort_source(run.source), scores, samples, provider)
 
-    samples = None if scores is None else _clearest(run, network, made, count, scores, provider)
+    few = scores is not None and (network.dims(scores) or (0, 0))[1] <= count // _PER_CLASS
+    samples = _clearest(run, network, made, count, scores, provider) if scores is not None and few else None
     samples = samples or made(count)
     matching = _matching(run, network, recorded, scores, macs * count)
     if matching is None:
@@ -98,11 +99,13 @@ def _matching(
     return None if doubt is None else Matching(doubt, _CLASS_STEPS, _CLASS_STEP, words)
 
 
-def _scores(run: Run, network: Network, count: int) -> str | None:
-    """The output that holds the scores of few classes; None if the network is no such classifier."""
-    outputs = [name for name in (spec.name for spec in run.model.outputs) if len(network.dims(name) or ()) == 2]
-    classes = (network.dims(outputs[0]) or (0, 0))[1] if outputs else 0
-    return outputs[0] if 1 < classes <= count // _PER_CLASS else None
+def _scores(run: Run, network: Network) -> str | None:
+    """The output that holds scores of classes, or features; None if there is none. One behind a softmax comes first."""
+    outputs = [spec.name for spec in run.model.outputs if spec.dtype == "float32"]
+    rows = [name for name in outputs if len(dims := network.dims(name) or ()) == 2 and dims[1] > 1]
+    makers = {name: network.model.writer.get(name) for name in rows}
+    certain = [name for name, node in makers.items() if node is not None and node.op == "Softmax"]
+    return next(iter([*certain, *rows]), None)
 
 
 def _clearest(

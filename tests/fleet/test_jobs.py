@@ -81,11 +81,17 @@ def test_models_times_methods(folder: Path) -> None:
         jobs_of([folder / "nope.onnx"], ("auto",), {})
 
 
-def test_ratios_that_share_no_measurement_are_parts_of_their_own() -> None:
-    job = Job("m.onnx", (0.3, 0.5), "neuron-merging", seed=3)
-    assert [(part.ratios, part.method, part.seed) for part in job.parts] == [
-        ((0.3,), "neuron-merging", 3),
-        ((0.5,), "neuron-merging", 3),
-    ]
+@pytest.mark.parametrize(
+    ("workers", "expected"),
+    [(1, [(0.2, 0.3, 0.4)]), (2, [(0.2,), (0.3, 0.4)]), (3, [(0.2,), (0.3,), (0.4,)]), (9, [(0.2,), (0.3,), (0.4,)])],
+)
+def test_ratios_that_share_no_measurement_are_dealt_to_workers(workers: int, expected: list[tuple[float, ...]]) -> None:
+    job = Job("m.onnx", (0.2, 0.3, 0.4), "neuron-merging", seed=3)
+    parts = job.parts(workers)
+    assert [part.ratios for part in parts] == expected
+    assert all((part.model, part.method, part.seed) == ("m.onnx", "neuron-merging", 3) for part in parts)
+
+
+def test_ratios_that_share_a_measurement_stay_together() -> None:
     shared = Job("m.onnx", (0.3, 0.5), "auto")
-    assert shared.parts == (shared,)
+    assert shared.parts(4) == (shared,)

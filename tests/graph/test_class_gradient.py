@@ -37,6 +37,16 @@ def reduce_mean(net: Net, h: str) -> str:
     return net.add("Gemm", net.add("ReduceMean", h, axes=[-2, -1], keepdims=0), net.random(CHANNELS, CLASSES))
 
 
+def one_axis_at_a_time(net: Net, h: str) -> str:
+    h = net.add("ReduceMean", net.add("ReduceMean", h, axes=[3], keepdims=0), axes=[2], keepdims=1)
+    return net.add("Gemm", net.add("Flatten", h), net.random(CHANNELS, CLASSES))
+
+
+def channels(net: Net, h: str) -> str:
+    mean = net.add("ReduceMean", h, axes=[1, 2], keepdims=0)
+    return net.add("Gemm", mean, net.random(SIDE, CLASSES))
+
+
 def every_pixel(net: Net, h: str) -> str:
     return net.add("Gemm", net.add("Flatten", h), net.random(CHANNELS * SIDE * SIDE, CLASSES))
 
@@ -46,7 +56,8 @@ def softmax(net: Net, h: str) -> str:
 
 
 HEADS: dict[str, Callable[[Net, str], str]] = {
-    each.__name__: each for each in (gemm, matmul, average_pool, reduce_mean, every_pixel, softmax)
+    each.__name__: each
+    for each in (gemm, matmul, average_pool, reduce_mean, one_axis_at_a_time, channels, every_pixel, softmax)
 }
 
 
@@ -122,12 +133,9 @@ def test_errors_are_those_of_probabilities_below_the_wanted_one() -> None:
     assert np.array_equal(np.abs(gradient).max(axis=(1, 2, 3)) > 0, most < 0.9)
 
 
-@pytest.mark.parametrize("why", ["part of the image", "padded", "channels"])
+@pytest.mark.parametrize("why", ["part of the image", "padded"])
 def test_other_means_let_no_gradient_pass(why: str) -> None:
     def head(net: Net, h: str) -> str:
-        if why == "channels":
-            mean = net.add("ReduceMean", h, axes=[1, 2], keepdims=0)
-            return net.add("Gemm", mean, net.random(SIDE, CLASSES))
         length, pads = (SIDE, [0, 0, 1, 1]) if why == "padded" else (SIDE - 1, [0, 0, 0, 0])
         pooled = net.add("AveragePool", h, kernel_shape=[length, length], strides=[2, 2], pads=pads)
         return net.add("Gemm", net.add("Flatten", pooled), net.random(CHANNELS, CLASSES))
