@@ -93,8 +93,8 @@ class Job:
     def parts(self, workers: int) -> tuple[Job, ...]:
         """Jobs that share no measurement of importance, at most one for each worker.
 
-        This one, if importance is measured. Else its ratios in several: they share reading and analysing the model, which
-        takes a fifth of the time of a small one, but a worker that is left with all ratios of a large one is worse.
+        This one, if importance is measured. Else its ratios in several: together they read and analyse the model once,
+        a fifth of the time of a small one, but a worker that is left with all ratios of a large one is worse.
         """
         if METHODS[self.method].measured:
             return (self,)

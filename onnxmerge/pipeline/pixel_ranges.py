@@ -29,9 +29,9 @@ _BATCH, _TRIED = 32, 256
 """Images in a batch, and of those whose classes are looked at."""
 _ALIKE, _APART = 0.1, 0.25
 """Entropy of the classes of images, over the logarithm of their number: below which they look alike to a classifier,
-and above which it tells them apart. In the right range it is 0.57 (the bundled VGG) to 0.90 (LeNet-300-100), in a wrong one
-0.02 or less if the values are far too small. If they are too large, it may be 0.7, so standardised images are only left
-for a larger range if they look alike.
+and above which it tells them apart. In the right range it is 0.57 (the bundled VGG) to 0.90 (LeNet-300-100), in one of
+values that are far too small 0.02 or less. In one of values that are too large it may be 0.7, so standardised images
+are only left for a larger range if they look alike.
 """
 
 RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(

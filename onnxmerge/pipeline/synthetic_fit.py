@@ -65,7 +65,7 @@ def synthetic_fit(run: Run, network: Network, memory: int, provider: Provider) -
     fitting_size = min(_SYNTHETIC_ELEMENTS // largest, int(_SYNTHETIC_MACS / macs))
     most = max(_MOST_SYNTHETIC, min(_CHEAP_SYNTHETIC, int(_CHEAP_MACS / macs)))
     count = max(_FEWEST_SYNTHETIC, min(most, fitting_size))
-    recorded, scores = statistics_target(network), _scores(run, network)
+    recorded, scores = statistics_target(network), _scores(network)
 
     def made(wanted: int) -> Samples:
         samples = synthetic_samples(run.model.inputs, shapes, wanted, run.options.seed)
@@ -99,9 +99,9 @@ def _matching(
     return None if doubt is None else Matching(doubt, _CLASS_STEPS, _CLASS_STEP, words)
 
 
-def _scores(run: Run, network: Network) -> str | None:
+def _scores(network: Network) -> str | None:
     """The output that holds scores of classes, or features; None if there is none. One behind a softmax comes first."""
-    outputs = [spec.name for spec in run.model.outputs if spec.dtype == "float32"]
+    outputs = [spec.name for spec in network.model.outputs if spec.dtype == "float32"]
     rows = [name for name in outputs if len(dims := network.dims(name) or ()) == 2 and dims[1] > 1]
     makers = {name: network.model.writer.get(name) for name in rows}
     certain = [name for name, node in makers.items() if node is not None and node.op == "Softmax"]

@@ -99,6 +99,26 @@ def classifier(factor: float, summand: float) -> onnx.ModelProto:
     return net.model()
 
 
+def test_boxes_do_not_choose_a_range() -> None:
+    """Scores of boxes grow with the pixels, but the largest of them stays the largest."""
+    net = Net(seed=5, opset=17)
+    h = net.add("GlobalAveragePool", net.add("Relu", net.conv(net.input("N", 3, 16, 16, name="x"), 3, 16, 3)))
+    net.output(net.add("Gemm", net.add("Flatten", h), net.random(16, 4)), rank=2)
+    model = net.model()
+    samples = synthetic_samples(load(model).inputs, {"x": (1, 3, 16, 16)}, 64, 0)
+    assert in_telling_range(model.SerializeToString(), model.graph.output[0].name, samples, "cpu") is samples
+
+
+def test_scores_behind_a_softmax_say_which_images_are_clear() -> None:
+    net = Net(seed=5, opset=17)
+    h = net.add("Flatten", net.add("GlobalAveragePool", net.conv(net.input("N", 3, 16, 16), 3, 16, 3)))
+    boxes = net.add("Gemm", h, net.random(16, 4))
+    certain = net.add("Softmax", net.add("Gemm", h, net.random(16, 2)), axis=1)
+    for name in (boxes, certain):
+        net.output(name, rank=2)
+    assert synthetic_fit._scores(network_of(net.model())) == certain
+
+
 @pytest.mark.parametrize("name", ["", "in 0..255"])
 def test_a_classifier_is_given_the_range_in_which_it_tells_images_apart(name: str) -> None:
     model = classifier(*RANGES[name])
