@@ -1,0 +1,31 @@
+"""How long weights are trained, and how fast: the one place for these numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["USUAL", "Recipe"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How weights are trained.
+
+    Attributes:
+        steps: Number of steps.
+        batch: Samples of a step.
+        rate: Largest step of a weight, relative to the root mean square of its tensor.
+        rising: Steps in which the rate rises.
+        memory: Number of steps that the running mean of the weights covers.
+        checkpoints: How often the weights are judged.
+    """
+
+    steps: int = 1000
+    batch: int = 32
+    rate: float = 0.01
+    rising: int = 50
+    memory: int = 100
+    checkpoints: int = 10
+
+
+USUAL = Recipe()
