@@ -11,6 +11,7 @@ cut: those of the checkpoint with the smallest error there are kept, and none if
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import cos, pi
 from typing import Any
@@ -34,6 +35,10 @@ __all__ = ["Distilled", "check_recoverable", "distil"]
 
 _MEASURED = 32
 """Samples that variances are taken from."""
+_ELEMENTS = 1 << 28
+"""Maximum number of elements of the tensors of one run, 1 GB, which are kept for the gradients. Larger batches are run
+in parts.
+"""
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,8 @@ def check_recoverable(model: Model, samples: Samples) -> dict[str, NDArray[Any]]
             output is a number.
     """
     network = TorchNetwork(model, trained=False)
-    Inputs.of(samples)
-    found = _arrays(network, next(Inputs.of(samples.part(0, 1)).chunks()), [spec.name for spec in model.outputs])
+    Inputs.of(samples, 1)
+    found = _arrays(network, next(Inputs.of(samples.part(0, 1), 1).chunks()), [spec.name for spec in model.outputs])
     if not any(each.dtype.kind == "f" for each in found.values()):
         raise UsageError("--recover: no output is a number that could be trained towards; omit --recover")
     return found
@@ -97,10 +102,11 @@ def distil(
         UsageError: torch cannot compute one of the networks on the samples.
     """
     teacher, student = TorchNetwork(dense, trained=False), TorchNetwork(cut, trained=True)
-    inputs = Inputs.of(samples)
+    most = _most(student, cut, Inputs.of(samples.part(0, 1), 1))
+    inputs = Inputs.of(samples, most)
     targets = Targets.of((dense, cut), (teacher, student), kept, list(inputs.some(_MEASURED)))
     training = _Training(targets, teacher, student, inputs)
-    judge = _Judge(dense, teacher, student, Inputs.of(judging))
+    judge = _Judge(dense, teacher, student, Inputs.of(judging, most))
     before = best = judge.error()
     found: dict[str, NDArray[np.float32]] = {}
     of_best, every = 0, max(recipe.steps // recipe.checkpoints, 1)
@@ -164,12 +170,23 @@ class _Training:
 
     def _descend(self, batch: Feed) -> None:
         """Add the gradients of a batch, run by run."""
-        feeds = list(self._inputs.chunks(batch, len(next(iter(batch.values())))))
-        for feed in feeds:
+        count = _length(batch)
+        for feed in self._inputs.chunks(batch):
             with torch.no_grad():
                 expected = self._teacher.run(feed, self._targets.names)
-            loss = self._targets.loss(expected, self._student.run(feed, self._targets.names))
-            (loss / len(feeds)).backward()
+            with torch.enable_grad():
+                loss = self._targets.loss(expected, self._student.run(feed, self._targets.names))
+                (loss * (_length(feed) / count)).backward()
+
+
+def _length(feed: Feed) -> int:
+    return len(next(iter(feed.values())))
+
+
+def _most(network: TorchNetwork, model: Model, inputs: Inputs) -> int:
+    """Samples that fit into one run; `inputs` hold one, or as many as the model takes."""
+    _arrays(network, next(inputs.chunks()), [spec.name for spec in model.outputs])
+    return max(1, _ELEMENTS * inputs.count // network.elements)
 
 
 def _schedule(step: int, recipe: Recipe) -> float:
@@ -177,20 +194,16 @@ def _schedule(step: int, recipe: Recipe) -> float:
     return min(1.0, (step + 1) / recipe.rising) * (1 + cos(pi * step / recipe.steps)) / 2
 
 
-class _swapped:  # noqa: N801 - a context manager is called like a function
+@contextmanager
+def _swapped(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> Iterator[None]:
     """Gives a network other weights for a while."""
+    own = {name: each.detach().clone() for name, each in weights.items()}
+    _put(weights, others)
+    yield
+    _put(weights, own)
 
-    def __init__(self, weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
-        self._weights, self._others = weights, others
-        self._own = {name: each.detach().clone() for name, each in weights.items()}
 
-    def __enter__(self) -> None:
-        self._put(self._others)
-
-    def __exit__(self, *_: object) -> None:
-        self._put(self._own)
-
-    def _put(self, values: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, each in self._weights.items():
-                each.copy_(values[name])
+def _put(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, each in weights.items():
+            each.copy_(values[name])

@@ -1,7 +1,7 @@
 """Samples as stacked arrays, and variations of them whose outputs the original network tells.
 
 1. Images (an axis of 1 or 3 channels first or last) of the only input are flipped and shifted by up to an eighth.
-2. In half of the batches, images and other real numbers are mixed with another sample: a weighted sum, or for images
+2. In three of ten batches, images and other real numbers are mixed with another sample: a weighted sum, or for images
    a rectangle of the other. Mixtures need no labels, and hardly repeat, so that few samples last for many steps.
 3. Whole numbers (token or character ids) are left as they are.
 """
@@ -25,7 +25,8 @@ __all__ = ["Inputs"]
 
 Feed = dict[str, Tensor]
 
-MIX = 0.5
+_MIXED = 0.3
+"""Share of batches that are mixed."""
 _SHIFT = 8
 """Images are shifted by up to this fraction of their sides, inverted."""
 
@@ -37,6 +38,7 @@ class Inputs:
     Attributes:
         arrays: All samples by input name, stacked along axis 0.
         rows: Samples of one run, if the model fixes their number; 0 if it takes any.
+        most: Maximum number of samples of one run, if it takes any.
         image_axis: Axis of the channels of the only input, if it is an image; else None.
         mixable: Whether all inputs are real numbers.
     """
@@ -45,10 +47,15 @@ class Inputs:
     rows: int
     image_axis: int | None
     mixable: bool
+    most: int
 
     @classmethod
-    def of(cls, samples: Samples) -> Inputs:
+    def of(cls, samples: Samples, most: int) -> Inputs:
         """Stack samples.
+
+        Args:
+            samples: The samples.
+            most: Maximum number of samples of one run.
 
         Raises:
             UsageError: Their shapes differ, or an input has no axis for samples.
@@ -60,7 +67,7 @@ class Inputs:
                 raise UsageError(f"--recover needs samples of one shape; those of input {name!r} differ in shape")
             arrays[name] = np.concatenate(each)
         real = all(array.dtype == np.float32 and (array != np.rint(array)).any() for array in arrays.values())
-        return cls(arrays, 0 if samples.batchable else samples.rows, _image_axis(arrays), real or _pixels(arrays))
+        return cls(arrays, 0 if samples.batchable else samples.rows, _image_axis(arrays), real or _pixels(arrays), most)
 
     @property
     def count(self) -> int:
@@ -78,11 +85,10 @@ class Inputs:
             taken, waiting = waiting[:size], waiting[size:]
             yield {name: torch.from_numpy(array[taken]) for name, array in self.arrays.items()}
 
-    def chunks(self, batch: Feed | None = None, size: int = 64) -> Iterator[Feed]:
-        """A batch, or all samples, in parts that the model takes in one run."""
+    def chunks(self, batch: Feed | None = None) -> Iterator[Feed]:
+        """A batch, or all samples, in parts of one run."""
         whole = batch or {name: torch.from_numpy(array) for name, array in self.arrays.items()}
-        count = len(next(iter(whole.values())))
-        step = self.rows or size
+        count, step = len(next(iter(whole.values()))), self.rows or self.most
         for start in range(0, count, step):
             yield {name: each[start : start + step] for name, each in whole.items()}
 
@@ -92,13 +98,13 @@ class Inputs:
         if self.rows:
             starts = rows[:: self.rows] // self.rows * self.rows
             rows = (starts[:, None] + np.arange(self.rows)).ravel()
-        return self.chunks({name: torch.from_numpy(array[rows]) for name, array in self.arrays.items()}, count)
+        return self.chunks({name: torch.from_numpy(array[rows]) for name, array in self.arrays.items()})
 
     def varied(self, batch: Feed, generator: np.random.Generator) -> Feed:
         """Variations of a batch."""
         if self.image_axis is not None:
             batch = {name: _moved(each, self.image_axis, generator) for name, each in batch.items()}
-        if not self.mixable or generator.random() >= MIX:
+        if not self.mixable or generator.random() >= _MIXED:
             return batch
         count = len(next(iter(batch.values())))
         order = torch.from_numpy(generator.permutation(count))

@@ -26,9 +26,7 @@ Array = NDArray[Any]
 
 
 def _batch_normalization(node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    factor = scale * torch.rsqrt(variance + node.attributes.get("epsilon", 1e-5))
-    shape = [1, -1] + [1] * (x.dim() - 2)
-    return x * factor.view(shape) + (bias - mean * factor).view(shape)
+    return functional.batch_norm(x, mean, variance, scale, bias, False, 0.0, node.attributes.get("epsilon", 1e-5))
 
 
 def _gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:

@@ -20,12 +20,12 @@ class Recipe:
         checkpoints: How often the weights are judged.
     """
 
-    steps: int = 1000
+    steps: int = 400
     batch: int = 32
     rate: float = 0.01
-    rising: int = 50
-    memory: int = 100
-    checkpoints: int = 10
+    rising: int = 30
+    memory: int = 50
+    checkpoints: int = 8
 
 
 USUAL = Recipe()

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="recovery needs torch; pip install 'onnxmerge[recover]'")
 
 from onnxmerge.graph import Draft, Model, load  # noqa: E402
+from onnxmerge.recover import distillation  # noqa: E402
 from onnxmerge.recover.distillation import Distilled, distil  # noqa: E402
 from onnxmerge.recover.recipe import USUAL  # noqa: E402
 from tests.recover.networks import residual, samples  # noqa: E402
@@ -56,3 +57,11 @@ def test_weights_that_cannot_get_better_are_not_replaced() -> None:
     done = distil(model, model, {}, samples(32, 1), samples(16, 2), 0, SHORT)
     assert (done.weights, done.steps) == ({}, 0)
     assert done.after == done.before
+
+
+def test_large_batches_are_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = trained()
+    monkeypatch.setattr(distillation, "_ELEMENTS", 5 * 40 * 8 * 8 * 3)
+    parts = trained()
+    assert any(not np.array_equal(parts.weights[name], whole.weights[name]) for name in whole.weights)  # rounding
+    assert parts.after == pytest.approx(whole.after, rel=5e-2)

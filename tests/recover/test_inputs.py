@@ -19,7 +19,7 @@ from tests.recover.networks import images, samples  # noqa: E402
 def of(*arrays: NDArray[Any], batchable: bool = True) -> Inputs:
     rows = range(len(arrays[0]))
     feeds = tuple({f"x{place}": each[row : row + 1] for place, each in enumerate(arrays)} for row in rows)
-    return Inputs.of(Samples(feeds, None, "made", False, 1, batchable))
+    return Inputs.of(Samples(feeds, None, "made", False, 1, batchable), 64)
 
 
 def test_images_are_found_with_their_channels() -> None:
@@ -30,7 +30,7 @@ def test_images_are_found_with_their_channels() -> None:
 
 
 def test_batches_repeat_for_a_seed_and_cover_all_samples() -> None:
-    inputs = Inputs.of(samples(10))
+    inputs = Inputs.of(samples(10), 64)
     one, two = (inputs.drawn(5, np.random.default_rng(3)) for _ in range(2))
     drawn = [next(one)["x"].numpy() for _ in range(2)]
     assert all(np.array_equal(each, next(two)["x"].numpy()) for each in drawn)
@@ -67,12 +67,12 @@ def test_real_numbers_are_mixed_in_all_inputs_alike() -> None:
 
 
 def test_a_fixed_number_of_samples_is_run_at_a_time() -> None:
-    fixed = Inputs.of(samples(5, batchable=False))
+    fixed = Inputs.of(samples(5, batchable=False), 64)
     assert [len(each["x"]) for each in fixed.chunks()] == [1] * 5
-    assert [len(each["x"]) for each in Inputs.of(samples(5)).chunks(size=3)] == [3, 2]
+    assert [len(each["x"]) for each in Inputs.of(samples(5), 3).chunks()] == [3, 2]
 
 
 def test_samples_of_several_shapes_are_refused() -> None:
     feeds = ({"x": images(1)}, {"x": images(1)[:, :, :4]})
     with pytest.raises(UsageError, match="input 'x' differ in shape"):
-        Inputs.of(Samples(feeds, None, "made", False, 1, True))
+        Inputs.of(Samples(feeds, None, "made", False, 1, True), 64)
