@@ -5,15 +5,18 @@ hundredth of the root mean square of its tensor; the rate rises in the first ste
 judged and kept is a running mean of the weights, which is much better than the last ones while the rate is high.
 
 Statistics of BatchNormalization stay. Weights are judged on other samples, which nothing was fitted to, not even the
-cut: those of the checkpoint with the smallest error there are kept, and none if that is not below the error before.
+cut: those of the checkpoint with the smallest error there are kept, and none if that is not below the error before. A
+small cut leaves little to repair, and large steps do more harm than good: if the first checkpoint is no better than the
+weights before, training starts again at a quarter of the rate, twice at most.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import cos, pi
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -107,6 +110,16 @@ def distil(
     targets = Targets.of((dense, cut), (teacher, student), kept, list(inputs.some(_MEASURED)))
     training = _Training(targets, teacher, student, inputs)
     judge = _Judge(dense, teacher, student, Inputs.of(judging, most))
+    for rate in recipe.rates:
+        with _restored(student.weights):
+            done = _run(training, judge, replace(recipe, rate=rate), seed, progress)
+        if done.weights:
+            break
+    return done
+
+
+def _run(training: _Training, judge: _Judge, recipe: Recipe, seed: int, progress: Callable[[float], None]) -> Distilled:
+    """Train at one rate; no further than to the first checkpoint if the weights are not better there."""
     before = best = judge.error()
     found: dict[str, NDArray[np.float32]] = {}
     of_best, every = 0, max(recipe.steps // recipe.checkpoints, 1)
@@ -114,11 +127,12 @@ def distil(
         progress(step / recipe.steps)
         if step % every and step != recipe.steps:
             continue
-        with _swapped(student.weights, mean):
-            error = judge.error()
+        error = judge.error(mean)
         if error < best:
             best, of_best = error, step
             found = {name: each.numpy().copy() for name, each in mean.items()}
+        elif not found:
+            break
     return Distilled(found, before, best, of_best)
 
 
@@ -130,10 +144,13 @@ class _Judge:
         self._student, self._feeds = student, list(inputs.chunks())
         self._expected = [_arrays(teacher, feed, self._outputs) for feed in self._feeds]
 
-    def error(self) -> float:
+    def error(self, weights: Mapping[str, Tensor] = MappingProxyType({})) -> float:
+        """The error with these weights; those that are not given are the current ones."""
         meter = DivergenceMeter()
-        for feed, expected in zip(self._feeds, self._expected, strict=True):
-            meter.add(expected, _arrays(self._student, feed, self._outputs))
+        with _restored(self._student.weights):
+            _put(self._student.weights, weights)
+            for feed, expected in zip(self._feeds, self._expected, strict=True):
+                meter.add(expected, _arrays(self._student, feed, self._outputs))
         return meter.value
 
 
@@ -195,15 +212,14 @@ def _schedule(step: int, recipe: Recipe) -> float:
 
 
 @contextmanager
-def _swapped(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> Iterator[None]:
-    """Gives a network other weights for a while."""
+def _restored(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Restores weights at the end."""
     own = {name: each.detach().clone() for name, each in weights.items()}
-    _put(weights, others)
     yield
     _put(weights, own)
 
 
 def _put(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
-        for name, each in weights.items():
-            each.copy_(values[name])
+        for name, each in values.items():
+            weights[name].copy_(each)

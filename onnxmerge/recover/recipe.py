@@ -27,5 +27,10 @@ class Recipe:
     memory: int = 50
     checkpoints: int = 8
 
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The rates to try, the next one if the weights of the first checkpoint are no better than those before."""
+        return self.rate, self.rate / 4, self.rate / 16
+
 
 USUAL = Recipe()

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="recovery needs torch; pip install '
 from onnxmerge.graph import Draft, Model, load  # noqa: E402
 from onnxmerge.recover import distillation  # noqa: E402
 from onnxmerge.recover.distillation import Distilled, distil  # noqa: E402
-from onnxmerge.recover.recipe import USUAL  # noqa: E402
+from onnxmerge.recover.recipe import USUAL, Recipe  # noqa: E402
 from tests.recover.networks import residual, samples  # noqa: E402
 
 SHORT = replace(USUAL, steps=60, rising=5, memory=10, checkpoints=3)
@@ -65,3 +65,12 @@ def test_large_batches_are_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None
     parts = trained()
     assert any(not np.array_equal(parts.weights[name], whole.weights[name]) for name in whole.weights)  # rounding
     assert parts.after == pytest.approx(whole.after, rel=5e-2)
+
+
+def test_a_rate_that_is_too_high_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    hasty, model = replace(SHORT, rate=2.0), load(residual())
+    given = (model, disturbed(model), {}, samples(64, 1), samples(24, 2), 0, hasty)
+    lowered = distil(*given)
+    monkeypatch.setattr(Recipe, "rates", property(lambda recipe: (recipe.rate,)))
+    assert distil(*given).weights == {}
+    assert lowered.after < lowered.before
