@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onnxmerge.errors import UsageError
 from onnxmerge.graph import Model, Node
 from onnxmerge.recover.inputs import Feed
 from onnxmerge.recover.network import TorchNetwork
@@ -57,6 +58,9 @@ class Targets:
             networks: Both, in torch.
             kept: What is left of each tensor that lost channels.
             feeds: At least two samples, which variances are taken from.
+
+        Raises:
+            UsageError: There are none: no output is a number that differs between samples.
         """
         indices = {name: {axis: torch.from_numpy(np.array(left, dtype=np.int64)) for axis, left in axes.items()}
                    for name, axes in kept.items()}  # fmt: skip
@@ -68,6 +72,8 @@ class Targets:
         one = {name: _left(each, indices.get(name, {})) for name, each in one.items()}
         kinds = [[name for name in names if name in one and _alike(one[name], two.get(name))] for names in kinds]
         kinds = [names for names in kinds if names]
+        if not kinds:
+            raise UsageError("--recover: no output is a number that differs between samples; omit --recover")
         weights = {name: 1 / (_variance(one[name]) * len(names)) for names in kinds for name in names}
         return cls(weights, indices)
 
@@ -116,8 +122,11 @@ def _left(values: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
 
 
 def _alike(one: Tensor, two: Tensor | None) -> bool:
-    return two is not None and one.shape == two.shape and one.is_floating_point()
+    """Whether tensors can be compared: numbers of the same shape, which differ between samples."""
+    if two is None or one.shape != two.shape or not one.is_floating_point():
+        return False
+    return _variance(one) > _LEAST_VARIANCE * max(float(one.square().mean()), _LEAST_VARIANCE)
 
 
 def _variance(values: Tensor) -> float:
-    return max(float((values - values.mean(0)).square().mean()), _LEAST_VARIANCE)
+    return float((values - values.mean(0)).square().mean())

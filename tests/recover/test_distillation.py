@@ -69,8 +69,7 @@ def test_large_batches_are_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_rate_that_is_too_high_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
     hasty, model = replace(SHORT, rate=2.0), load(residual())
-    given = (model, disturbed(model), {}, samples(64, 1), samples(24, 2), 0, hasty)
-    lowered = distil(*given)
+    lowered = distil(model, disturbed(model), {}, samples(64, 1), samples(24, 2), 0, hasty)
     monkeypatch.setattr(Recipe, "rates", property(lambda recipe: (recipe.rate,)))
-    assert distil(*given).weights == {}
+    assert distil(model, disturbed(model), {}, samples(64, 1), samples(24, 2), 0, hasty).weights == {}
     assert lowered.after < lowered.before
