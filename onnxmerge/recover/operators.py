@@ -32,8 +32,8 @@ def _batch_normalization(node: Node, x: Tensor, scale: Tensor, bias: Tensor, mea
 def _gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     attributes = node.attributes
     a, b = a.t() if attributes.get("transA", 0) else a, b.t() if attributes.get("transB", 0) else b
-    product = attributes.get("alpha", 1.0) * (a @ b)
-    return product if c is None else product + attributes.get("beta", 1.0) * c
+    product: Tensor = attributes.get("alpha", 1.0) * (a @ b)
+    return product if c is None else torch.add(product, c, alpha=attributes.get("beta", 1.0))
 
 
 def _clip(node: Node, x: Tensor, low: Array | None = None, high: Array | None = None) -> Tensor:
@@ -47,7 +47,7 @@ def _prelu(_: Node, x: Tensor, slope: Tensor) -> Tensor:
 
 
 def _hard_sigmoid(node: Node, x: Tensor) -> Tensor:
-    return (node.attributes.get("alpha", 0.2) * x + node.attributes.get("beta", 0.5)).clamp(0, 1)
+    return x.mul(node.attributes.get("alpha", 0.2)).add(node.attributes.get("beta", 0.5)).clamp(0, 1)
 
 
 def _softmax(node: Node, x: Tensor) -> Tensor:
