@@ -261,7 +261,7 @@ def test_options_are_those_of_the_design() -> None:
     --only --skip --calib --calib-size --data --mean --std --scale --resize --preprocessor --shape --round-to
     --tokenizer --mask --best-effort
     --min-cosine --max-drop --provider --threads --json --report --verify --external-data --overwrite --dry-run
-    --effort --memory --seed --plan --save-plan --fold-batchnorm -v --verbose -q --quiet --version"""
+    --effort --memory --seed --plan --save-plan --fold-batchnorm --recover -v --verbose -q --quiet --version"""
     assert {name for name in names if name.startswith("-")} == set(expected.split())
     names = {name for parameter in cli.commands["fleet"].params for name in parameter.opts}
     expected = """--ratios --of --methods --effort --calib --calib-size --data --shape --min-cosine --max-drop --latency

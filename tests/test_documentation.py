@@ -30,6 +30,7 @@ NOT_RUN = {
     r"^onnxmerge fleet\b": "needs the extra fleet; tests/fleet runs the command",
     r"--of latency|--round-to auto": "times every operator of a network: minutes on a busy machine",
     r"--plot\b|--report\b|--html\b": "needs the extra report; tests/report and tests/test_pages.py run them",
+    r"--recover": "needs the extra recover; tests/pipeline/test_recovering.py runs it",
     r"--tokenizer": "needs the extra text; tests/samples/test_texts.py reads texts",
     r"--calib speech/": "needs a model of spectrograms; tests/samples/test_audio.py reads sounds",
     r"vgg_receding|--ratio auto": "looks for two modes of scales, which a stand-in with weights at random has not",

@@ -50,6 +50,7 @@ def compress(
     text: TextOptions | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     fold_batchnorm: bool = False,
+    recover: bool = False,
     verify: bool = True,
     provider: str = "auto",
     min_cosine: float | None = None,
@@ -94,6 +95,8 @@ def compress(
         text: How texts become inputs, if samples are .txt files, and which input marks padding.
         shapes: Shapes for inputs with free dimensions, used for measuring.
         fold_batchnorm: Fold BatchNormalization into the weights of the result, where that is exact up to rounding.
+        recover: Then train the weights towards the outputs of the original, on the calibration samples, without labels.
+            Takes minutes to hours, and needs torch.
         verify: Check the cut, compare outputs and measure latency.
         provider: auto, cpu or cuda.
         min_cosine: Minimum cosine similarity of any output; GateError is raised below it.
@@ -134,7 +137,8 @@ def compress(
     verification = Verification(verify, provider, min_cosine, max_drop, threads)  # type: ignore[arg-type]
     samples = Sampling(calibration, calib_size, data, with_path(images), text)
     source = from_graph(model)
-    result = pipeline.compress(Request(source, options, samples, shapes or {}, verification, plan, fold_batchnorm))
+    request = Request(source, options, samples, shapes or {}, verification, plan, fold_batchnorm, recover)
+    result = pipeline.compress(request)
     for words in result.cautions:
         warnings.warn(words, OnnxMergeWarning, stacklevel=2)
     return result

@@ -55,6 +55,7 @@ def request_of(source: Path, given: Mapping[str, Any]) -> Request:
         Verification(given.get("verify", True), given["provider"], threads=given["threads"], **gates),
         given.get("plan"),
         given.get("fold_batchnorm", False),
+        given.get("recover", False),
     )
 
 

@@ -26,6 +26,7 @@ from onnxmerge.cli.options import (
     TEXTS,
     WHAT,
     of_budget,
+    of_method,
     of_output,
     of_verification,
 )
@@ -59,6 +60,12 @@ __all__ = ["cli"]
     help="Apply this plan, written by --save-plan and possibly edited, instead of making one.",
 )
 @WHAT
+@of_method(
+    "--recover",
+    is_flag=True,
+    help="Then train the weights towards the outputs of the original, on the calibration samples, without labels: "
+    "minutes to hours. Needs onnxmerge[recover].",
+)
 @CALIB
 @DATA
 @IMAGES

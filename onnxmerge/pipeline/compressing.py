@@ -94,6 +94,11 @@ def compress(request: Request, progress: Progress = quiet) -> Compression:
         if wider is not None:
             cut, proto = wider, to_proto(wider.model)
             measured = session.verify(cut, proto.SerializeToString())
+    trained = session.recover(cut)
+    if trained is not cut:
+        cut, proto = trained, to_proto(trained.model)
+        if request.verification.enabled:
+            measured = session.verify(cut, proto.SerializeToString())
     report = session.report(cut, measured, size=proto.ByteSize())
     hold(report, measured, request.verification)
     cautions = tuple(dict.fromkeys(words for words in session.run.cautions if words in report.notes))
@@ -174,10 +179,13 @@ def _written(session: Session, cut: Cut, target: Path, external_data: bool) -> t
         measured = None
         if verification.enabled:
             measured = session.verify(cut, written.path)
-            wider = wider_cut(session, cut, measured)
+            wider = None if cut.trained else wider_cut(session, cut, measured)
             if wider is not None:
                 return _written(session, wider, target, external_data)
-        else:
+        trained = session.recover(cut)
+        if trained is not cut:
+            return _written(session, trained, target, external_data)
+        if not verification.enabled:
             run.notes.append("not verified (--no-verify)")
         hashes = digests(written.path)
         report = session.report(cut, measured, target=target, size=written.size, hashes=hashes)

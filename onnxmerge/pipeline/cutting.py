@@ -33,6 +33,7 @@ class Cut:
         curves: Sensitivity curves by group position, if the method measured them.
         twin: Creates its dense reference; True: removed channels are masked for all consumers, not only for those whose
             weights cannot be zeroed.
+        trained: Whether its weights were trained after it was cut, so that its dense reference is not that of them.
     """
 
     network: Network
@@ -41,6 +42,7 @@ class Cut:
     view: Model
     curves: Mapping[int, Curve]
     twin: Callable[[bool], bytes]
+    trained: bool = False
 
     @property
     def macs_ratio(self) -> float | None:

@@ -103,6 +103,7 @@ def settings_of(request: Request) -> dict[str, object]:
         "max_drop": verification.max_drop,
         "threads": verification.threads,
         "fold_batchnorm": request.fold_batchnorm,
+        "recover": request.recover,
     }
 
 
@@ -129,6 +130,7 @@ def _python_call(request: Request) -> str:
         "images": None if samples.images is None else _options_call(samples.images),
         "text": None if samples.text is None else _options_call(samples.text),
         "fold_batchnorm": request.fold_batchnorm or None,
+        "recover": request.recover or None,
     }
     if request.shapes:
         given["shapes"] = {name: tuple(dims) for name, dims in request.shapes.items()}

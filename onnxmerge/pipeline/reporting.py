@@ -173,6 +173,7 @@ def account(
         measured=seen.divergence,
         synthetic=seen.synthetic,
         raised=tuple(run.raised),
+        recovery=run.recovery,
         titles=titles(network),
     )
 

@@ -69,6 +69,7 @@ class Request:
         verification: What to verify, and the gates.
         plan: A plan to apply instead of making one, or its path.
         fold_batchnorm: Fold BatchNormalization into the weights of the result, where that is exact up to rounding.
+        recover: Train the weights of the result towards the outputs of the original, on the calibration samples.
     """
 
     source: Source
@@ -78,3 +79,4 @@ class Request:
     verification: Verification = field(default_factory=Verification)
     plan: PlanSource | None = None
     fold_batchnorm: bool = False
+    recover: bool = False

@@ -15,7 +15,7 @@ from onnxmerge.pipeline.request import Request, Source
 from onnxmerge.plan.applying import governed
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
-from onnxmerge.report.model import Raised
+from onnxmerge.report.model import Raised, Recovery
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.token_mask import TokenMask
 from onnxmerge.verify import Progress
@@ -50,6 +50,7 @@ class Run:
             the cautions among the final notes count.
         passes: Number of passes over the samples.
         raised: Wider plans that were timed because the result saved next to no time.
+        recovery: What training the result did; None if it was not trained.
         view: A quantized model and its float view; None if the model has no quantized weights.
         mask: The input that marks padding; None if every token counts.
     """
@@ -65,6 +66,7 @@ class Run:
     cautions: list[str] = field(default_factory=list)
     passes: dict[str, float] = field(default_factory=dict)
     raised: list[Raised] = field(default_factory=list)
+    recovery: Recovery | None = None
     view: FloatView | None = None
     mask: TokenMask | None = None
 

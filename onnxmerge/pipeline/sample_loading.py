@@ -105,7 +105,8 @@ def load_both(run: Run) -> tuple[Samples | None, Samples | None]:
         check_images(sampling.images, fitting, held)
         run.mask = masked(run, sampling.text)
         fitting, held = (None if each is None else replace(each, mask=run.mask) for each in (fitting, held))
-    if fitting is not None and held is None and not run.options.resolved(measurable=True).measured:
+    fitted = run.request.recover or run.options.resolved(measurable=True).measured
+    if fitting is not None and held is None and not fitted:
         return None, fitting  # no weights are fitted to them
     if fitting is not None and held is None:
         aside = min(_HELD_OUT, len(fitting.feeds) // 5)

@@ -26,6 +26,7 @@ from onnxmerge.pipeline.cutting import Cut, cut_by
 from onnxmerge.pipeline.planning import plan_at
 from onnxmerge.pipeline.preparing import Prepared, prepare
 from onnxmerge.pipeline.provenance import origin
+from onnxmerge.pipeline.recovering import check_recovery, recovered
 from onnxmerge.pipeline.reporting import NO_HASHES, account
 from onnxmerge.pipeline.request import Request
 from onnxmerge.pipeline.run import SYNTHETIC, ort_source, start, with_input_hint
@@ -48,6 +49,7 @@ class Session:
         run: The model, and the record of what was done: notes, times, passes.
         fitting: Samples to fit on; None if there are none.
         held: Samples to verify on; None if there are none.
+        judging: Samples that decide whether trained weights are kept; None if none are trained.
     """
 
     def __init__(self, request: Request, progress: Progress = quiet) -> None:
@@ -64,6 +66,9 @@ class Session:
         self.run = start(request, progress)
         self.fitting, self.held = load_both(self.run)
         check_answerable(self.run.model, request.verification)
+        self.judging = None
+        if request.recover:
+            self.fitting, self.judging = check_recovery(self.run, self.fitting)
         self._origin = origin(self.run)  # before the result may replace the source
 
     @cached_property
@@ -89,6 +94,12 @@ class Session:
         """Carry out a plan."""
         with self.input_hint():
             return cut_by(self.run, self.prepared, plan)
+
+    def recover(self, cut: Cut) -> Cut:
+        """Train the weights of a cut, if that is requested; the cut itself if it is not, or does not help."""
+        if self.fitting is None or self.judging is None or cut.trained or self.run.recovery is not None:
+            return cut
+        return recovered(self.run, cut, self.fitting, self.judging)
 
     def verify(self, cut: Cut, written: bytes | Path) -> Measured:
         """Check a cut, as it is written, against its dense reference, and measure it; the caller checks the gates.

@@ -23,6 +23,7 @@ __all__ = [
     "PinnedEntry",
     "Point",
     "Raised",
+    "Recovery",
     "SideBySide",
     "Sizes",
     "Tradeoff",
@@ -91,6 +92,27 @@ class Raised:
 
 
 @dataclass(frozen=True)
+class Recovery:
+    """What training the result towards the outputs of the original did (`--recover`).
+
+    Attributes:
+        kept: Whether the trained weights are in the result: the error on held-out samples fell.
+        before: Error of the outputs, relative to their variance, on calibration samples that were not trained on.
+        after: The same of the best trained weights; `before` if none were better.
+        steps: Number of steps until these; 0 if none were better.
+        trained_on: Number of calibration samples that were trained on.
+        held_out: Number of those that were not.
+    """
+
+    kept: bool
+    before: float
+    after: float
+    steps: int
+    trained_on: int
+    held_out: int
+
+
+@dataclass(frozen=True)
 class Account:
     """The report of a compression: what was removed and its effect.
 
@@ -130,6 +152,7 @@ class Account:
         synthetic: Whether `samples` were synthetic.
         raised: Wider plans that were timed because the result saved next to no time. If one was taken, the
             file depends on what the clock said.
+        recovery: What training the result did; None if it was not trained.
         titles: What tables call nodes; see `Inspection`.
     """
 
@@ -166,6 +189,7 @@ class Account:
     measured: float | None = None
     synthetic: bool = False
     raised: tuple[Raised, ...] = ()
+    recovery: Recovery | None = None
     titles: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 

@@ -39,6 +39,18 @@ except RuntimeMissingError as error:
     )
 
 
+def test_recovery_names_the_extra() -> None:
+    code = """
+from onnxmerge.errors import RuntimeMissingError
+from onnxmerge.recover import require_torch
+try:
+    require_torch()
+except RuntimeMissingError as error:
+    print(error.exit_status, error)
+"""
+    assert run(code) == '4 --recover needs torch, which is not installed; try: pip install "onnxmerge[recover]"'
+
+
 @pytest.mark.parametrize("module", ["onnxmerge", "onnxmerge.pipeline", "onnxmerge.cli"])
 def test_everything_else_needs_no_torch(module: str) -> None:
     assert run(f"import {module}\nprint('torch' in sys.modules)") == "False"

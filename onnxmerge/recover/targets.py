@@ -1,0 +1,132 @@
+"""What a cut network is trained towards: tensors of the original, with the channels that are left.
+
+1. The outputs, and what a final Softmax or Sigmoid reads, whose outputs hardly tell large values apart.
+2. The sums of residual blocks. Each is a short way for gradients: outputs alone train the early layers of a deep
+   network slowly.
+
+Each of both kinds makes up half of the loss. Errors are squared, in units of the tensor's variance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from onnxmerge.errors import UsageError
+from onnxmerge.graph import Model, Node
+from onnxmerge.recover.inputs import Feed
+from onnxmerge.recover.network import TorchNetwork
+
+__all__ = ["Kept", "Targets"]
+
+Kept = Mapping[str, Mapping[int, NDArray[np.intp]]]
+"""For each tensor that lost channels: the indices that are left along each axis."""
+
+_SATURATING = frozenset({"LogSoftmax", "Sigmoid", "Softmax"})
+_LEAST_VARIANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Tensors to compare.
+
+    Attributes:
+        weights: The weight of the squared error of each, by name.
+        indices: For tensors that lost channels, what is left of them along each axis.
+    """
+
+    weights: Mapping[str, float]
+    indices: Mapping[str, Mapping[int, Tensor]]
+
+    @classmethod
+    def of(
+        cls,
+        models: tuple[Model, Model],
+        networks: tuple[TorchNetwork, TorchNetwork],
+        kept: Kept,
+        feeds: Sequence[Feed],
+    ) -> Targets:
+        """The targets of a pair of networks, the original first.
+
+        Args:
+            models: The original and the cut model.
+            networks: Both, in torch.
+            kept: What is left of each tensor that lost channels.
+            feeds: At least two samples, which variances are taken from.
+
+        Raises:
+            UsageError: There are none: no output is a number that differs between samples.
+        """
+        indices = {name: {axis: torch.from_numpy(np.array(left, dtype=np.int64)) for axis, left in axes.items()}
+                   for name, axes in kept.items()}  # fmt: skip
+        made = set(models[1].writer)
+        kinds = [[name for name in names if name in made] for names in (_outputs(models[0]), _sums(models[0]))]
+        wanted = [name for names in kinds for name in names]
+        with torch.no_grad():
+            one, two = (_joined([network.run(feed, wanted) for feed in feeds]) for network in networks)
+        one = {name: _left(each, indices.get(name, {})) for name, each in one.items()}
+        kinds = [[name for name in names if name in one and _alike(one[name], two.get(name))] for names in kinds]
+        kinds = [names for names in kinds if names]
+        if not kinds:
+            raise UsageError("--recover: no output is a number that differs between samples; omit --recover")
+        weights = {name: 1 / (_variance(one[name]) * len(names)) for names in kinds for name in names}
+        return cls(weights, indices)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The tensors to compare."""
+        return list(self.weights)
+
+    def loss(self, expected: Feed, found: Feed) -> Tensor:
+        """The weighted sum of squared errors."""
+        total = torch.zeros(())
+        for name, weight in self.weights.items():
+            wanted = _left(expected[name], self.indices.get(name, {}))
+            total = total + weight * (found[name] - wanted).square().mean()
+        return total
+
+
+def _joined(runs: Sequence[Feed]) -> Feed:
+    """The values of several runs along the axis of samples; those without one are left out."""
+    names = [name for name, each in runs[0].items() if each.dim()]
+    return {name: torch.cat([run[name] for run in runs]) for name in names}
+
+
+def _outputs(model: Model) -> list[str]:
+    names = [spec.name for spec in model.outputs]
+    writers = [model.writer[name] for name in names if name in model.writer]
+    return list(dict.fromkeys([*names, *(node.inputs[0] for node in writers if node.op in _SATURATING)]))
+
+
+def _sums(model: Model) -> list[str]:
+    """Sums of two computed tensors, but those that are outputs."""
+    outputs = {spec.name for spec in model.outputs}
+    return [node.outputs[0] for node in model.nodes if node.op == "Add" and _computed(model, node)
+            and node.outputs[0] not in outputs]  # fmt: skip
+
+
+def _computed(model: Model, node: Node) -> bool:
+    return all(name not in model.constants for name in node.inputs)
+
+
+def _left(values: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
+    """The channels that are left."""
+    for axis, left in axes.items():
+        values = values.index_select(axis, left)
+    return values
+
+
+def _alike(one: Tensor, two: Tensor | None) -> bool:
+    """Whether tensors can be compared: numbers of the same shape, which differ between samples."""
+    if two is None or one.shape != two.shape or not one.is_floating_point():
+        return False
+    return _variance(one) > _LEAST_VARIANCE * max(float(one.square().mean()), _LEAST_VARIANCE)
+
+
+def _variance(values: Tensor) -> float:
+    return float((values - values.mean(0)).square().mean())

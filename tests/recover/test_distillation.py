@@ -1,0 +1,75 @@
+"""Training towards the outputs of the original: it helps where weights are off, and is dropped where it does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="recovery needs torch; pip install 'onnxmerge[recover]'")
+
+from onnxmerge.graph import Draft, Model, load  # noqa: E402
+from onnxmerge.recover import distillation  # noqa: E402
+from onnxmerge.recover.distillation import Distilled, distil  # noqa: E402
+from onnxmerge.recover.recipe import USUAL, Recipe  # noqa: E402
+from tests.recover.networks import residual, samples  # noqa: E402
+
+SHORT = replace(USUAL, steps=60, rising=5, memory=10, checkpoints=3)
+
+
+def disturbed(model: Model) -> Model:
+    """The model with noise on the weights of every convolution."""
+    draft, rng = Draft(model), np.random.default_rng(4)
+    for node in model.nodes:
+        if node.op == "Conv":
+            old = model.weights[node.inputs[1]]
+            noise = 0.3 * old.std() * rng.standard_normal(old.shape)
+            draft.set_weight(node.inputs[1], (old + noise).astype(np.float32))
+    return draft.finish()
+
+
+def trained(seed: int = 0, *, batchable: bool = True) -> Distilled:
+    model = load(residual("n" if batchable else 1))
+    fitting, judging = samples(64, 1, batchable=batchable), samples(24, 2, batchable=batchable)
+    return distil(model, disturbed(model), {}, fitting, judging, seed, SHORT)
+
+
+def test_the_error_falls_on_other_samples() -> None:
+    done = trained()
+    assert done.after < 0.5 * done.before
+    assert done.steps in {20, 40, 60}
+
+
+def test_it_repeats_for_a_seed() -> None:
+    one, two, other = trained(), trained(), trained(1)
+    assert all(np.array_equal(one.weights[name], two.weights[name]) for name in one.weights)
+    assert any(not np.array_equal(one.weights[name], other.weights[name]) for name in one.weights)
+
+
+def test_networks_that_take_one_sample_at_a_time_are_trained_alike() -> None:
+    many, single = trained(), trained(batchable=False)
+    assert single.after == pytest.approx(many.after, rel=1e-2)
+
+
+def test_weights_that_cannot_get_better_are_not_replaced() -> None:
+    model = load(residual())
+    done = distil(model, model, {}, samples(32, 1), samples(16, 2), 0, SHORT)
+    assert (done.weights, done.steps) == ({}, 0)
+    assert done.after == done.before
+
+
+def test_large_batches_are_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = trained()
+    monkeypatch.setattr(distillation, "_ELEMENTS", 5 * 40 * 8 * 8 * 3)
+    parts = trained()
+    assert any(not np.array_equal(parts.weights[name], whole.weights[name]) for name in whole.weights)  # rounding
+    assert parts.after == pytest.approx(whole.after, rel=5e-2)
+
+
+def test_a_rate_that_is_too_high_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    hasty, model = replace(SHORT, rate=2.0), load(residual())
+    lowered = distil(model, disturbed(model), {}, samples(64, 1), samples(24, 2), 0, hasty)
+    monkeypatch.setattr(Recipe, "rates", property(lambda recipe: (recipe.rate,)))
+    assert distil(model, disturbed(model), {}, samples(64, 1), samples(24, 2), 0, hasty).weights == {}
+    assert lowered.after < lowered.before
