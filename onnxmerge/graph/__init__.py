@@ -1,6 +1,6 @@
 """The only place that knows ONNX files: read, check, infer shapes, view, edit, write."""
 
-from onnxmerge.graph.class_gradient import class_gradient
+from onnxmerge.graph.class_gradient import before_softmax, class_gradient
 from onnxmerge.graph.class_names import class_numbers
 from onnxmerge.graph.declared import is_foreign
 from onnxmerge.graph.edit import Draft, to_proto, written_parameters
@@ -40,6 +40,7 @@ __all__ = [
     "StaticShapes",
     "TensorSpec",
     "before_saturation",
+    "before_softmax",
     "check_target",
     "class_gradient",
     "class_numbers",

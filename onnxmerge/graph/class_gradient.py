@@ -18,9 +18,10 @@ from onnxmerge.graph.gradient_rules import Array, Tape
 from onnxmerge.graph.image_gradient import Arriving, ImageGradient, image_gradient
 from onnxmerge.graph.model import Model
 
-__all__ = ["class_gradient"]
+__all__ = ["before_softmax", "class_gradient"]
 
 _CONFIDENCE = 0.9
+_ARRANGING = ("Identity", "Reshape", "Flatten", "Squeeze")
 
 
 def class_gradient(
@@ -36,13 +37,12 @@ def class_gradient(
         scores: (n, classes) output of the model: scores, or their softmax.
 
     Returns:
-        The model, whose errors are L of each image, or None if the shape of the scores is unknown, or there is no
-        gradient (`image_gradient`).
+        The model, whose errors are L of each image, or None if the scores are behind a sigmoid, so that they are not
+        those of one class, or are no matrix, or there is no gradient (`image_gradient`).
     """
-    node = model.writer.get(scores)
-    while node is not None and node.op in ("Softmax", "LogSoftmax", "Identity") and not node.domain:
-        scores = node.inputs[0]
-        node = model.writer.get(scores)
+    if _maker(model, scores, ("Sigmoid", "HardSigmoid")) is not None:
+        return None
+    scores = before_softmax(model, scores) or scores
     if len(dims.get(scores, ())) != 2:
         return None
 
@@ -55,3 +55,16 @@ def class_gradient(
         return tape.op("Reshape", doubt, tape.integers([-1]))
 
     return image_gradient(model, dims, kinds, array, [scores], started)
+
+
+def before_softmax(model: Model, scores: str) -> str | None:
+    """The tensor whose softmax an output is; None if it is none."""
+    return _maker(model, scores, ("Softmax", "LogSoftmax"))
+
+
+def _maker(model: Model, name: str, wanted: tuple[str, ...]) -> str | None:
+    """The input of a node of one of some operators, whose output is a tensor, perhaps rearranged; None otherwise."""
+    node = model.writer.get(name)
+    while node is not None and not node.domain and node.op in _ARRANGING:
+        node = model.writer.get(node.inputs[0])
+    return node.inputs[0] if node is not None and not node.domain and node.op in wanted else None

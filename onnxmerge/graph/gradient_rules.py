@@ -201,8 +201,8 @@ def _pad(tape: Tape, node: Node, g: str) -> Gradients | None:
 
 
 def _concat(tape: Tape, node: Node, g: str) -> Gradients | None:
-    axis, start, found = int(node.attributes["axis"]), 0, []
-    if tape.model.opsets[""] < 10:
+    axis, start, found = int(node.attributes["axis"]) % len(tape.dims[node.outputs[0]]), 0, []
+    if tape.model.opsets[""] < 10 or axis == 0:  # the number of images is free
         return None
     for name in node.inputs:
         stop = start + tape.dims[name][axis]
@@ -218,7 +218,9 @@ def _transpose(tape: Tape, node: Node, g: str) -> Gradients | None:
 
 
 def _reshape(tape: Tape, node: Node, g: str) -> Gradients | None:
-    _, *rest = tape.dims[node.inputs[0]]
+    first, *rest = tape.dims[node.inputs[0]] or (0,)
+    if first != tape.dims[tape.model.inputs[0].name][0]:
+        return None  # the number of images, which is free, would not be that of its first axis
     return [(node.inputs[0], tape.op("Reshape", g, tape.integers([-1, *rest])))]
 
 
@@ -238,7 +240,7 @@ def _mean(tape: Tape, node: Node, g: str) -> Gradients | None:
     else:
         axes = set(range(2, len(lengths)))
         part = node.op != "GlobalAveragePool" and list(node.attributes["kernel_shape"]) != list(lengths[2:])
-        if part or any(node.attributes.get("pads", (0,))):
+        if part or any(node.attributes.get("pads", (0,))) or prod(tape.dims[node.outputs[0]][2:]) != 1:
             return None
     if not axes or 0 in axes:
         return None

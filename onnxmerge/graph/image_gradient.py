@@ -74,7 +74,7 @@ def image_gradient(
     nodes = _before(model, ends)
     tape, arriving = Tape(model, dims, array), Arriving()
     errors = started(tape, arriving)
-    partial = _back(tape, [model.nodes[index] for index in nodes], image, arriving)
+    partial = _back(tape, [model.nodes[index] for index in nodes], kinds, arriving)
     if image not in arriving:
         return None
     gradient = _total(tape, arriving[image])
@@ -99,18 +99,18 @@ def _before(model: Model, ends: Sequence[str]) -> list[int]:
     return sorted(needed)
 
 
-def _back(tape: Tape, nodes: Sequence[Node], image: str, arriving: Arriving) -> tuple[str, ...]:
+def _back(tape: Tape, nodes: Sequence[Node], kinds: Mapping[str, int], arriving: Arriving) -> tuple[str, ...]:
     """Carry gradients from the last node to the image; returns the names of nodes that stop one."""
-    live = {image}
+    live = {tape.model.inputs[0].name}
     for node in nodes:
-        if live.intersection(node.inputs):
-            live.update(node.outputs)
+        if live.intersection(node.inputs):  # shapes, which are integers, carry no gradient
+            live.update(name for name in node.outputs if kinds.get(name) == onnx.TensorProto.FLOAT)
     partial = []
     for node in reversed(nodes):
         if node.outputs[0] not in arriving or not live.intersection(node.inputs):
             continue
         rule = RULES.get(node.op) if not node.domain else None
-        if rule is not None and all(tape.dims.get(name) for name in (*node.inputs, *node.outputs) if name in live):
+        if rule is not None and all(name in tape.dims for name in (*node.inputs, *node.outputs) if name in live):
             found = rule(tape, node, _total(tape, arriving[node.outputs[0]]))
         else:
             found = None

@@ -14,7 +14,7 @@ from onnxmerge.pipeline.batching import in_folds, unpadded
 from onnxmerge.pipeline.estimate import dense_seconds, duration, fit_seconds
 from onnxmerge.pipeline.memory import free_memory
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
-from onnxmerge.pipeline.synthetic_fit import synthetic_fit
+from onnxmerge.pipeline.synthetic_fit import RIDGE, synthetic_fit
 from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.signals.batch_statistics import batch_statistics
@@ -37,8 +37,6 @@ _AFFORDABLE_MACS, _AFFORDABLE_WORK = 2e10, 1e11
 passes over at least 16 images), and elements that the eliminations update (`solving_work`), some 1e8 a second: 6e10
 for VGG-16 on 32x32 pictures, 8e11 for one layer of 8192 channels between as many.
 """
-_RIDGE = 1e-3
-"""Minimum ridge of a fit to real samples."""
 
 
 def choose_preset(run: Run, network: Network, fitting: Samples | None) -> Preset:
@@ -129,7 +127,7 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None, held
     effort, provider = EFFORTS[run.options.effort], run.request.verification.provider
     memory = run.options.memory or free_memory() // 4
     with run.stage("measuring signals"):
-        samples, ridge = fitting, _RIDGE
+        samples, ridge = fitting, RIDGE
         if samples is None:
             samples, ridge = synthetic_fit(run, network, memory, provider)
             run.notes.append(f"no samples were given: weights were fitted on {samples.source}")

@@ -19,7 +19,16 @@ from onnxmerge.runtime.session import Provider
 from onnxmerge.samples.feeds import Samples, batch_axis_is_free
 from onnxmerge.signals.matched_images import match_images
 
-__all__ = ["FEWEST", "Matching", "batch_of", "class_target", "images_of", "matched_samples", "statistics_target"]
+__all__ = [
+    "FEWEST",
+    "Matching",
+    "batch_of",
+    "class_target",
+    "images_of",
+    "matched_samples",
+    "statistics_target",
+    "takes_images",
+]
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH, FEWEST = 64, 4
@@ -49,7 +58,7 @@ def statistics_target(network: Network) -> ImageGradient | None:
 
     None if the network has no recorded statistics, its batch axis is fixed, or its input is not one float32 image.
     """
-    if not _takes_images(network):
+    if not takes_images(network):
         return None
     return statistics_gradient(network.model, network.cost.dims, network.shapes.first.kinds, network.array)
 
@@ -61,12 +70,13 @@ def class_target(network: Network, scores: str) -> ImageGradient | None:
         network: The network.
         scores: Its output, of shape (n, classes).
     """
-    if not _takes_images(network):
+    if not takes_images(network):
         return None
     return class_gradient(network.model, network.cost.dims, network.shapes.first.kinds, network.array, scores)
 
 
-def _takes_images(network: Network) -> bool:
+def takes_images(network: Network) -> bool:
+    """Whether a network has one input, and that is any number of float32 images."""
     image, *others = network.model.inputs
     if others or image.dtype != "float32" or not batch_axis_is_free(network.model.inputs):
         return False

@@ -76,17 +76,21 @@ def in_telling_range(model: bytes | Path, scores: str, samples: Samples, provide
     Args:
         model: The network.
         scores: Its output, of shape (n, classes).
-        samples: Standardised images.
+        samples: Standardised images, of the only input.
         provider: The execution provider.
     """
     (image,) = samples.feeds[0]
     tried = samples.part(0, -(-min(_TRIED, samples.count) // samples.rows))
     told: dict[str, float] = {}
-    for name in RANGES:
-        found = scores_of(model, scores, _in_range(tried, image, name), provider)
-        told[name] = 0.0 if found is None else _entropy(found)
-        if not name and told[name] > _ALIKE:
-            return samples
+    try:
+        for name in RANGES:
+            found = scores_of(model, scores, _in_range(tried, image, name), provider)
+            told[name] = 0.0 if found is None else _entropy(found)
+            if not name and told[name] > _ALIKE:
+                return samples
+    except OnnxMergeError as error:  # the images serve as they are
+        _LOGGER.debug("the range of synthetic images was not chosen: %s", error)
+        return samples
     _LOGGER.debug("entropy of the classes of synthetic images, by range: %s", told)
     best = max(told, key=lambda name: told[name])
     return _in_range(samples, image, best) if told[best] > _APART else samples

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 
-from onnxmerge.graph import ImageGradient
+from onnxmerge.graph import ImageGradient, before_softmax
 from onnxmerge.network import Network
-from onnxmerge.pipeline.matched_samples import Matching, class_target, matched_samples, statistics_target
+from onnxmerge.pipeline.matched_samples import Matching, class_target, matched_samples, statistics_target, takes_images
 from onnxmerge.pipeline.pixel_ranges import in_recorded_range, in_telling_range, scores_of
 from onnxmerge.pipeline.run import Run, ort_source
 from onnxmerge.plan.effort import EFFORTS
@@ -23,7 +23,7 @@ from onnxmerge.runtime.session import Provider
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import most_confident, synthetic_samples
 
-__all__ = ["synthetic_fit"]
+__all__ = ["RIDGE", "synthetic_fit"]
 
 _MOST_SYNTHETIC, _FEWEST_SYNTHETIC, _SYNTHETIC_ELEMENTS, _SYNTHETIC_MACS = 512, 16, 24_000_000, 2e11
 """Synthetic images to fit on: 512 small ones, 160 of 3x224x224, fewer if one image takes many MACs, at least 16."""
@@ -41,7 +41,7 @@ _RECORDED_STEP, _CLASS_STEP, _CLASS_STEPS = 0.1, 0.05, 4
 """Size of the first step of an image, in standard deviations of its pixels: for recorded statistics, and for the
 confidence of a classifier; and steps for the latter. It is reached soon, and images that go on become adversarial.
 """
-_RIDGE, _RIDGE_SYNTHETIC = 1e-3, 1e-2
+RIDGE, _RIDGE_SYNTHETIC = 1e-3, 1e-2
 """Minimum ridge, and that of fits to synthetic images whose statistics could not be matched to recorded ones, or only
 in part. With matched images, the relative error of the logits with half of the MACs is at 1e-3 and 1e-2: ResNet-20
 0.191 and 0.201, the bundled ResNet 0.105 and 0.111, the bundled VGG 0.088 and 0.087.
@@ -71,7 +71,9 @@ def synthetic_fit(run: Run, network: Network, memory: int, provider: Provider) -
         samples = synthetic_samples(run.model.inputs, shapes, wanted, run.options.seed)
         if recorded is not None:
             return in_recorded_range(recorded, samples, memory, provider)
-        return samples if scores is None else in_telling_range(ort_source(run.source), scores, samples, provider)
+        if scores is None or not takes_images(network):
+            return samples
+        return in_telling_range(ort_source(run.source), scores, samples, provider)
 
     few = scores is not None and (network.dims(scores) or (0, 0))[1] <= count // _PER_CLASS
     samples = _clearest(run, network, made, count, scores, provider) if scores is not None and few else None
@@ -83,7 +85,7 @@ def synthetic_fit(run: Run, network: Network, memory: int, provider: Provider) -
         matching, samples, memory, provider, lambda done: run.progress("matching synthetic images", done)
     )
     settled = recorded is not None and matched is not samples and not recorded.partial
-    return matched, _RIDGE if settled else _RIDGE_SYNTHETIC
+    return matched, RIDGE if settled else _RIDGE_SYNTHETIC
 
 
 def _matching(
@@ -100,11 +102,11 @@ def _matching(
 
 
 def _scores(network: Network) -> str | None:
-    """The output that holds scores of classes, or features; None if there is none. One behind a softmax comes first."""
-    outputs = [spec.name for spec in network.model.outputs if spec.dtype == "float32"]
-    rows = [name for name in outputs if len(dims := network.dims(name) or ()) == 2 and dims[1] > 1]
-    makers = {name: network.model.writer.get(name) for name in rows}
-    certain = [name for name, node in makers.items() if node is not None and node.op == "Softmax"]
+    """The output with a row of scores of classes, or of features, for each image; one behind a softmax comes first."""
+    model, (images, *_) = network.model, network.dims(network.model.inputs[0].name) or (None,)
+    shapes = {spec.name: network.dims(spec.name) or () for spec in model.outputs if spec.dtype == "float32"}
+    rows = [name for name, dims in shapes.items() if len(dims) == 2 and dims[0] == images and dims[1] > 1]
+    certain = [name for name in rows if len(network.dims(before_softmax(model, name) or "") or ()) == 2]
     return next(iter([*certain, *rows]), None)
 
 

@@ -21,7 +21,7 @@ from onnxmerge.graph.values import TensorSpec
 from onnxmerge.samples.arrays import words
 from onnxmerge.samples.casting import as_declared
 from onnxmerge.samples.image_options import NO_FILE, ImageOptions
-from onnxmerge.samples.log_mel import LogMel, read_log_mel
+from onnxmerge.samples.log_mel import LIMITS, LogMel, read_log_mel
 from onnxmerge.samples.preprocessor import FILE_NAME, find_preprocessor
 from onnxmerge.samples.source import natural_order, unique
 
@@ -121,7 +121,7 @@ def _read(path: Path, features: LogMel) -> tuple[int, NDArray[np.float64]]:
     except Exception as error:  # damaged files raise nearly anything, and the user needs to know which
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"{path}: cannot be read as a .wav file: {reason}") from error
-    if rate <= 0 or not values.size:
+    if not 0 < rate <= LIMITS["sampling_rate"] or not values.size:
         raise UsageError(f"{path}: expected sound, got {values.size} values at {rate} Hz")
     values = values[: (features.chunk_length + 1) * rate]  # a filter needs a little more than it gives
     if values.dtype.kind == "u":  # 8 bits

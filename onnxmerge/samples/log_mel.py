@@ -26,13 +26,16 @@ from numpy.typing import NDArray
 from onnxmerge.errors import UsageError
 from onnxmerge.samples.preprocessor import read_keys
 
-__all__ = ["LogMel", "read_log_mel"]
+__all__ = ["LIMITS", "LogMel", "read_log_mel"]
 
 TYPE = "WhisperFeatureExtractor"
 LIMITS: Mapping[str, int] = MappingProxyType(
     {"feature_size": 1024, "sampling_rate": 384_000, "n_fft": 65_536, "hop_length": 65_536, "chunk_length": 3600}
 )
-"""Required keys, and a guess of the most that any model has; a damaged file could ask for more than the memory."""
+_MOST = 1 << 27
+"""Required keys, and a guess of the most that any model has; and the most values of a waveform and of its frames, which
+overlap, at most 1 GB. A damaged file could ask for more than the memory. Whisper has 1.2 million.
+"""
 KNOWN = frozenset(
     {*LIMITS, "feature_extractor_type", "padding_side", "padding_value", "processor_class", "auto_map",
      "return_attention_mask", "return_tensors", "n_samples", "nb_max_frames", "mel_filters"}
@@ -122,6 +125,9 @@ def read_log_mel(path: Path) -> LogMel:
     made = LogMel(**{key: given[key] for key in LIMITS}, padding_value=float(padding))
     if made.n_fft // 2 >= made.sampling_rate * made.chunk_length or not made.frames:
         raise UsageError(f"{path}: n_fft and hop_length are longer than chunk_length, {made.chunk_length} s")
+    values = max(made.sampling_rate * made.chunk_length, made.frames * made.n_fft)
+    if values > _MOST:
+        raise UsageError(f"{path}: asks for {values} values of a sound at once; expected at most {_MOST}")
     return made
 
 

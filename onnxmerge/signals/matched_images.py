@@ -85,7 +85,7 @@ def _descend(
         error = float(np.mean(got[target.errors]))
         if step == 0:
             first = error
-        if not np.isfinite(error):
+        if not np.isfinite(error) or got[target.gradient].shape != images.shape:
             break
         if error < lowest:
             best, lowest = images, error

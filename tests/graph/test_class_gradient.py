@@ -51,14 +51,28 @@ def every_pixel(net: Net, h: str) -> str:
     return net.add("Gemm", net.add("Flatten", h), net.random(CHANNELS * SIDE * SIDE, CLASSES))
 
 
+def dynamic(net: Net, h: str) -> str:
+    """As an exporter writes x.view(x.size(0), -1)."""
+    first = net.add("Unsqueeze", net.add("Gather", net.add("Shape", h), net.const(np.int64(0))), net.ints(0))
+    flat = net.add("Reshape", h, net.add("Concat", first, net.ints(-1), axis=0))
+    return net.add("Gemm", flat, net.random(CHANNELS * SIDE * SIDE, CLASSES))
+
+
 def softmax(net: Net, h: str) -> str:
     return net.add("Softmax", gemm(net, h), axis=1)
 
 
+def arranged_softmax(net: Net, h: str) -> str:
+    return net.add("Reshape", softmax(net, h), net.ints(-1, CLASSES))
+
+
 HEADS: dict[str, Callable[[Net, str], str]] = {
     each.__name__: each
-    for each in (gemm, matmul, average_pool, reduce_mean, one_axis_at_a_time, channels, every_pixel, softmax)
-}
+    for each in (
+        gemm, matmul, average_pool, reduce_mean, one_axis_at_a_time, channels, every_pixel, dynamic, softmax,
+        arranged_softmax,
+    )
+}  # fmt: skip
 
 
 def network(head: Callable[[Net, str], str], opset: int = 17) -> onnx.ModelProto:
@@ -133,9 +147,19 @@ def test_errors_are_those_of_probabilities_below_the_wanted_one() -> None:
     assert np.array_equal(np.abs(gradient).max(axis=(1, 2, 3)) > 0, most < 0.9)
 
 
-@pytest.mark.parametrize("why", ["part of the image", "padded"])
+def test_scores_of_several_classes_at_once_are_no_doubt() -> None:
+    assert target_of(network(lambda net, h: net.add("Sigmoid", gemm(net, h)))) is None
+
+
+@pytest.mark.parametrize("why", ["part of the image", "padded", "padded automatically", "batch moved"])
 def test_other_means_let_no_gradient_pass(why: str) -> None:
     def head(net: Net, h: str) -> str:
+        if why == "batch moved":
+            flat = net.add("Reshape", net.add("Transpose", h, perm=[1, 0, 2, 3]), net.ints(-1, CHANNELS * SIDE * SIDE))
+            return net.add("Gemm", flat, net.random(CHANNELS * SIDE * SIDE, CLASSES))
+        if why == "padded automatically":
+            pooled = net.add("AveragePool", h, kernel_shape=[SIDE, SIDE], auto_pad="SAME_UPPER")
+            return net.add("Gemm", net.add("Flatten", pooled), net.random(CHANNELS * SIDE * SIDE, CLASSES))
         length, pads = (SIDE, [0, 0, 1, 1]) if why == "padded" else (SIDE - 1, [0, 0, 0, 0])
         pooled = net.add("AveragePool", h, kernel_shape=[length, length], strides=[2, 2], pads=pads)
         return net.add("Gemm", net.add("Flatten", pooled), net.random(CHANNELS, CLASSES))

@@ -119,6 +119,31 @@ def test_scores_behind_a_softmax_say_which_images_are_clear() -> None:
     assert synthetic_fit._scores(network_of(net.model())) == certain
 
 
+def test_boxes_of_a_detector_are_no_scores() -> None:
+    net = Net(opset=17)
+    maps = net.conv(net.input("N", 3, 16, 16), 3, 4, 3)
+    boxes = net.add("Reshape", net.add("Transpose", maps, perm=[0, 2, 3, 1]), net.ints(-1, 4))
+    net.output(boxes, rank=2)
+    assert synthetic_fit._scores(network_of(net.model())) is None
+
+
+@pytest.mark.filterwarnings("ignore::onnxmerge.OnnxMergeWarning")
+@pytest.mark.parametrize("kind", ["two images", "float16"])
+def test_other_inputs_are_fitted_as_they_are(kind: str) -> None:
+    net = Net(opset=17, dtype=np.float16 if kind == "float16" else np.float32)
+    x = net.input("N", 3, 16, 16, name="x")
+    h = net.add("Relu", net.conv(x, 3, 16, 3))
+    if kind == "two images":
+        h = net.add("Add", h, net.add("Relu", net.conv(net.input("N", 3, 16, 16, name="y"), 3, 16, 3)))
+    h = net.add("Flatten", net.add("GlobalAveragePool", net.add("Relu", net.conv(h, 16, 16, 3))))
+    scores = net.add("Gemm", h, net.random(16, 4))
+    if kind == "float16":
+        scores = net.add("Cast", scores, to=onnx.TensorProto.FLOAT)
+    net.output(scores, rank=2, dtype=np.float32)
+    result = onnxmerge.compress(net.model(), 0.3, round_to=1, effort="fast", method="refit")
+    assert result.report.after.macs < result.report.before.macs
+
+
 @pytest.mark.parametrize("name", ["", "in 0..255"])
 def test_a_classifier_is_given_the_range_in_which_it_tells_images_apart(name: str) -> None:
     model = classifier(*RANGES[name])

@@ -125,6 +125,8 @@ def test_what_cannot_be_read_is_named(folder: Path) -> None:
     assert f"{path}: " in refusal(folder)
     wavfile.write(path, 8000, np.full(9, np.nan, np.float32))
     assert "NaN" in refusal(folder)
+    wavfile.write(path, 99_999_989, np.ones(9, np.int16))
+    assert "expected sound, got 9 values at 99999989 Hz" in refusal(folder)
 
 
 def test_what_does_not_fit_is_said(folder: Path) -> None:

@@ -134,6 +134,8 @@ def test_a_file_of_whisper(tmp_path: Path) -> None:
         ({"padding_value": "0"}, "padding_value is \"0\"; expected a number"),
         ({"padding_side": "left"}, "padding_side may change sounds"),
         ({"do_normalize": True, "dither": 1e-4}, "dither, do_normalize may change sounds"),
+        ({"sampling_rate": 384_000, "chunk_length": 3600}, "asks for 3456000000 values of a sound at once"),
+        ({"hop_length": 1, "n_fft": 65_536}, "asks for 31457280000 values of a sound at once"),
         ({"sampling_rate": 20, "chunk_length": 1}, "n_fft and hop_length are longer than chunk_length, 1 s"),
     ],
 )  # fmt: skip
