@@ -96,13 +96,31 @@ def compress(request: Request, progress: Progress = quiet) -> Compression:
             measured = session.verify(cut, proto.SerializeToString())
     trained = session.recover(cut)
     if trained is not cut:
-        cut, proto = trained, to_proto(trained.model)
-        if request.verification.enabled:
-            measured = session.verify(cut, proto.SerializeToString())
+        smaller = to_proto(trained.model)
+        found = session.verify(trained, smaller.SerializeToString()) if request.verification.enabled else None
+        refused = _refused(found, request.verification)
+        if refused is not None and _refused(measured, request.verification) is None:
+            session.withdraw(refused)
+        else:
+            cut, proto, measured = trained, smaller, found
     report = session.report(cut, measured, size=proto.ByteSize())
     hold(report, measured, request.verification)
     cautions = tuple(dict.fromkeys(words for words in session.run.cautions if words in report.notes))
     return Compression(cut.plan, report, cut.model, cautions)
+
+
+def _refused(measured: Measured | None, verification: Verification) -> GateError | None:
+    """Why a result fails the gates; None if it passes.
+
+    Raises:
+        UsageError: A gate does not apply to these outputs or samples.
+    """
+    try:
+        if measured is not None:
+            check_gates(measured, verification)
+    except GateError as error:
+        return error
+    return None
 
 
 def hold(report: Report, measured: Measured | None, verification: Verification) -> None:
@@ -184,7 +202,12 @@ def _written(session: Session, cut: Cut, target: Path, external_data: bool) -> t
                 return _written(session, wider, target, external_data)
         trained = session.recover(cut)
         if trained is not cut:
-            return _written(session, trained, target, external_data)
+            try:
+                return _written(session, trained, target, external_data)
+            except GateError as refused:
+                if _refused(measured, verification) is not None:
+                    raise
+                session.withdraw(refused)
         if not verification.enabled:
             run.notes.append("not verified (--no-verify)")
         hashes = digests(written.path)

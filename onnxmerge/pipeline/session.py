@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from onnxmerge.errors import GateError
 from onnxmerge.graph import to_proto
 from onnxmerge.network import Network
 from onnxmerge.pipeline.analysis import analyse
@@ -26,7 +27,7 @@ from onnxmerge.pipeline.cutting import Cut, cut_by
 from onnxmerge.pipeline.planning import plan_at
 from onnxmerge.pipeline.preparing import Prepared, prepare
 from onnxmerge.pipeline.provenance import origin
-from onnxmerge.pipeline.recovering import check_recovery, recovered
+from onnxmerge.pipeline.recovering import check_recovery, recovered, withdraw
 from onnxmerge.pipeline.reporting import NO_HASHES, account
 from onnxmerge.pipeline.request import Request
 from onnxmerge.pipeline.run import SYNTHETIC, ort_source, start, with_input_hint
@@ -100,6 +101,10 @@ class Session:
         if self.fitting is None or self.judging is None or cut.trained or self.run.recovery is not None:
             return cut
         return recovered(self.run, cut, self.fitting, self.judging)
+
+    def withdraw(self, refused: GateError) -> None:
+        """Note that trained weights fail a gate, so that the refitted ones, which pass, are the result."""
+        withdraw(self.run, refused)
 
     def verify(self, cut: Cut, written: bytes | Path) -> Measured:
         """Check a cut, as it is written, against its dense reference, and measure it; the caller checks the gates.

@@ -5,7 +5,9 @@ import torch are imported when it is asked for: `pipeline.recovering` imports `d
 
 1. `network` computes a `graph.Model` with torch, node by node; `operators`, `windows` and `layout` are its operators.
 2. `inputs` stacks the samples, and varies them: flips, shifts, mixtures of two.
-3. `distillation` trains. Only initializers change: graph, names and shapes stay.
+3. `targets` are the tensors of the original that are trained towards.
+4. `recipe` holds the number of steps and the rate.
+5. `distillation` trains. Only initializers change: graph, names and shapes stay.
 """
 
 from __future__ import annotations

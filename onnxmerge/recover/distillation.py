@@ -68,12 +68,13 @@ def check_recoverable(model: Model, samples: Samples) -> dict[str, NDArray[Any]]
         The outputs for the first sample.
 
     Raises:
-        UsageError: torch does not compute an operator, a weight is not float32, the samples differ in shape, or no
-            output is a number.
+        UsageError: torch does not compute an operator, a weight is not float32, the samples differ in shape, tokens are
+            padded, or no output is a number.
     """
     network = TorchNetwork(model, trained=False)
     Inputs.of(samples, 1)
-    found = _arrays(network, next(Inputs.of(samples.part(0, 1), 1).chunks()), [spec.name for spec in model.outputs])
+    first = Inputs.of(samples.part(0, 1), 1)
+    found = _arrays(network, first.whole, [spec.name for spec in model.outputs])
     if not any(each.dtype.kind == "f" for each in found.values()):
         raise UsageError("--recover: no output is a number that could be trained towards; omit --recover")
     return found
@@ -107,7 +108,7 @@ def distil(
     teacher, student = TorchNetwork(dense, trained=False), TorchNetwork(cut, trained=True)
     most = _most(student, cut, Inputs.of(samples.part(0, 1), 1))
     inputs = Inputs.of(samples, most)
-    targets = Targets.of((dense, cut), (teacher, student), kept, list(inputs.some(_MEASURED)))
+    targets = Targets.of((dense, cut), (teacher, student), kept, inputs.some(_MEASURED))
     training = _Training(targets, teacher, student, inputs)
     judge = _Judge(dense, teacher, student, Inputs.of(judging, most))
     for rate in recipe.rates:
@@ -141,16 +142,15 @@ class _Judge:
 
     def __init__(self, dense: Model, teacher: TorchNetwork, student: TorchNetwork, inputs: Inputs) -> None:
         self._outputs = [spec.name for spec in dense.outputs]
-        self._student, self._feeds = student, list(inputs.chunks())
-        self._expected = [_arrays(teacher, feed, self._outputs) for feed in self._feeds]
+        self._teacher, self._student, self._inputs = teacher, student, inputs
 
     def error(self, weights: Mapping[str, Tensor] = MappingProxyType({})) -> float:
         """The error with these weights; those that are not given are the current ones."""
         meter = DivergenceMeter()
         with _restored(self._student.weights):
             _put(self._student.weights, weights)
-            for feed, expected in zip(self._feeds, self._expected, strict=True):
-                meter.add(expected, _arrays(self._student, feed, self._outputs))
+            for feed in self._inputs.chunks():  # outputs can be large: those of the original are computed again
+                meter.add(_arrays(self._teacher, feed, self._outputs), _arrays(self._student, feed, self._outputs))
         return meter.value
 
 
@@ -201,9 +201,10 @@ def _length(feed: Feed) -> int:
 
 
 def _most(network: TorchNetwork, model: Model, inputs: Inputs) -> int:
-    """Samples that fit into one run; `inputs` hold one, or as many as the model takes."""
-    _arrays(network, next(inputs.chunks()), [spec.name for spec in model.outputs])
-    return max(1, _ELEMENTS * inputs.count // network.elements)
+    """Samples that fit into one run."""
+    feed = next(inputs.chunks())
+    _arrays(network, feed, [spec.name for spec in model.outputs])
+    return max(1, _ELEMENTS * _length(feed) // network.elements)
 
 
 def _schedule(step: int, recipe: Recipe) -> float:
@@ -215,8 +216,10 @@ def _schedule(step: int, recipe: Recipe) -> float:
 def _restored(weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Restores weights at the end."""
     own = {name: each.detach().clone() for name, each in weights.items()}
-    yield
-    _put(weights, own)
+    try:
+        yield
+    finally:
+        _put(weights, own)
 
 
 def _put(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:

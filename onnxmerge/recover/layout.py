@@ -32,6 +32,18 @@ __all__ = [
 
 Array = NDArray[Any]
 
+_FLOOR = frozenset(
+    {
+        ("asymmetric", "floor"),
+        *(
+            (mode, kind)
+            for mode in ("half_pixel", "pytorch_half_pixel")
+            for kind in ("round_prefer_floor", "round_prefer_ceil")
+        ),
+    }
+)
+"""Pairs of coordinate_transformation_mode and nearest_mode that repeat each element by whole factors, as torch does."""
+
 
 def integers(array: Array) -> list[int]:
     """A shape, axes or sizes as a list."""
@@ -145,11 +157,23 @@ def resize(node: Node, x: Tensor, *given: Array | None) -> Tensor:
     """
     if node.attributes.get("mode", "nearest") != "nearest":
         raise NotImplementedError(f"mode is {node.attributes['mode']}")
+    if node.op == "Resize" and node.version >= 11:
+        _check_nearest(node)
     scales, sizes = _sizes(node, given)
     lengths = sizes or [int(np.floor(length * scale)) for length, scale in zip(x.shape, scales, strict=True)]
     if lengths[:2] != list(x.shape[:2]) or any(new % old for new, old in zip(lengths, x.shape, strict=True)):
         raise NotImplementedError("it does not scale spatial axes by whole factors")
     return functional.interpolate(x, size=lengths[2:], mode="nearest")
+
+
+def _check_nearest(node: Node) -> None:
+    """Refuse attributes, which Resize has from opset 11 on, that torch has no equivalent of."""
+    coordinates = node.attributes.get("coordinate_transformation_mode", "half_pixel")
+    nearest = node.attributes.get("nearest_mode", "round_prefer_floor")
+    if (coordinates, nearest) not in _FLOOR:
+        raise NotImplementedError(f"coordinate_transformation_mode is {coordinates} and nearest_mode is {nearest}")
+    if node.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise NotImplementedError(f"keep_aspect_ratio_policy is {node.attributes['keep_aspect_ratio_policy']}")
 
 
 def _sizes(node: Node, given: Sequence[Array | None]) -> tuple[list[float], list[int]]:

@@ -55,7 +55,7 @@ class TorchNetwork:
             trained: Whether gradients are needed.
 
         Raises:
-            UsageError: torch computes an operator of it in no way known here, or a weight is not float32.
+            UsageError: An operator is not among those that torch computes here, or a weight is not float32.
         """
         _check_operators(model)
         self._model = model
@@ -118,11 +118,14 @@ class TorchNetwork:
                 None if not name else known[name] if place in parameters else self._tensor(name, values, known)
                 for place, name in enumerate(node.inputs)
             ]
-            result = OPERATORS[node.op](node, *inputs)
         except KeyError as error:
-            raise UsageError(f"--recover: {node.op} ({node.name}) depends on computed values; omit it") from error
-        except (NotImplementedError, RuntimeError, ValueError, TypeError) as error:
-            words = str(error).partition("\n")[0]
+            raise UsageError(
+                f"--recover: torch does not compute {node.op} ({node.name}) here: it depends on computed values"
+            ) from error
+        try:
+            result = OPERATORS[node.op](node, *inputs)
+        except (NotImplementedError, RuntimeError, ValueError, TypeError, LookupError) as error:
+            words = f"no attribute {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
             raise UsageError(f"--recover: torch does not compute {node.op} ({node.name}) here: {words}") from error
         return result if isinstance(result, tuple) else (result,)
 

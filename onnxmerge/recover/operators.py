@@ -58,7 +58,9 @@ def _softmax(node: Node, x: Tensor) -> Tensor:
 
 
 def _log_softmax(node: Node, x: Tensor) -> Tensor:
-    return _softmax(node, x).log() if node.version < 13 else x.log_softmax(node.attributes.get("axis", -1))
+    if node.version >= 13:
+        return x.log_softmax(node.attributes.get("axis", -1))
+    return x.flatten(node.attributes.get("axis", 1)).log_softmax(-1).reshape(x.shape)
 
 
 def _global_average(_: Node, x: Tensor) -> Tensor:

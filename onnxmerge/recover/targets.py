@@ -9,7 +9,7 @@ Each of both kinds makes up half of the loss. Errors are squared, in units of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +49,7 @@ class Targets:
         models: tuple[Model, Model],
         networks: tuple[TorchNetwork, TorchNetwork],
         kept: Kept,
-        feeds: Sequence[Feed],
+        feeds: Iterable[Feed],
     ) -> Targets:
         """The targets of a pair of networks, the original first.
 
@@ -67,14 +67,12 @@ class Targets:
         made = set(models[1].writer)
         kinds = [[name for name in names if name in made] for names in (_outputs(models[0]), _sums(models[0]))]
         wanted = [name for names in kinds for name in names]
-        with torch.no_grad():
-            one, two = (_joined([network.run(feed, wanted) for feed in feeds]) for network in networks)
-        one = {name: _left(each, indices.get(name, {})) for name, each in one.items()}
-        kinds = [[name for name in names if name in one and _alike(one[name], two.get(name))] for names in kinds]
+        found = _moments(networks, wanted, indices, feeds)
+        kinds = [[name for name in names if name in found and found[name].differs] for names in kinds]
         kinds = [names for names in kinds if names]
         if not kinds:
             raise UsageError("--recover: no output is a number that differs between samples; omit --recover")
-        weights = {name: 1 / (_variance(one[name]) * len(names)) for names in kinds for name in names}
+        weights = {name: 1 / (found[name].variance * len(names)) for names in kinds for name in names}
         return cls(weights, indices)
 
     @property
@@ -91,10 +89,61 @@ class Targets:
         return total
 
 
-def _joined(runs: Sequence[Feed]) -> Feed:
-    """The values of several runs along the axis of samples; those without one are left out."""
-    names = [name for name, each in runs[0].items() if each.dim()]
-    return {name: torch.cat([run[name] for run in runs]) for name in names}
+@dataclass
+class _Moments:
+    """Sums over the samples of a tensor, element by element: outputs of many samples would fill the memory."""
+
+    count: int
+    total: Tensor
+    squares: Tensor
+
+    def add(self, other: _Moments) -> None:
+        self.count += other.count
+        self.total += other.total
+        self.squares += other.squares
+
+    @property
+    def square(self) -> float:
+        """The mean square of all elements."""
+        return float(self.squares.mean()) / self.count
+
+    @property
+    def variance(self) -> float:
+        """The mean of the variances of all elements."""
+        return self.square - float((self.total / self.count).square().mean())
+
+    @property
+    def differs(self) -> bool:
+        """Whether values differ between samples."""
+        return self.variance > _LEAST_VARIANCE * max(self.square, _LEAST_VARIANCE)
+
+
+def _moments(
+    networks: tuple[TorchNetwork, TorchNetwork],
+    wanted: Sequence[str],
+    indices: Mapping[str, Mapping[int, Tensor]],
+    feeds: Iterable[Feed],
+) -> dict[str, _Moments]:
+    """Moments of the tensors of the original that can be compared with those of the cut network."""
+    found: dict[str, _Moments] = {}
+    apart: set[str] = set()
+    with torch.no_grad():
+        for feed in feeds:
+            one, two = (network.run(feed, wanted) for network in networks)
+            for name in wanted:
+                values = _left(one[name], indices.get(name, {})) if name in one else None
+                if values is None or name not in two or not _alike(values, two[name]):
+                    apart.add(name)
+                    continue
+                wide = values.double()
+                each = _Moments(len(wide), wide.sum(0), wide.square().sum(0))
+                if name in found and found[name].total.shape != each.total.shape:
+                    apart.add(name)
+                elif name in found:
+                    found[name].add(each)
+                else:
+                    found[name] = each
+    return {name: each for name, each in found.items() if name not in apart}
 
 
 def _outputs(model: Model) -> list[str]:
@@ -121,12 +170,6 @@ def _left(values: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
     return values
 
 
-def _alike(one: Tensor, two: Tensor | None) -> bool:
-    """Whether tensors can be compared: numbers of the same shape, which differ between samples."""
-    if two is None or one.shape != two.shape or not one.is_floating_point():
-        return False
-    return _variance(one) > _LEAST_VARIANCE * max(float(one.square().mean()), _LEAST_VARIANCE)
-
-
-def _variance(values: Tensor) -> float:
-    return float((values - values.mean(0)).square().mean())
+def _alike(one: Tensor, two: Tensor) -> bool:
+    """Whether tensors can be compared: real numbers of the same shape with an axis of samples."""
+    return bool(one.dim() > 0 and one.shape == two.shape and one.is_floating_point())

@@ -12,9 +12,11 @@ from onnxmerge.graph import Node
 
 __all__ = ["average_pool", "convolution", "max_pool", "transposed_convolution"]
 
-_CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
-_TRANSPOSED = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
-_MAXIMA = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)
+_CONVOLUTIONS: tuple[Callable[..., Tensor], ...] = (functional.conv1d, functional.conv2d, functional.conv3d)
+_TRANSPOSED: tuple[Callable[..., Tensor], ...] = (
+    functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d,
+)  # fmt: skip
+_MAXIMA: tuple[Callable[..., Tensor], ...] = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)
 _AVERAGES: tuple[Callable[..., Tensor], ...] = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)
 
 
@@ -24,7 +26,7 @@ def convolution(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = Non
     strides, dilations, pads = _window(node, x, weight.shape[2:])
     x, pads = _symmetric(x, pads, 0.0)
     groups = node.attributes.get("group", 1)
-    return _CONVOLUTIONS[rank - 1](x, weight, bias, strides, pads, dilations, groups)
+    return _of_rank(_CONVOLUTIONS, rank)(x, weight, bias, strides, pads, dilations, groups)
 
 
 def transposed_convolution(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -42,7 +44,7 @@ def transposed_convolution(node: Node, x: Tensor, weight: Tensor, bias: Tensor |
     strides, dilations = list(attributes.get("strides", ones)), list(attributes.get("dilations", ones))
     extra = list(attributes.get("output_padding", [0] * rank))
     groups = attributes.get("group", 1)
-    return _TRANSPOSED[rank - 1](x, weight, bias, strides, pads[:rank], extra, groups, dilations)
+    return _of_rank(_TRANSPOSED, rank)(x, weight, bias, strides, pads[:rank], extra, groups, dilations)
 
 
 def max_pool(node: Node, x: Tensor) -> Tensor:
@@ -60,7 +62,7 @@ def max_pool(node: Node, x: Tensor) -> Tensor:
     if any(2 * pad > size for pad, size in zip(pads, kernel, strict=True)):
         x, pads = _padded(x, [*pads, *pads], -torch.inf), [0] * len(kernel)
     rounded_up = bool(node.attributes.get("ceil_mode", 0))
-    return _MAXIMA[len(kernel) - 1](x, kernel, strides, pads, dilations, rounded_up)
+    return _of_rank(_MAXIMA, len(kernel))(x, kernel, strides, pads, dilations, rounded_up)
 
 
 def average_pool(node: Node, x: Tensor) -> Tensor:
@@ -79,7 +81,13 @@ def average_pool(node: Node, x: Tensor) -> Tensor:
         x, pads = _padded(x, pads, 0.0), [0] * 2 * rank
     if pads[:rank] != pads[rank:]:
         raise NotImplementedError("its pads differ between sides")
-    return _AVERAGES[rank - 1](x, kernel, strides, pads[:rank], False, counted)
+    return _of_rank(_AVERAGES, rank)(x, kernel, strides, pads[:rank], False, counted)
+
+
+def _of_rank(functions: Sequence[Callable[..., Tensor]], rank: int) -> Callable[..., Tensor]:
+    if not 1 <= rank <= len(functions):
+        raise NotImplementedError(f"it has {rank} spatial axes")
+    return functions[rank - 1]
 
 
 def _window(node: Node, x: Tensor, kernel: Sequence[int]) -> tuple[list[int], list[int], list[int]]:

@@ -96,12 +96,13 @@ class Recovery:
     """What training the result towards the outputs of the original did (`--recover`).
 
     Attributes:
-        kept: Whether the trained weights are in the result: the error on held-out samples fell.
+        kept: Whether the trained weights are in the result: the error fell by more than its standard error, and they
+            passed the gates if the refitted weights did.
         before: Error of the outputs, relative to their variance, on calibration samples that were not trained on.
         after: The same of the best trained weights; `before` if none were better.
         steps: Number of steps until these; 0 if none were better.
         trained_on: Number of calibration samples that were trained on.
-        held_out: Number of those that were not.
+        judged_on: Number of those that the errors were measured on.
     """
 
     kept: bool
@@ -109,7 +110,7 @@ class Recovery:
     after: float
     steps: int
     trained_on: int
-    held_out: int
+    judged_on: int
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from onnxmerge.graph.values import TensorSpec
 from onnxmerge.samples.casting import as_declared, is_float
 from onnxmerge.samples.feeds import Samples, batch_axis_is_free
 
-__all__ = ["dead_leaves", "most_confident", "synthetic_samples"]
+__all__ = ["channel_axis", "dead_leaves", "most_confident", "synthetic_samples"]
 
 COVERAGE = 3.0
 """Area of the leaves over that of the image. A guess: 3 leaves about e^-3 = 5 % of the first colour in sight."""
@@ -50,8 +50,8 @@ images then differ by 0.54 and deviations by 0.25 of that over all pixels; those
 BOUND = 2.0
 """Values are clipped here. With uniform colours the kurtosis is 2.4 (CIFAR-10: 2.2; normal colours: 2.9)."""
 
-SMALLEST_IMAGE = 8
 _IMAGES = "dead-leaves images (discs and rectangles at random)"
+SMALLEST_IMAGE = 8
 """Height and width below which a rank-4 input is not considered an image. A guess."""
 
 
@@ -189,7 +189,7 @@ def _values(spec: TensorSpec, shape: tuple[int, ...], feeds: int, rng: np.random
         return rng.random((feeds, *shape)) < 0.5, "random booleans"
     declared, _ = as_declared(np.zeros(1, np.uint8), spec, where)
     floating = is_float(declared.dtype)
-    last = _channel_axis(shape)
+    last = channel_axis(shape)
     if last is not None and (floating or spec.dtype == "uint8"):
         batch, channels = shape[0], shape[last]
         height, width = (shape[1], shape[2]) if last == 3 else (shape[2], shape[3])
@@ -205,7 +205,11 @@ def _values(spec: TensorSpec, shape: tuple[int, ...], feeds: int, rng: np.random
     return rng.integers(0, 2, (feeds, *shape)).astype(declared.dtype), "integers 0 and 1"
 
 
-def _channel_axis(shape: tuple[int, ...]) -> int | None:
+def channel_axis(shape: tuple[int, ...]) -> int | None:
+    """The axis of the channels of a batch of images: 1 (NCHW) or 3 (NHWC); None if the shape is not that of images.
+
+    Images have 1 to 4 channels, height and width of at least 8.
+    """
     if len(shape) != 4:
         return None
     if 1 <= shape[1] <= 4 and min(shape[2:]) >= SMALLEST_IMAGE:

@@ -42,6 +42,8 @@ class _Sums:
     changed: int = 0
     batches: int = 0
     misshapen: int = 0
+    parts: list[tuple[float, int, int]] = field(default_factory=list)
+    """Error, entries that changed, and whether the shape differed, by batch."""
 
 
 @dataclass
@@ -67,19 +69,29 @@ class DivergenceMeter:
             scores = first.ndim == 2 and first.shape[1] > 1
             sums = self._sums.setdefault(name, _Sums())
             sums.batches += 1
+            error, changed, misshapen = 0.0, 0, 0
             if one.shape != two.shape:
-                sums.misshapen += 1
+                misshapen = 1
             elif one.dtype.kind == "f" or one.dtype == ml_dtypes.bfloat16:
-                _add_numbers(sums, one.astype(np.float64), two.astype(np.float64), scores)
+                error = _add_numbers(sums, one.astype(np.float64), two.astype(np.float64), scores)
             else:
-                sums.changed += int(np.count_nonzero(one != two))
+                changed = int(np.count_nonzero(one != two))
                 sums.entries += one.size
+            sums.error += error
+            sums.changed += changed
+            sums.misshapen += misshapen
+            sums.parts.append((error, changed, misshapen))
 
     @property
     def value(self) -> float:
         """The divergence, at least 0; the largest float if it is not finite, 0 if nothing was added."""
         total = sum(_divergence(sums) for sums in self._sums.values())
         return total if np.isfinite(total) else float(np.finfo(np.float64).max)
+
+    @property
+    def shares(self) -> Floats:
+        """(batches,) the part of each batch in `value`, which is their sum; every batch has to have all outputs."""
+        return np.asarray(np.sum([_shares(sums) for sums in self._sums.values()], axis=0, dtype=np.float64))
 
 
 def divergence(dense: Sequence[Outputs], other: Sequence[Outputs]) -> float:
@@ -90,14 +102,16 @@ def divergence(dense: Sequence[Outputs], other: Sequence[Outputs]) -> float:
     return meter.value
 
 
-def _add_numbers(sums: _Sums, one: Floats, two: Floats, scores: bool) -> None:
+def _add_numbers(sums: _Sums, one: Floats, two: Floats, scores: bool) -> float:
+    """Add what `one` is; returns the squared error of `two`."""
     if scores:
         one, two = _logits(one, two)
     with np.errstate(over="ignore", invalid="ignore"):
-        sums.error += float(np.square(one - two).sum())
+        error = float(np.square(one - two).sum())
         sums.total += float(one.sum())
         sums.squares += float(np.square(one).sum())
     sums.entries += one.size
+    return error
 
 
 def _logits(one: Floats, two: Floats) -> tuple[Floats, Floats]:
@@ -111,5 +125,16 @@ def _divergence(sums: _Sums) -> float:
     part = sums.misshapen / sums.batches
     if not sums.entries:
         return part
-    variance = max(sums.squares / sums.entries - (sums.total / sums.entries) ** 2, _LEAST_VARIANCE)
-    return part + sums.changed / sums.entries + sums.error / sums.entries / variance
+    return part + sums.changed / sums.entries + sums.error / sums.entries / _variance(sums)
+
+
+def _shares(sums: _Sums) -> Floats:
+    error, changed, misshapen = np.array(sums.parts, dtype=np.float64).T
+    entries = max(sums.entries, 1)
+    return np.asarray(misshapen / sums.batches + changed / entries + error / entries / _variance(sums))
+
+
+def _variance(sums: _Sums) -> float:
+    if not sums.entries:
+        return _LEAST_VARIANCE
+    return max(sums.squares / sums.entries - (sums.total / sums.entries) ** 2, _LEAST_VARIANCE)

@@ -11,9 +11,12 @@ torch = pytest.importorskip("torch", reason="recovery needs torch; pip install '
 
 from onnxmerge.graph import Draft, Model, load  # noqa: E402
 from onnxmerge.recover import distillation  # noqa: E402
-from onnxmerge.recover.distillation import Distilled, distil  # noqa: E402
+from onnxmerge.recover.distillation import Distilled, check_recoverable, distil  # noqa: E402
+from onnxmerge.recover.inputs import Inputs  # noqa: E402
+from onnxmerge.recover.network import TorchNetwork  # noqa: E402
 from onnxmerge.recover.recipe import USUAL, Recipe  # noqa: E402
-from tests.recover.networks import residual, samples  # noqa: E402
+from onnxmerge.samples.feeds import Samples  # noqa: E402
+from tests.recover.networks import images, residual, samples  # noqa: E402
 
 SHORT = replace(USUAL, steps=60, rising=5, memory=10, checkpoints=3)
 
@@ -52,9 +55,11 @@ def test_networks_that_take_one_sample_at_a_time_are_trained_alike() -> None:
     assert single.after == pytest.approx(many.after, rel=1e-2)
 
 
-def test_weights_that_cannot_get_better_are_not_replaced() -> None:
+def test_weights_that_get_worse_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(residual())
-    done = distil(model, model, {}, samples(32, 1), samples(16, 2), 0, SHORT)
+    monkeypatch.setattr(Recipe, "rates", property(lambda recipe: (recipe.rate,)))
+    done = distil(model, disturbed(model), {}, samples(32, 1), samples(16, 2), 0, replace(SHORT, rate=50.0))
+    assert done.before > 0
     assert (done.weights, done.steps) == ({}, 0)
     assert done.after == done.before
 
@@ -73,3 +78,27 @@ def test_a_rate_that_is_too_high_is_lowered(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Recipe, "rates", property(lambda recipe: (recipe.rate,)))
     assert distil(model, disturbed(model), {}, samples(64, 1), samples(24, 2), 0, hasty).weights == {}
     assert lowered.after < lowered.before
+
+
+def test_weights_are_restored_after_an_error() -> None:
+    weights = {"w": torch.ones(2)}
+    with pytest.raises(ZeroDivisionError), distillation._restored(weights):
+        weights["w"].zero_()
+        raise ZeroDivisionError
+    assert torch.equal(weights["w"], torch.ones(2))
+
+
+@pytest.mark.parametrize("batchable", [False, True])
+def test_feeds_of_several_rows_are_computed_whole(batchable: bool) -> None:
+    feeds = tuple({"x": images(4, seed)} for seed in range(3))
+    given = Samples(feeds, None, "test data", False, 1, batchable)
+    model = load(residual("n" if batchable else 4))
+    found = check_recoverable(model, given)
+    assert [len(each) for each in found.values()] == [4]
+
+
+def test_the_limit_of_elements_is_that_of_one_sample() -> None:
+    model, given = load(residual()), Samples(({"x": images(4)},) * 2, None, "test data", False, 1, True)
+    network = TorchNetwork(model, trained=False)
+    one, four = (distillation._most(network, model, Inputs.of(each, 1)) for each in (samples(1), given))
+    assert one == four

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch", reason="recovery needs torch; pip install '
 from onnxmerge.errors import UsageError  # noqa: E402
 from onnxmerge.recover.inputs import Inputs  # noqa: E402
 from onnxmerge.samples.feeds import Samples  # noqa: E402
+from onnxmerge.samples.token_mask import TokenMask  # noqa: E402
 from tests.recover.networks import images, samples  # noqa: E402
 
 
@@ -27,6 +28,12 @@ def test_images_are_found_with_their_channels() -> None:
     assert of(images(2).transpose(0, 2, 3, 1)).image_axis == 3
     assert of(images(2), images(2)).image_axis is None
     assert of(images(2)[:, 0]).image_axis is None
+    assert of(images(2)[:, :2]).image_axis == 1
+
+
+def test_signals_are_no_images() -> None:
+    assert of(images(4).reshape(4, 1, 1, -1)).image_axis is None
+    assert of(images(4).reshape(4, -1, 1, 1)).image_axis is None
 
 
 def test_batches_repeat_for_a_seed_and_cover_all_samples() -> None:
@@ -76,3 +83,46 @@ def test_samples_of_several_shapes_are_refused() -> None:
     feeds = ({"x": images(1)}, {"x": images(1)[:, :, :4]})
     with pytest.raises(UsageError, match="input 'x' differ in shape"):
         Inputs.of(Samples(feeds, None, "made", False, 1, True), 64)
+
+
+def joined(rows: int, count: int, *, batchable: bool = False, other: int | None = None) -> Samples:
+    """Feeds of several rows each, as test data hold them."""
+    feeds = tuple(
+        {"x": images(rows, seed), **({} if other is None else {"y": images(other, seed)})} for seed in range(count)
+    )
+    return Samples(feeds, None, "made", False, 1, batchable)
+
+
+def test_feeds_of_several_rows_stay_together() -> None:
+    inputs = Inputs.of(joined(4, 3), 64)
+    assert (inputs.rows, inputs.count) == (4, 12)
+    assert [len(each["x"]) for each in inputs.chunks()] == [4, 4, 4]
+    drawn = next(inputs.drawn(9, np.random.default_rng(0)))["x"].numpy()
+    assert len(drawn) == 8
+    feeds = [images(4, seed) for seed in range(3)]
+    assert all(any(np.array_equal(each, feed) for feed in feeds) for each in (drawn[:4], drawn[4:]))
+
+
+def test_inputs_that_disagree_in_axis_0_are_refused() -> None:
+    with pytest.raises(UsageError, match="got 4 of 'x', 1 of 'y'") as raised:
+        Inputs.of(joined(4, 3, other=1), 64)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("rows", [1, 16, 32, 64])
+def test_some_are_at_least_two_runs(rows: int) -> None:
+    runs = list(Inputs.of(joined(rows, 5), 64).some(32))
+    assert len(runs) == max(2, min(32 // rows, 5))
+    assert all(len(each["x"]) == rows for each in runs)
+
+
+def test_padded_tokens_are_refused() -> None:
+    real, padded = np.array([[1, 1, 1]]), np.array([[1, 1, 0]])
+    mask = TokenMask("mask")
+    for marks, refused in (([real, real], False), ([real, padded], True)):
+        given = Samples(tuple({"mask": each} for each in marks), None, "made", False, 1, True, mask=mask)
+        if not refused:
+            assert Inputs.of(given, 64).count == 2
+            continue
+        with pytest.raises(UsageError, match="padded tokens, which input 'mask' marks; omit --recover"):
+            Inputs.of(given, 64)

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="recovery needs torch; pip install '
 
 from onnxmerge.errors import UsageError  # noqa: E402
 from onnxmerge.graph import load  # noqa: E402
+from onnxmerge.recover import layout, network  # noqa: E402
 from onnxmerge.recover.network import TorchNetwork  # noqa: E402
 from onnxmerge.recover.operators import OPERATORS  # noqa: E402
 from onnxmerge.runtime.session import Session  # noqa: E402
@@ -83,6 +84,8 @@ CASES: list[tuple[str, list[Array], dict[str, Any], int]] = [
     ("LeakyRelu", [X], {"alpha": 0.2}, 17),
     ("Log", [POSITIVE], {}, 17),
     ("LogSoftmax", [X], {"axis": 1}, 17),
+    ("LogSoftmax", [X], {"axis": 2}, 11),
+    ("LogSoftmax", [real(3, 5)], {}, 11),
     ("MatMul", [real(2, 3, 4), real(4, 5)], {}, 17),
     ("Max", [X, real(8), real(9, 1)], {}, 17),
     ("MaxPool", [X], {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}, 17),
@@ -107,6 +110,11 @@ CASES: list[tuple[str, list[Array], dict[str, Any], int]] = [
     ("Reshape", [X, whole(0, -1)], {}, 17),
     ("Resize", [X, EMPTY, np.array([1, 1, 2, 3], np.float32)], FLOOR, 17),
     ("Resize", [X, np.array([1, 1, 2, 2], np.float32)], {"mode": "nearest"}, 10),
+    *[("Resize", [X, EMPTY, np.array([1, 1, tall, wide], np.float32)],
+       {"mode": "nearest", "coordinate_transformation_mode": coordinates, "nearest_mode": nearest}, 17)
+      for tall, wide in ((1, 2), (3, 4), (5, 7))
+      for coordinates, nearest in sorted(layout._FLOOR)],
+    ("Resize", [X, EMPTY, np.array([1, 1, 3, 3], np.float32)], {"mode": "nearest"}, 17),
     ("Sigmoid", [X], {}, 17),
     ("Slice", [X, whole(1, -1), whole(4, -6), whole(1, 3), whole(2, -2)], {}, 17),
     ("Slice", [X, whole(-1), whole(-(2**40)), whole(2), whole(-1)], {}, 17),
@@ -148,9 +156,8 @@ def single(op: str, arrays: list[Array], attributes: dict[str, Any], opset: int)
 def both(model: onnx.ModelProto, x: Array) -> tuple[dict[str, Array], dict[str, Array]]:
     with Session.open(model.SerializeToString(), "cpu") as session:
         expected = session.run({"i0": x})
-    network = TorchNetwork(load(model), trained=False)
     with torch.no_grad():
-        found = network.run({"i0": torch.from_numpy(x)}, list(expected))
+        found = TorchNetwork(load(model), trained=False).run({"i0": torch.from_numpy(x)}, list(expected))
     return expected, {name: each.numpy() for name, each in found.items()}
 
 
@@ -174,6 +181,15 @@ def test_every_operator_is_compared() -> None:
     [
         ("Resize", [X, EMPTY, np.array([1, 1, 2, 2], np.float32)], {"mode": "linear"}, "mode is linear"),
         ("Resize", [X, EMPTY, np.array([1, 1, 1.5, 1.5], np.float32)], {"mode": "nearest"}, "whole factors"),
+        ("Resize", [X, EMPTY, np.array([1, 1, 3, 3], np.float32)],
+         {**FLOOR, "coordinate_transformation_mode": "align_corners", "nearest_mode": "ceil"},
+         "coordinate_transformation_mode is align_corners and nearest_mode is ceil"),
+        ("Resize", [X, EMPTY, np.array([1, 1, 3, 3], np.float32)],
+         {**FLOOR, "coordinate_transformation_mode": "align_corners"}, "is align_corners and nearest_mode is floor"),
+        ("Resize", [X, EMPTY, np.array([1, 1, 3, 3], np.float32)],
+         {**FLOOR, "nearest_mode": "ceil"}, "mode is asymmetric and nearest_mode is ceil"),
+        ("Conv", [real(1, 2, 3, 3, 3, 3), real(2, 2, 1, 1, 1, 1)], {}, "it has 4 spatial axes"),
+        ("MaxPool", [real(1, 2, 3, 3, 3, 3)], {"kernel_shape": [2, 2, 2, 2]}, "it has 4 spatial axes"),
         ("Pad", [X, whole(0, 0, 1, 1, 0, 0, 1, 1)], {"mode": "reflect"}, "mode is reflect"),
         ("AveragePool", [X], {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, "ceil_mode"),
         ("LRN", [X], {"size": 3}, "torch does not compute LRN; omit --recover"),
@@ -181,6 +197,29 @@ def test_every_operator_is_compared() -> None:
 )  # fmt: skip
 def test_what_is_not_computed_is_named(op: str, arrays: list[Array], attributes: dict[str, Any], part: str) -> None:
     with pytest.raises(UsageError, match=part) as raised:
-        both(single(op, arrays, attributes, 17), arrays[0])
+        TorchNetwork(load(single(op, arrays, attributes, 17)), trained=False).run(
+            {"i0": torch.from_numpy(arrays[0])}, []
+        )
     assert op in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_log_softmax_of_scores_that_are_far_apart_has_gradients() -> None:
+    x = torch.tensor([[0.0, 200.0], [300.0, 0.0]], requires_grad=True)
+    model = load(single("LogSoftmax", [x.detach().numpy()], {}, 11))
+    TorchNetwork(model, trained=False).run({"i0": x}, ["y0"])["y0"].sum().backward()
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()
+
+
+def test_a_missing_attribute_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "OPERATORS", {"Relu": lambda node, _: node.attributes["slope"]})
+    with pytest.raises(UsageError, match=r"Relu .* no attribute 'slope'"):
+        TorchNetwork(load(single("Relu", [X], {}, 17)), trained=False).run({"i0": torch.from_numpy(X)}, ["y0"])
+
+
+def test_a_shape_that_depends_on_values_is_refused() -> None:
+    model = single("Clip", [real(3), scalar(0)], {}, 17)
+    model.graph.node[0].input[1] = "i0"
+    with pytest.raises(UsageError, match=r"Clip .* depends on computed values"):
+        TorchNetwork(load(model), trained=False).run({"i0": torch.ones(3)}, ["y0"])

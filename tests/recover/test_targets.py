@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="recovery needs torch; pip install 'onnxmerge[recover]'")
+
+from torch import Tensor  # noqa: E402
 
 from onnxmerge.errors import UsageError  # noqa: E402
 from onnxmerge.graph import Model, load  # noqa: E402
@@ -51,3 +56,29 @@ def test_outputs_that_no_sample_changes_are_refused() -> None:
     net.output(net.add("Add", zero, net.const(np.ones((), np.float32))))
     with pytest.raises(UsageError, match="differs between samples; omit --recover"):
         of(load(net.model()), {})
+
+
+def test_variances_are_those_of_all_samples_together() -> None:
+    model = load(residual())
+    network, name = TorchNetwork(model, trained=False), model.outputs[0].name
+    batch = torch.from_numpy(images(5))
+    found = Targets.of((model, model), (network, network), {}, ({"x": each} for each in (batch[:2], batch[2:])))
+    with torch.no_grad():
+        values = network.run({"x": batch}, [name])[name]
+    assert 1 / found.weights[name] == pytest.approx(float(values.var(0, unbiased=False).mean()), rel=1e-5)
+
+
+def test_targets_keep_no_values_of_earlier_feeds() -> None:
+    model, alive = load(residual()), []
+
+    class Watched(TorchNetwork):
+        def run(self, feed: Mapping[str, Tensor], wanted: Sequence[str]) -> dict[str, Tensor]:
+            alive.append(sum(each() is not None for each in made))
+            found = super().run(feed, wanted)
+            made.extend(map(weakref.ref, found.values()))
+            return found
+
+    made: list[weakref.ref[Tensor]] = []
+    network = Watched(model, trained=False)
+    Targets.of((model, model), (network, network), {}, ({"x": torch.from_numpy(images(2))} for _ in range(6)))
+    assert max(alive) <= 6

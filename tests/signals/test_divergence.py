@@ -1,0 +1,34 @@
+"""The divergence of outputs, and the part that each batch has in it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxmerge.signals.divergence import DivergenceMeter
+
+
+def test_shares_of_batches_sum_to_the_value() -> None:
+    rng, meter = np.random.default_rng(0), DivergenceMeter()
+    for size in (1, 2, 5):
+        dense = {
+            "map": rng.standard_normal((size, 3, 4)),
+            "class": rng.integers(0, 3, size),
+            "boxes": np.ones((size, 4)),
+        }
+        other = {
+            "map": dense["map"] + size * rng.standard_normal((size, 3, 4)),
+            "class": rng.integers(0, 3, size),
+            "boxes": np.ones((2, 4)),
+        }
+        meter.add(dense, other)
+    assert meter.shares.shape == (3,)
+    assert meter.shares.sum() == pytest.approx(meter.value)
+    assert (np.diff(meter.shares) != 0).all()
+
+
+def test_a_batch_without_differences_has_no_share() -> None:
+    meter, outputs = DivergenceMeter(), {"y": np.arange(4.0)}
+    meter.add(outputs, outputs)
+    meter.add(outputs, {"y": outputs["y"] + 1})
+    assert meter.shares.tolist() == [0.0, pytest.approx(meter.value)]
