@@ -167,8 +167,9 @@ def test_refitted_weights_that_pass_a_gate_are_written(tmp_path: Path, monkeypat
     onnx.save(residual(), source)
     np.savez(tmp_path / "c.npz", x=images(128))
     words = ["--calib", str(tmp_path / "c.npz"), "--ratio", "0.5", "--round-to", "1", "--recover", "--min-cosine"]
-    assert main([str(source), str(target), *words, "0.9999999"]) == 1
+    assert main([str(source), str(target), *words, "0.9999999", "--json", str(report)]) == 1
     assert not target.exists()
+    assert not any("the refitted weights pass" in words for words in json.loads(report.read_text())["notes"])
     assert main([str(source), str(target), *words, "0.5", "--json", str(report)]) == 0
     nothing_found(monkeypatch)
     assert main([str(source), str(plain), *words, "0.5"]) == 0
