@@ -56,8 +56,8 @@ def in_recorded_range(target: ImageGradient, samples: Samples, memory: int, prov
     errors = {}
     try:
         with Session.open(target.data, provider, spin=False) as session:
-            for name, (factor, summand) in RANGES.items():
-                got = session.run({target.image: np.float32(factor) * images + np.float32(summand)})
+            for name in RANGES:
+                got = session.run({target.image: _scaled(images, name)})
                 errors[name] = float(np.mean(got[target.errors]))
     except OnnxMergeError as error:  # the images serve as they are
         _LOGGER.debug("the range of synthetic images was not chosen: %s", error)
@@ -83,11 +83,12 @@ def in_telling_range(model: bytes | Path, scores: str, samples: Samples, provide
     tried = samples.part(0, -(-min(_TRIED, samples.count) // samples.rows))
     told: dict[str, float] = {}
     try:
-        for name in RANGES:
-            found = scores_of(model, scores, _in_range(tried, image, name), provider)
-            told[name] = 0.0 if found is None else _entropy(found)
-            if not name and told[name] > _ALIKE:
-                return samples
+        with Session.open(model, provider) as session:
+            for name in RANGES:
+                found = scores_of(session, scores, _in_range(tried, image, name))
+                told[name] = 0.0 if found is None else _entropy(found)
+                if not name and told[name] > _ALIKE:
+                    return samples
     except OnnxMergeError as error:  # the images serve as they are
         _LOGGER.debug("the range of synthetic images was not chosen: %s", error)
         return samples
@@ -96,10 +97,9 @@ def in_telling_range(model: bytes | Path, scores: str, samples: Samples, provide
     return _in_range(samples, image, best) if told[best] > _APART else samples
 
 
-def scores_of(model: bytes | Path, scores: str, samples: Samples, provider: Provider) -> NDArray[Any] | None:
+def scores_of(session: Session, scores: str, samples: Samples) -> NDArray[Any] | None:
     """(n, classes) an output for all samples; None if it has another number of rows, or values that are not finite."""
-    with Session.open(model, provider) as session:
-        found = np.concatenate([session.run(feed)[scores] for feed in samples.in_cache(_BATCH)])
+    found = np.concatenate([session.run(feed)[scores] for feed in samples.in_cache(_BATCH)])
     return found if len(found) == samples.count and np.isfinite(found).all() else None
 
 
@@ -114,6 +114,11 @@ def _in_range(samples: Samples, image: str, name: str) -> Samples:
     """Standardised samples in a range of values."""
     if not name:
         return samples
+    feeds = tuple({image: _scaled(feed[image], name)} for feed in samples.feeds)
+    return replace(samples, feeds=feeds, source=f"{samples.source}, {name}")
+
+
+def _scaled(images: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    """Standardised images in a range of values."""
     factor, summand = RANGES[name]
-    changed = (np.float32(factor) * feed[image] + np.float32(summand) for feed in samples.feeds)
-    return replace(samples, feeds=tuple({image: each} for each in changed), source=f"{samples.source}, {name}")
+    return np.float32(factor) * images + np.float32(summand)

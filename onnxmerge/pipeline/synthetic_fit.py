@@ -19,7 +19,7 @@ from onnxmerge.pipeline.matched_samples import Matching, class_target, matched_s
 from onnxmerge.pipeline.pixel_ranges import in_recorded_range, in_telling_range, scores_of
 from onnxmerge.pipeline.run import Run, ort_source
 from onnxmerge.plan.effort import EFFORTS
-from onnxmerge.runtime.session import Provider
+from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import most_confident, synthetic_samples
 
@@ -121,7 +121,8 @@ def _clearest(
     samples = made(pool)
     if samples.rows != 1:
         return None
-    found = scores_of(ort_source(run.source), scores, samples, provider)
+    with Session.open(ort_source(run.source), provider) as session:
+        found = scores_of(session, scores, samples)
     if found is None:
         return None
     return replace(

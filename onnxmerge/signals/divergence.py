@@ -36,12 +36,8 @@ class _Sums:
     """Running sums of one output."""
 
     entries: int = 0
-    error: float = 0.0
     total: float = 0.0
     squares: float = 0.0
-    changed: int = 0
-    batches: int = 0
-    misshapen: int = 0
     parts: list[tuple[float, int, int]] = field(default_factory=list)
     """Error, entries that changed, and whether the shape differed, by batch."""
 
@@ -68,7 +64,6 @@ class DivergenceMeter:
                 one, two = one[mask], two[mask]
             scores = first.ndim == 2 and first.shape[1] > 1
             sums = self._sums.setdefault(name, _Sums())
-            sums.batches += 1
             error, changed, misshapen = 0.0, 0, 0
             if one.shape != two.shape:
                 misshapen = 1
@@ -77,9 +72,6 @@ class DivergenceMeter:
             else:
                 changed = int(np.count_nonzero(one != two))
                 sums.entries += one.size
-            sums.error += error
-            sums.changed += changed
-            sums.misshapen += misshapen
             sums.parts.append((error, changed, misshapen))
 
     @property
@@ -122,16 +114,17 @@ def _logits(one: Floats, two: Floats) -> tuple[Floats, Floats]:
 
 
 def _divergence(sums: _Sums) -> float:
-    part = sums.misshapen / sums.batches
+    error, changed, misshapen = (float(sum(each)) for each in zip(*sums.parts, strict=True))
+    part = misshapen / len(sums.parts)
     if not sums.entries:
         return part
-    return part + sums.changed / sums.entries + sums.error / sums.entries / _variance(sums)
+    return part + changed / sums.entries + error / sums.entries / _variance(sums)
 
 
 def _shares(sums: _Sums) -> Floats:
     error, changed, misshapen = np.array(sums.parts, dtype=np.float64).T
     entries = max(sums.entries, 1)
-    return np.asarray(misshapen / sums.batches + changed / entries + error / entries / _variance(sums))
+    return np.asarray(misshapen / len(sums.parts) + changed / entries + error / entries / _variance(sums))
 
 
 def _variance(sums: _Sums) -> float:
