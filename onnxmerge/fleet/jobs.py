@@ -90,15 +90,14 @@ class Job:
         self.options(self.ratios[0])
         self.verification()
 
-    def parts(self, workers: int) -> tuple[Job, ...]:
-        """Jobs that share no measurement of importance, at most one for each worker.
+    @property
+    def divisible(self) -> bool:
+        """Whether its ratios share no measurement of importance, so that different workers can take them."""
+        return not METHODS[self.method].measured
 
-        This one, if importance is measured. Else its ratios in several: together they read and analyse the model once,
-        a fifth of the time of a small one, but a worker that is left with all ratios of a large one is worse.
-        """
-        if METHODS[self.method].measured:
-            return (self,)
-        count, length = min(workers, len(self.ratios)), len(self.ratios)
+    def parts(self, workers: int) -> tuple[Job, ...]:
+        """Jobs with a part of the ratios each, at most one for each worker; this job alone if it is not divisible."""
+        count, length = min(workers, len(self.ratios)) if self.divisible else 1, len(self.ratios)
         bounds = [place * length // count for place in range(count + 1)]
         return tuple(dataclasses.replace(self, ratios=self.ratios[a:b]) for a, b in pairwise(bounds))
 

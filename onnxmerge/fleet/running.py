@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,10 @@ from onnxmerge.verify import Progress, quiet
 
 __all__ = ["run_fleet"]
 
+_PATIENCE = 2.0
+"""Seconds after which a task gives back the ratios that it has not begun."""
+_MANY = 8
+"""With this many models for each worker, none waits long for another at the end, and models are not read twice."""
 _NO_TIMING = (
     f"latency was not measured: no worker has the resource {EXCLUSIVE} (--resources {EXCLUSIVE}=1, one of a machine)"
 )
@@ -39,7 +44,8 @@ def run_fleet(
     """Run jobs on a cluster; results appear in the folder as they are finished.
 
     Args:
-        jobs: What to do. Each is one task, or several with a part of the ratios each if no importance is measured.
+        jobs: What to do. Each is one task; if it takes long, its other ratios are dealt to all workers where they share
+            no measurement of importance.
         folder: Where results are kept; results that are there already are not computed again.
         scheduler: Address of a scheduler; None: a cluster on this machine.
         workers: Number of workers on this machine; None: as many as there are cores for.
@@ -58,8 +64,7 @@ def run_fleet(
     with connected(scheduler, count, threads) as client:
         announce(f"dashboard: {client.dashboard_link}")
         before = set(workers_of(client))
-        parts = [part for job in jobs for part in job.parts(max(len(before), count))]
-        found = _compress(client, parts, folder, threads, progress)
+        found = _compress(client, jobs, folder, threads, max(len(before), count), progress)
         timed, notes = _time(client, found, folder, threads, progress) if latency else (found, ())
         lost = len(before - set(workers_of(client)))
     return Fleet(tuple(timed), time.perf_counter() - started, max(len(before), count), lost, tuple(notes))
@@ -70,29 +75,40 @@ def _compress(
     jobs: Sequence[Job],
     folder: Path,
     threads: int,
+    workers: int,
     progress: Progress,
 ) -> list[Outcome]:
     from distributed import as_completed  # noqa: PLC0415 - an extra
 
-    keys = [f"{Path(job.model).stem}-{job.method}-{place}" for place, job in enumerate(jobs)]
-    # Large models first, so that no worker is left with one at the end.
-    futures = [
-        client.submit(run_job, job, folder=str(folder), threads=threads, key=key, pure=False, priority=_size(job.model))
-        for job, key in zip(jobs, keys, strict=True)
-    ]
-    place_of = {future.key: place for place, future in enumerate(futures)}
-    found: list[list[Outcome]] = [[] for _ in jobs]
-    total, done, store = sum(len(job.ratios) for job in jobs), 0, Store(folder)
+    patience = _PATIENCE if len(jobs) < _MANY * workers else math.inf
+    running: dict[str, tuple[int, Job]] = {}
+    ended = as_completed(raise_errors=False)
+
+    def start(place: int, job: Job) -> None:
+        key = f"{Path(job.model).stem}-{job.method}-{place}-{job.ratios[0]}"
+        running[key] = place, job
+        # Large models first, so that no worker is left with one at the end.
+        ended.add(
+            client.submit(run_job, job, str(folder), threads, patience, key=key, pure=False, priority=_size(job.model))
+        )
+
+    found: dict[tuple[int, float], Outcome] = {}
+    total, store = sum(len(job.ratios) for job in jobs), Store(folder)
     progress(f"compressing, 0 of {total}", 0.0)
-    for future in as_completed(futures, raise_errors=False):
-        place = place_of[future.key]
-        found[place] = _collected(future, jobs[place])
-        done += len(found[place])
-        progress(f"compressing, {done} of {total}", done / total)
-        for outcome in found[place]:
+    for place, job in enumerate(jobs):
+        start(place, job)
+    for future in ended:
+        place, job = running.pop(future.key)
+        outcomes = _collected(future, job)
+        found |= {(place, outcome.ratio): outcome for outcome in outcomes}
+        if left := tuple(ratio for ratio in job.ratios if (place, ratio) not in found):
+            for part in dataclasses.replace(job, ratios=left).parts(workers):
+                start(place, part)
+        progress(f"compressing, {len(found)} of {total}", len(found) / total)
+        for outcome in outcomes:
             if outcome.name:
                 store.clean(outcome.name)
-    return [outcome for outcomes in found for outcome in outcomes]
+    return [found[place, ratio] for place, job in enumerate(jobs) for ratio in job.ratios]
 
 
 def _size(model: str) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,17 +29,20 @@ _SETTLED = (GateError, NothingToCutError)
 """Refusals that another try would not change; they are recorded like results."""
 
 
-def run_job(job: Job, folder: str, threads: int) -> list[Outcome]:
+def run_job(job: Job, folder: str, threads: int, patience: float = math.inf) -> list[Outcome]:
     """Compress a model at all ratios that are not there yet; importance is measured once.
 
     Args:
         job: What to do.
         folder: Where results are kept.
         threads: Threads of this task.
+        patience: Seconds after which no further ratio is begun, if the job is divisible.
 
     Returns:
-        An outcome for each ratio, in order. Errors that are the model's or the user's are outcomes, too.
+        An outcome for each ratio that is there or was begun, in order. Errors that are the model's or the user's are
+        outcomes, too.
     """
+    ends = time.monotonic() + patience if job.divisible else math.inf
     store = Store(Path(folder))
     try:
         names = {ratio: name_of(job, ratio) for ratio in job.ratios}
@@ -45,23 +50,29 @@ def run_job(job: Job, folder: str, threads: int) -> list[Outcome]:
         return [_without(job, ratio, "", error) for ratio in job.ratios]
     there = {ratio for ratio, name in names.items() if store.outcome(name) is not None}
     missing = [ratio for ratio in job.ratios if ratio not in there]
+    left: list[float] = []
     problem: OnnxMergeError | None = None
     if missing:
         try:
             with _limited(threads):
-                _compress(job, missing, names, store)
+                left = _compress(job, missing, names, store, ends)
         except OnnxMergeError as error:
             problem = error
-    return [_outcome(job, ratio, names[ratio], store, ratio in there, problem) for ratio in job.ratios]
+    begun = [ratio for ratio in job.ratios if ratio not in left]
+    return [_outcome(job, ratio, names[ratio], store, ratio in there, problem) for ratio in begun]
 
 
-def _compress(job: Job, ratios: list[float], names: Mapping[float, str], store: Store) -> None:
+def _compress(job: Job, ratios: list[float], names: Mapping[float, str], store: Store, ends: float) -> list[float]:
+    """Compress a model at some ratios; those that are left when the time is over are returned."""
     samples = Sampling(job.calib, job.calib_size, job.data, job.images)
     request = Request(job.model, job.options(ratios[0]), samples, job.shape, job.verification())
-    for tried in compress_each(request, ratios):
+    for place, tried in enumerate(compress_each(request, ratios), 1):
         if tried.error is not None and not isinstance(tried.error, _SETTLED):
             raise tried.error
         store.publish(names[tried.ratio], lambda partial, tried=tried: _write(partial, tried))  # type: ignore[misc]
+        if time.monotonic() > ends:
+            return ratios[place:]
+    return []
 
 
 def _write(partial: Path, tried: Tried) -> Mapping[str, Any]:
