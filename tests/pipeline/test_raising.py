@@ -141,6 +141,17 @@ def test_a_plan_of_more_error_is_taken_if_nothing_else_saves_time(monkeypatch: p
     assert tried(compressed()) == [(8, 8, False), (16, 8, True), (16, 16, False)]
 
 
+@pytest.mark.parametrize(("error", "wider", "timed"), [(0.1, 0.99, True), (0.1, 1.01, False), (0.0001, 0.019, True)])
+def test_a_plan_that_no_longer_works_is_not_timed(
+    error: float, wider: float, timed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = clocked(monkeypatch, 1.05, *([1.5, 1.5, 1.5] if timed else []))
+    predicted(monkeypatch, error, 20.0, 20.0, wider)
+    result = compressed()
+    assert not left
+    assert tried(result) == ([(16, 16, True)] if timed else [])
+
+
 def test_a_plan_that_removes_less_and_is_no_faster_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Removing 33 instead of 67 % of the channels explains less time, of which the same speed-up is a larger share."""
     left = clocked(monkeypatch, 1.25, 1.25, 1.25)
