@@ -54,6 +54,23 @@ def test_each_is_what_compress_gives(method: str, monkeypatch: pytest.MonkeyPatc
         assert each.result.report.fidelity is not None
 
 
+def test_the_original_runs_once_for_all_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, counts = network(), list[int]()
+    original = Session.run
+
+    def counted(self: Session, feed: Any) -> Any:
+        counts[-1] += 1
+        return original(self, feed)
+
+    monkeypatch.setattr(Session, "run", counted)
+    asked = request(model, Options(method="prune", round_to=1), verification=Verification(provider="cpu"))
+    for ratios in ((0.4,), (0.4, 0.2), (0.4, 0.2, 0.3)):
+        counts.append(0)
+        assert all(each.result is not None for each in compress_each(asked, ratios))
+    one, two, three = counts
+    assert three - two == two - one < one
+
+
 def test_a_refused_ratio_does_not_end_the_others() -> None:
     model = network()
     asked = request(model, Options(method="prune"), verification=Verification(min_cosine=1.0))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,14 @@ from onnxmerge.fleet.jobs import Job
 from onnxmerge.fleet.outcome import Fleet, Outcome
 from onnxmerge.fleet.store import LATENCY, Store
 from onnxmerge.fleet.task import run_job, time_result
+from onnxmerge.graph import rough_work
 from onnxmerge.runtime.kernels import usable_cores
 from onnxmerge.verify import Progress, quiet
 
 __all__ = ["run_fleet"]
 
-_PATIENCE = 2.0
-"""Seconds after which a task gives back the ratios that it has not begun."""
-_MANY = 8
-"""With this many models for each worker, none waits long for another at the end, and models are not read twice."""
+_READ = 1 << 30
+"""Bytes of models that are read for their order."""
 _NO_TIMING = (
     f"latency was not measured: no worker has the resource {EXCLUSIVE} (--resources {EXCLUSIVE}=1, one of a machine)"
 )
@@ -44,8 +43,8 @@ def run_fleet(
     """Run jobs on a cluster; results appear in the folder as they are finished.
 
     Args:
-        jobs: What to do. Each is one task; if it takes long, its other ratios are dealt to all workers where they share
-            no measurement of importance.
+        jobs: What to do. Each is one task. Where its ratios share no measurement of importance, those that it has not
+            begun are dealt to workers that have nothing left to do.
         folder: Where results are kept; results that are there already are not computed again.
         scheduler: Address of a scheduler; None: a cluster on this machine.
         workers: Number of workers on this machine; None: as many as there are cores for.
@@ -80,43 +79,43 @@ def _compress(
 ) -> list[Outcome]:
     from distributed import as_completed  # noqa: PLC0415 - an extra
 
-    patience = _PATIENCE if len(jobs) < _MANY * workers else math.inf
     running: dict[str, tuple[int, Job]] = {}
-    ended = as_completed(raise_errors=False)
+    ended, idle = as_completed(raise_errors=False), folder / f".{uuid.uuid4().hex}.idle"
 
     def start(place: int, job: Job) -> None:
-        key = f"{Path(job.model).stem}-{job.method}-{place}-{job.ratios[0]}"
+        key, given = f"{Path(job.model).stem}-{job.method}-{place}-{job.ratios[0]}", (str(folder), threads, str(idle))
         running[key] = place, job
-        # Large models first, so that no worker is left with one at the end.
-        ended.add(
-            client.submit(run_job, job, str(folder), threads, patience, key=key, pure=False, priority=_size(job.model))
-        )
+        ended.add(client.submit(run_job, job, *given, key=key, pure=False, priority=priorities[place]))
 
+    priorities = _priorities(jobs)  # expensive models first, so that no worker is left with one at the end
     found: dict[tuple[int, float], Outcome] = {}
     total, store = sum(len(job.ratios) for job in jobs), Store(folder)
     progress(f"compressing, 0 of {total}", 0.0)
-    for place, job in enumerate(jobs):
-        start(place, job)
-    for future in ended:
-        place, job = running.pop(future.key)
-        outcomes = _collected(future, job)
-        found |= {(place, outcome.ratio): outcome for outcome in outcomes}
-        if left := tuple(ratio for ratio in job.ratios if (place, ratio) not in found):
-            for part in dataclasses.replace(job, ratios=left).parts(workers):
-                start(place, part)
-        progress(f"compressing, {len(found)} of {total}", len(found) / total)
-        for outcome in outcomes:
-            if outcome.name:
-                store.clean(outcome.name)
+    for place in sorted(range(len(jobs)), key=lambda place: -priorities[place]):  # workers take the first they see
+        for part in jobs[place].parts(max(1, workers // len(jobs))):
+            start(place, part)
+    with store.flag(idle) as idle_if:
+        idle_if(len(running) < workers)
+        for future in ended:
+            place, job = running.pop(future.key)
+            outcomes = _collected(future, job)
+            found |= {(place, outcome.ratio): outcome for outcome in outcomes}
+            if left := tuple(ratio for ratio in job.ratios if (place, ratio) not in found):
+                for part in dataclasses.replace(job, ratios=left).parts(workers - len(running)):
+                    start(place, part)
+            idle_if(len(running) < workers)
+            progress(f"compressing, {len(found)} of {total}", len(found) / total)
+    store.clean([outcome.name for outcome in found.values() if outcome.name])
     return [found[place, ratio] for place, job in enumerate(jobs) for ratio in job.ratios]
 
 
-def _size(model: str) -> int:
-    """Bytes of a file, without external data; 0 if there is none, of which the task says more."""
-    try:
-        return Path(model).stat().st_size
-    except OSError:
-        return 0
+def _priorities(jobs: Sequence[Job]) -> list[float]:
+    """The rough cost of each model, or the size of its file if reading all of them would take long."""
+    paths = [Path(job.model) for job in jobs]
+    sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
+    if sum(sizes) > _READ:
+        return [float(size) for size in sizes]
+    return [rough_work(path, job.shape) for path, job in zip(paths, jobs, strict=True)]
 
 
 def _collected(future: Any, job: Job) -> list[Outcome]:  # noqa: ANN401 - untyped

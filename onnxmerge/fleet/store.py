@@ -16,7 +16,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -80,10 +81,32 @@ class Store:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def clean(self, name: str) -> None:
-        """Remove what killed workers have left of a result."""
-        for partial in self.folder.glob(f".{name}.*.partial"):
-            shutil.rmtree(partial, ignore_errors=True)
+    @contextmanager
+    def flag(self, file: Path) -> Iterator[Callable[[bool], None]]:
+        """A function that makes a file of this folder be there, or not; it is gone at the end.
+
+        It only says where work can be shared, so a disk that refuses it, and will refuse the results, is no error here.
+        """
+
+        def there(wanted: bool) -> None:
+            with suppress(OSError):
+                if wanted:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    file.touch()
+                else:
+                    file.unlink(missing_ok=True)
+
+        try:
+            yield there
+        finally:
+            there(False)
+
+    def clean(self, names: Collection[str]) -> None:
+        """Remove what killed workers have left of results."""
+        known = set(names)
+        for partial in self.folder.glob(".*.partial"):
+            if partial.name[1:].rsplit(".", 2)[0] in known:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def name_of(job: Job, ratio: float) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,20 +27,19 @@ _SETTLED = (GateError, NothingToCutError)
 """Refusals that another try would not change; they are recorded like results."""
 
 
-def run_job(job: Job, folder: str, threads: int, patience: float = math.inf) -> list[Outcome]:
+def run_job(job: Job, folder: str, threads: int, idle: str | None = None) -> list[Outcome]:
     """Compress a model at all ratios that are not there yet; importance is measured once.
 
     Args:
         job: What to do.
         folder: Where results are kept.
         threads: Threads of this task.
-        patience: Seconds after which no further ratio is begun, if the job is divisible.
+        idle: A file that is there while other workers have nothing to do. A divisible job then begins no further ratio.
 
     Returns:
         An outcome for each ratio that is there or was begun, in order. Errors that are the model's or the user's are
         outcomes, too.
     """
-    ends = time.monotonic() + patience if job.divisible else math.inf
     store = Store(Path(folder))
     try:
         names = {ratio: name_of(job, ratio) for ratio in job.ratios}
@@ -55,22 +52,22 @@ def run_job(job: Job, folder: str, threads: int, patience: float = math.inf) -> 
     if missing:
         try:
             with _limited(threads):
-                left = _compress(job, missing, names, store, ends)
+                left = _compress(job, missing, names, store, idle)
         except OnnxMergeError as error:
             problem = error
     begun = [ratio for ratio in job.ratios if ratio not in left]
     return [_outcome(job, ratio, names[ratio], store, ratio in there, problem) for ratio in begun]
 
 
-def _compress(job: Job, ratios: list[float], names: Mapping[float, str], store: Store, ends: float) -> list[float]:
-    """Compress a model at some ratios; those that are left when the time is over are returned."""
+def _compress(job: Job, ratios: list[float], names: Mapping[float, str], store: Store, idle: str | None) -> list[float]:
+    """Compress a model at some ratios; those that are left for other workers are returned."""
     samples = Sampling(job.calib, job.calib_size, job.data, job.images)
     request = Request(job.model, job.options(ratios[0]), samples, job.shape, job.verification())
     for place, tried in enumerate(compress_each(request, ratios), 1):
         if tried.error is not None and not isinstance(tried.error, _SETTLED):
             raise tried.error
         store.publish(names[tried.ratio], lambda partial, tried=tried: _write(partial, tried))  # type: ignore[misc]
-        if time.monotonic() > ends:
+        if job.divisible and idle is not None and Path(idle).exists():
             return ratios[place:]
     return []
 

@@ -12,7 +12,7 @@ from onnxmerge.graph.fold_batchnorm import fold_batchnorm
 from onnxmerge.graph.graphsurgeon import export_graph, from_graph, import_graph
 from onnxmerge.graph.image_gradient import ImageGradient
 from onnxmerge.graph.lazy import Lazy
-from onnxmerge.graph.load import external_files, load
+from onnxmerge.graph.load import external_files, load, rough_work
 from onnxmerge.graph.model import Model, Node
 from onnxmerge.graph.opset import in_one_file, opset_of
 from onnxmerge.graph.pre_activations import before_saturation
@@ -62,6 +62,7 @@ __all__ = [
     "opset_of",
     "probe_shapes",
     "requantized",
+    "rough_work",
     "shift_name",
     "single_node_model",
     "staged",

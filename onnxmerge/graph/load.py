@@ -9,7 +9,7 @@ weight that is NaN.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from onnxmerge.graph.model import Model
 from onnxmerge.graph.normalise import normalise
 from onnxmerge.graph.validity import check_model
 
-__all__ = ["external_files", "load"]
+__all__ = ["external_files", "load", "rough_work"]
 
 _FLOATS = {"FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16"}
 _CHUNK = 1 << 24
@@ -204,3 +204,26 @@ def external_files(path: Path) -> tuple[Path, ...]:
     tensors = (*_external(proto), *(tensor for _, tensor in _in_subgraphs(proto.graph)))
     locations = (entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location")
     return tuple(folder / name for name in dict.fromkeys(locations))
+
+
+def rough_work(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> float:
+    """What a run of a model may cost, to put models in order: its weights times the values of its largest input.
+
+    Args:
+        path: The model. If it cannot be read, its cost is 0.
+        shapes: Shapes of inputs with free dimensions. Other free lengths count as 224, free batches as 1.
+    """
+    try:
+        content = _read(path)
+        graph = _parse(content, str(path)).graph
+    except (ModelError, UsageError):
+        return 0.0
+    stored = {tensor.name for tensor in graph.initializer}
+    weights = max(sum(prod(tensor.dims) for tensor in graph.initializer), len(content) // 4)
+    values = [prod(shapes.get(each.name, _lengths(each))) for each in graph.input if each.name not in stored]
+    return float(weights) * max(values, default=1)
+
+
+def _lengths(declared: onnx.ValueInfoProto) -> list[int]:
+    dims = declared.type.tensor_type.shape.dim
+    return [max(dim.dim_value, 0) or (224 if axis else 1) for axis, dim in enumerate(dims)]

@@ -37,7 +37,7 @@ from onnxmerge.plan.plan import Plan
 from onnxmerge.report.results import Report
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import synthetic_samples
-from onnxmerge.verify import Measured, Progress, Reference, compare_outputs, quiet
+from onnxmerge.verify import Measured, Progress, Reference, Remembered, compare_outputs, quiet
 
 __all__ = ["Session"]
 
@@ -70,6 +70,7 @@ class Session:
         self.judging = None
         if request.recover:
             self.fitting, self.judging = check_recovery(self.run, self.fitting)
+        self._outputs = Remembered()
         self._origin = origin(self.run)  # before the result may replace the source
 
     @cached_property
@@ -106,14 +107,19 @@ class Session:
         """Note that trained weights fail a gate, so that the refitted ones, which pass, are the result."""
         withdraw(self.run, refused)
 
-    def verify(self, cut: Cut, written: bytes | Path) -> Measured:
+    def verify(self, cut: Cut, written: bytes | Path, *, timed: bool = True) -> Measured:
         """Check a cut, as it is written, against its dense reference, and measure it; the caller checks the gates.
+
+        Args:
+            cut: The cut.
+            written: It, as it is written.
+            timed: Whether to measure latency.
 
         Raises:
             OnnxMergeError: The cut is incorrect.
         """
         with self.input_hint():
-            return verify(self.run, cut, written, self.measured_on)
+            return verify(self.run, cut, written, self.measured_on, None if timed else self._outputs)
 
     def report(
         self,
@@ -140,7 +146,7 @@ class Session:
         with self.input_hint(), self.run.stage("measuring"):
             smaller = to_proto(cut.model).SerializeToString()
             provider = self.request.verification.provider
-            return compare_outputs(ort_source(self.run.source), smaller, self.measured_on, provider)
+            return compare_outputs(ort_source(self.run.source), smaller, self.measured_on, provider, self._outputs)
 
     def reference(self) -> Reference:
         """The outputs of the original, computed once to be compared with those of many cuts."""

@@ -13,7 +13,6 @@ from onnxmerge.pipeline.reporting import account
 from onnxmerge.pipeline.request import Request
 from onnxmerge.pipeline.run import MEMORY_LIMIT
 from onnxmerge.pipeline.session import Session
-from onnxmerge.pipeline.verifying import verify
 from onnxmerge.verify import Progress, quiet
 
 __all__ = ["Tried", "compress_each"]
@@ -73,8 +72,7 @@ def _at(session: Session, ratio: float) -> Compression:
     cut = session.cut(session.plan(ratio))
     proto, measured = to_proto(cut.model), None
     if verification.enabled:
-        with session.input_hint():
-            measured = verify(run, cut, proto.SerializeToString(), session.measured_on, timed=False)
+        measured = session.verify(cut, proto.SerializeToString(), timed=False)
     report = account(run, cut, None, proto.ByteSize(), measured, origin(run))
     hold(report, measured, verification)
     cautions = tuple(dict.fromkeys(words for words in run.cautions if words in report.notes))

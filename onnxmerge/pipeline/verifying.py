@@ -10,13 +10,15 @@ from onnxmerge.pipeline.quantized import compare_with_view
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
 from onnxmerge.runtime.session import Provider
 from onnxmerge.samples.feeds import Samples
-from onnxmerge.verify import Measured, NotFiniteError, check_contract, compare_outputs, measure_models
+from onnxmerge.verify import Measured, NotFiniteError, Remembered, check_contract, compare_outputs, measure_models
 
 __all__ = ["verify"]
 
 
-def verify(run: Run, result: Cut, written: bytes | Path, samples: Samples, timed: bool = True) -> Measured:
-    """Compare the cut with its dense reference and measure its fidelity and, if `timed`, its latency.
+def verify(run: Run, result: Cut, written: bytes | Path, samples: Samples, known: Remembered | None = None) -> Measured:
+    """Compare the cut with its dense reference and measure its fidelity and latency.
+
+    Given `known` outputs of the original, latency is not measured.
 
     The caller checks the gates, and has verified a trained cut before it was trained: only values have changed since.
 
@@ -28,8 +30,8 @@ def verify(run: Run, result: Cut, written: bytes | Path, samples: Samples, timed
         _check(run, result, written, samples)
     with run.stage("measuring"):
         compare_with_view(run, written, samples, verification.provider)
-        if not timed:
-            return compare_outputs(ort_source(run.source), written, samples, verification.provider)
+        if known is not None:
+            return compare_outputs(ort_source(run.source), written, samples, verification.provider, known)
         return measure_models(
             ort_source(run.source), written, samples, verification, run.options.seed, run.progress,
             differences=True, work=result.macs_ratio,

@@ -24,13 +24,15 @@ from onnxmerge.signals.divergence import DivergenceMeter
 from onnxmerge.verify.denormals import denormal_notes
 from onnxmerge.verify.gates import BatchTiming, Measured, Progress, Verification, quiet
 
-__all__ = ["Reference", "compare_outputs", "declared_lengths", "measure_models", "time_batches"]
+__all__ = ["Reference", "Remembered", "compare_outputs", "declared_lengths", "measure_models", "time_batches"]
 
 Outputs = Mapping[str, NDArray[Any]]
 
 _BATCH = 64
 _COMPARED, _BATCH_OF_SEVERAL, _POINT = Limits(5.0), Limits(2.0, 12), Limits(2.0, 12)
 """How long two models are timed: by themselves, at each of several batch sizes, and for a point of a curve."""
+_REMEMBERED = 256 << 20
+"""Bytes of outputs that are kept for further comparisons."""
 
 
 class Reference:
@@ -89,10 +91,40 @@ def _accuracy(samples: Samples, outputs: Sequence[Outputs]) -> float | None:
     return _percent(meter.result())
 
 
-def compare_outputs(dense: bytes | Path, compressed: bytes | Path, samples: Samples, provider: Provider) -> Measured:
-    """Fidelity and accuracy of two models on the same samples, without timing them."""
+class Remembered:
+    """Outputs of the original on the first batches of some samples, kept for further comparisons."""
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self._outputs: list[Outputs] = []
+        self._bytes = 0
+
+    def run(self, session: Session, place: int, feed: Outputs) -> Outputs:
+        """The outputs for the feed at a place among the batches, which are the same at every comparison."""
+        if place < len(self._outputs):
+            return self._outputs[place]
+        outputs = session.run(feed)
+        size = sum(value.nbytes for value in outputs.values())
+        if place == len(self._outputs) and self._bytes + size <= _REMEMBERED:
+            self._outputs.append(outputs)
+            self._bytes += size
+        return outputs
+
+
+def compare_outputs(
+    dense: bytes | Path, compressed: bytes | Path, samples: Samples, provider: Provider, known: Remembered | None = None
+) -> Measured:
+    """Fidelity and accuracy of two models on the same samples, without timing them.
+
+    Args:
+        dense: The original model.
+        compressed: The compressed model.
+        samples: The samples to run both on.
+        provider: The execution provider.
+        known: Outputs of the original on these samples, from earlier comparisons.
+    """
     with Session.open(dense, provider) as first, Session.open(compressed, provider) as second:
-        fidelity, before, after, apart = _fidelity(first, second, samples, quiet)
+        fidelity, before, after, apart = _fidelity(first, second, samples, quiet, known=known)
     notes = tuple(dict.fromkeys((*fidelity.left_out, *samples.notes)))
     return Measured(fidelity, before, after, None, notes, None, apart, samples.source, samples.synthetic)
 
@@ -197,13 +229,18 @@ def _bound(opener: Opener) -> Iterator[Runnable]:
 
 
 def _fidelity(
-    first: Session, second: Session, samples: Samples, progress: Progress, differences: DifferenceMeter | None = None
+    first: Session,
+    second: Session,
+    samples: Samples,
+    progress: Progress,
+    differences: DifferenceMeter | None = None,
+    known: Remembered | None = None,
 ) -> tuple[Fidelity, float | None, float | None, float]:
     meter, apart = FidelityMeter(declared_lengths(first, second)), DivergenceMeter()
     meters = [AccuracyMeter(samples.labels) for _ in range(2)] if samples.labels is not None else []
     total, done = max(samples.count, 1), 0
-    for feed in samples.in_cache(_BATCH):
-        outputs = first.run(feed), second.run(feed)
+    for place, feed in enumerate(samples.in_cache(_BATCH)):
+        outputs = first.run(feed) if known is None else known.run(first, place, feed), second.run(feed)
         real = _real(samples, feed)
         meter.add(*outputs, real)
         apart.add(*outputs, real)

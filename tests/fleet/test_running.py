@@ -29,7 +29,6 @@ from tests.fleet.networks import small_network, weights
 if any(importlib.util.find_spec(name) is None for name in ("distributed", "threadpoolctl")):
     pytest.skip("needs onnxmerge[fleet]", allow_module_level=True)
 
-from onnxmerge.fleet import running
 from onnxmerge.fleet.running import run_fleet
 from onnxmerge.fleet.store import MODEL, name_of
 from onnxmerge.fleet.task import run_job
@@ -145,34 +144,45 @@ def test_importance_is_measured_once_for_all_ratios_and_not_at_all_for_known_one
     assert [each.numbers for each in second] == [each.numbers for each in first]
 
 
-def test_a_task_that_takes_long_gives_back_the_ratios_that_are_left(folder: Path) -> None:
-    (job,) = jobs(folder, 1, method="neuron-merging", calib=None)
-    (first,) = run_job(job, str(folder / "out"), 1, patience=0.0)
+def test_a_task_leaves_ratios_to_workers_that_are_idle(folder: Path) -> None:
+    (job,), idle = jobs(folder, 1, method="neuron-merging", calib=None), folder / "idle"
+    idle.touch()
+    (first,) = run_job(job, str(folder / "out"), 1, str(idle))
     assert (first.ratio, first.state) == (0.3, "done")
-    both = run_job(job, str(folder / "out"), 1, patience=0.0)
+    both = run_job(job, str(folder / "out"), 1, str(idle))
     assert [(each.ratio, each.reused) for each in both] == [(0.3, True), (0.5, False)]
+    idle.unlink()
+    assert len(run_job(job, str(folder / "again"), 1, str(idle))) == 2
     (measured,) = jobs(folder, 1)
-    assert len(run_job(measured, str(folder / "out"), 1, patience=0.0)) == 2
+    idle.touch()
+    assert len(run_job(measured, str(folder / "out"), 1, str(idle))) == 2
 
 
-def test_ratios_that_are_given_back_are_dealt_and_come_in_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ratios_are_dealt_to_idle_workers_and_come_in_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ratios = (0.5, 0.2, 0.4, 0.3)
-    todo = [Job(str(folder / f"m{seed}.onnx"), ratios, "neuron-merging", round_to=1) for seed in range(2)]
-    started: list[tuple[float, ...]] = []
+    todo = [Job(str(folder / f"m{seed}.onnx"), ratios, "neuron-merging", round_to=1) for seed in range(3)]
+    started: list[tuple[int, tuple[float, ...]]] = []
     original = Job.parts
 
     def recorded(self: Job, workers: int) -> tuple[Job, ...]:
         parts = original(self, workers)
-        started.extend(part.ratios for part in parts)
+        started.extend((workers, part.ratios) for part in parts)
         return parts
 
     monkeypatch.setattr(Job, "parts", recorded)
-    monkeypatch.setattr(running, "_PATIENCE", 0.0)
     found = run_fleet(todo, folder / "out", workers=2)
     assert [(each.model, each.ratio, each.state) for each in found.outcomes] == [
         (job.model, ratio, "done") for job in todo for ratio in ratios
     ]
-    assert sorted(started) == sorted([(0.2,), (0.4, 0.3), (0.3,)] * 2)
+    assert not list((folder / "out").glob(".*"))
+    assert started[:3] == [(1, ratios)] * 3
+    for workers, part in started[3:]:  # of the last model, whose other ratios are left when two others have ended
+        assert workers == 2
+        assert set(part) < set(ratios)
+    started.clear()
+    (single,) = run_fleet(todo[:1], folder / "single", workers=2).outcomes[:1]
+    assert single.state == "done"
+    assert started[:2] == [(2, ratios[:2]), (2, ratios[2:])]
     alone = [each for job in todo for each in run_job(job, str(folder / "alone"), 1)]
     pairs = [(folder / "out" / each.name / MODEL, folder / "alone" / each.name / MODEL) for each in alone]
     assert max(difference(one, two) for one, two in pairs) == 0.0

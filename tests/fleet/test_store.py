@@ -117,6 +117,6 @@ def test_a_killed_writer_leaves_nothing_that_is_taken_for_a_result(tmp_path: Pat
     assert left.startswith(".r.")
     assert left.endswith(".partial")
     store.publish("r", written)
-    store.clean("r")
+    store.clean(["r"])
     assert listed(tmp_path) == ["r"]
     assert json.loads((tmp_path / "r" / OUTCOME).read_text(encoding="utf-8")) == {"state": "done"}

@@ -21,6 +21,7 @@ from onnxmerge.graph import (
     input_dims,
     load,
     probe_shapes,
+    rough_work,
     to_proto,
 )
 from tests.builders import Net, random_feed, relative, run
@@ -301,6 +302,20 @@ def test_external_data_in_a_subgraph_are_refused_at_once(tmp_path: Path, depth: 
         load(path)
     assert "\n" not in str(caught.value)
     assert external_files(path) == ((tmp_path / "m.data").resolve(),)
+
+
+def test_rough_work_puts_models_in_order(tmp_path: Path) -> None:
+    def work(*shape: int | str, width: int = 4, shapes: dict[str, tuple[int, ...]] | None = None) -> float:
+        net = Net()
+        net.output(net.conv(net.input(*shape), 3, width, 3))
+        onnx.save(net.model(), tmp_path / "m.onnx")
+        return rough_work(tmp_path / "m.onnx", shapes or {})
+
+    assert work(1, 3, 8, 8) < work(1, 3, 16, 8) < work(1, 3, "height", "width")
+    assert work("batch", 3, 16, 8) == pytest.approx(work(1, 3, 16, 8), rel=0.1)
+    assert work(1, 3, "height", "width", shapes={"x": (1, 3, 8, 8)}) == pytest.approx(work(1, 3, 8, 8), rel=0.1)
+    assert work(1, 3, 8, 8, width=400) > 50 * work(1, 3, 8, 8)
+    assert rough_work(tmp_path / "missing.onnx", {}) == 0.0
 
 
 def test_values_of_another_shape_are_not_written() -> None:
