@@ -39,7 +39,8 @@ from onnxmerge.signals.frontier import Frontier
 from onnxmerge.signals.probability_regression import ProbabilityRegression
 from onnxmerge.signals.refit_schedule import RefitSchedule, Repair
 from onnxmerge.signals.regression import Cuts, Fit, Regression, regression_for
-from onnxmerge.signals.weighted_nodes import WeightedNode, without_outputs
+from onnxmerge.signals.removed_outputs import without_outputs
+from onnxmerge.signals.weighted_nodes import WeightedNode
 
 __all__ = ["Refitted", "refit"]
 
@@ -70,7 +71,7 @@ class Refitted:
         """Let a network that has not run yet use the weights, and add the shifts."""
         frontier.weights.update(self.weights)
         for index, vector in self.shifts.items():
-            schedule.weighted[index].shift_outputs(frontier, vector)
+            schedule.weighted[schedule.solving(index)].shift_outputs(frontier, vector)
 
 
 def refit(
@@ -132,8 +133,8 @@ def refit(
 def _rows(node: WeightedNode, dense: Frontier, batches: Batches) -> int:
     """Number of rows of all samples, without those of padding."""
     count = 0
-    for batch, x in enumerate(node.inputs(dense)):
-        real = None if node.patches.kernel else batches.real(batch, node.node.inputs[0], x.shape)
+    for batch, use, x in node.fed(dense):
+        real = None if node.patches.kernel else batches.real(batch, use.inputs[0], x.shape)
         count += node.patches.count(x.shape) if real is None else int(real.sum())
     return count
 
@@ -189,15 +190,15 @@ def _collect(
 ) -> None:
     """Pass a node's inputs and targets to its regression, batch by batch."""
     draw = Draw(node, regression.wanted, batches.count, len(batches), rng)
-    for batch, (x, original) in enumerate(zip(node.inputs(cut), node.inputs(dense), strict=True)):
-        drawn = draw(x, batches.real(batch, node.node.inputs[0], x.shape))
+    for (batch, use, x), (*_, original) in zip(node.fed(cut), node.fed(dense), strict=True):
+        drawn = draw(x, batches.real(batch, use.inputs[0], x.shape))
         rows = drawn.rows(x)
         if repair is None:
             t = node.outputs(drawn.rows(original))
         else:
             total, other = drawn.outputs(dense.at(batch, repair.total)), drawn.outputs(cut.at(batch, repair.other))
             t = ((total - other - repair.offset) / repair.scale).astype(np.float32)
-        weights = drawn.weights(batches.weight(batch, node.node.index))
+        weights = drawn.weights(batches.weight(batch, use.index))
         if len(batches) > 1:
             regression.add(batches.fold(batch) % 2, rows, t, weights)
         else:
@@ -227,5 +228,5 @@ def _use(node: WeightedNode, fit: Fit, result: Refitted, cut: Frontier) -> None:
     for name in node.trials:
         result.weights[name] = cut.weights[name] = values[name]
     if node.shifted:
-        result.shifts[node.node.index] = vector
+        result.shifts |= dict.fromkeys((each.index for each in node.nodes), vector)
         node.shift_outputs(cut, vector)

@@ -98,7 +98,7 @@ def _weights(mean: Floats) -> Floats:
 
 def _softmax_of(context: Context, node: WeightedNode) -> _Softmax | None:
     """The graph output that is the softmax of a node's outputs; None if there is none."""
-    if not node.shifted or node.groups > 1:
+    if not node.shifted or node.groups > 1 or len(node.nodes) > 1:
         return None
     outputs = {spec.name for spec in context.model.outputs}
     name, axis = node.output.tensor, node.output.axis
@@ -123,7 +123,7 @@ def _softmax_of(context: Context, node: WeightedNode) -> _Softmax | None:
 
 def _before_sigmoid(context: Context, node: WeightedNode) -> Floats | None:
     """What is added to the outputs of a node before a sigmoid turns each into a graph output; None if none does."""
-    if not node.shifted or node.groups > 1:
+    if not node.shifted or node.groups > 1 or len(node.nodes) > 1:
         return None
     tail = tail_of(context, node.output)
     if np.any(tail.scale != 1):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.channel_statistics import ChannelStatistics
 from onnxmerge.signals.chunks import Chunks
 from onnxmerge.signals.draws import Draw, rows_wanted
+from onnxmerge.signals.frontier import Frontier
 from onnxmerge.signals.statistics import Statistics, fits_taps
 from onnxmerge.signals.tap_statistics import TapStatistics
 from onnxmerge.signals.weighted_nodes import WeightedNode
@@ -28,7 +28,7 @@ _TWO_FOLDS = 1152
 def collect(
     node: WeightedNode,
     groups: Sequence[ChannelGroup],
-    inputs: Iterable[NDArray[Any]],
+    frontier: Frontier,
     calibration: Calibration,
     rng: np.random.Generator,
 ) -> list[Statistics]:
@@ -37,7 +37,7 @@ def collect(
     Args:
         node: The node.
         groups: Groups that it reads.
-        inputs: Its input, batch by batch.
+        frontier: The network, at a place where the node's inputs are known.
         calibration: The samples, and the memory that statistics may take.
         rng: Generator for the positions.
     """
@@ -57,10 +57,9 @@ def collect(
             each.add(fold, rows.reshape(len(rows), -1))
 
     chunks = [Chunks(partial(use, fold)) for fold in range(folds)]
-    for batch, x in enumerate(inputs):
-        real = batches.real(batch, node.node.inputs[0], x.shape)
-        drawn = draw(x, real)
-        weights = drawn.weights(batches.weight(batch, node.node.index))
+    for batch, reader, x in node.fed(frontier):
+        drawn = draw(x, batches.real(batch, reader.inputs[0], x.shape))
+        weights = drawn.weights(batches.weight(batch, reader.index))
         chunks[batches.fold(batch) % folds].add(drawn.rows(x), *(() if weights is None else (weights,)))
     for each in chunks:
         each.flush()

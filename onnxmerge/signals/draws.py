@@ -76,14 +76,14 @@ class Draw:
         Args:
             node: The node.
             wanted: Total number of rows from all batches; every sample gives at least one.
-            samples: Number of samples in all batches.
+            samples: Number of samples in all batches; each counts once for every node that shares the weight.
             batches: Number of batches.
             rng: Generator for the positions.
         """
-        self._patches = node.patches
-        self._positions = -(-wanted // max(samples, 1))
+        self._patches, uses = node.patches, len(node.nodes)
+        self._positions = -(-wanted // max(samples * uses, 1))
         # Matrix products use all rows of a batch unless there are more than wanted.
-        self._rows = max(1, -(-wanted // max(batches, 1)))
+        self._rows = max(1, -(-wanted // max(batches * uses, 1)))
         self._rng = rng
 
     def __call__(self, x: NDArray[Any], real: NDArray[np.bool_] | None = None) -> Drawn:

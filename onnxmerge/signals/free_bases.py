@@ -93,7 +93,7 @@ def _free(network: Network, weighted: Mapping[int, WeightedNode], position: int)
 def _plain(context: Context, weighted: Mapping[int, WeightedNode], index: int) -> bool:
     """Whether a node is a matrix product with a weight of its own, with a bias that is one number a channel."""
     node = weighted.get(index)
-    if node is None or node.patches.kernel:
+    if node is None or node.patches.kernel or len(node.nodes) > 1:
         return False
     scale = tail_of(context, node.output).scale
     return bool(np.ptp(scale) == 0 and scale[0] != 0)

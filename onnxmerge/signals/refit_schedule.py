@@ -7,7 +7,7 @@ too. The order is topological, and such nodes run only when no other node can.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 
@@ -22,6 +22,7 @@ from onnxmerge.graph import Model
 from onnxmerge.network import Network
 from onnxmerge.signals.producer_weights import tail_of
 from onnxmerge.signals.recurrent_nodes import recurrent_node
+from onnxmerge.signals.shared_nodes import shared_nodes
 from onnxmerge.signals.weighted_nodes import WeightedNode, weighted_node
 
 __all__ = [
@@ -80,12 +81,18 @@ class RefitSchedule:
         weighted: Nodes whose weight can be solved again, by index.
         repairs: Those that feed a residual Add.
         products: Products of signals whose channels can be removed without a weight that reads them, by node.
+        firsts: For the other nodes that share a weight: the first of them, under which `weighted` has all.
     """
 
     order: tuple[int, ...]
     weighted: Mapping[int, WeightedNode]
     repairs: Mapping[int, Repair]
     products: Mapping[int, Product] = field(default_factory=dict)
+    firsts: Mapping[int, int] = field(default_factory=dict)
+
+    def solving(self, index: int) -> int:
+        """The node under which the weight of a node is solved: the node itself, unless it shares a weight."""
+        return self.firsts.get(index, index)
 
     def product(self, group: ChannelGroup) -> Product | None:
         """The product that contracts a group; None if weights do."""
@@ -114,7 +121,26 @@ def refit_schedule_of(context: Context) -> RefitSchedule:
         for index, node in weighted.items()
         if node.shifted and (repair := _repair(context, node)) is not None
     }
-    return RefitSchedule(node_order(context.model, repairs.keys()), weighted, repairs)
+    shared = dict(shared_nodes(context))
+    bundles = [tuple(node.index for node in each.nodes) for each in shared.values()]
+    together, order = _ordered(context.model, repairs.keys(), bundles)
+    weighted |= {first: shared[first] for first, *_ in together}
+    firsts = {index: first for first, *others in together for index in others}
+    return RefitSchedule(order, dict(sorted(weighted.items())), repairs, firsts=firsts)
+
+
+def _ordered(
+    model: Model, late: Collection[int], bundles: Sequence[tuple[int, ...]]
+) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
+    """The bundles of nodes that can run one right after another, and an order in which they do."""
+    kept, order = list(bundles), node_order(model, late, bundles)
+    if len(order) < len(model.nodes):  # one depends on another of the same bundle, or two bundles on each other
+        kept = []
+        for bundle in bundles:
+            if len(node_order(model, late, [*kept, bundle])) == len(model.nodes):
+                kept.append(bundle)
+        order = node_order(model, late, kept)
+    return kept, order
 
 
 def _repair(context: Context, weighted: WeightedNode) -> Repair | None:
@@ -130,30 +156,35 @@ def _repair(context: Context, weighted: WeightedNode) -> Repair | None:
     return Repair(add.index, add.outputs[0], other, tail.scale, tail.offset, tail.end)
 
 
-def node_order(model: Model, late: Collection[int]) -> tuple[int, ...]:
+def node_order(model: Model, late: Collection[int], bundles: Sequence[tuple[int, ...]] = ()) -> tuple[int, ...]:
     """Indices of all nodes in a topological order in which `late` ones come as late as possible.
 
-    Ties are broken by the order of the file.
+    Ties are broken by the order of the file. Nodes of a bundle run one right after another; those that cannot, because
+    of what they depend on, and all behind them are missing from the order.
     """
+    first_of = {index: bundle[0] for bundle in bundles for index in bundle}
+    members = {bundle[0]: bundle for bundle in bundles}
     waiting: dict[int, int] = {}
     followers: dict[int, list[int]] = {}
     for node in model.nodes:
+        unit = first_of.get(node.index, node.index)
         sources = {model.writer[name].index for name in (*node.inputs, *node.captures) if name in model.writer}
-        waiting[node.index] = len(sources)
+        waiting[unit] = waiting.get(unit, 0) + len(sources)
         for source in sources:
-            followers.setdefault(source, []).append(node.index)
+            followers.setdefault(source, []).append(unit)
     ready: list[tuple[bool, int]] = []
-    for index, count in waiting.items():
+    for unit, count in waiting.items():
         if count == 0:
-            heappush(ready, (index in late, index))
+            heappush(ready, (unit in late, unit))
     order: list[int] = []
     while ready:
-        _, index = heappop(ready)
-        order.append(index)
-        for follower in followers.get(index, ()):
-            waiting[follower] -= 1
-            if waiting[follower] == 0:
-                heappush(ready, (follower in late, follower))
+        _, unit = heappop(ready)
+        for index in members.get(unit, (unit,)):
+            order.append(index)
+            for follower in followers.get(index, ()):
+                waiting[follower] -= 1
+                if waiting[follower] == 0:
+                    heappush(ready, (follower in late, follower))
     return tuple(order)
 
 
@@ -163,7 +194,7 @@ def refusal(context: Context, schedule: RefitSchedule, group: ChannelGroup) -> R
         return None
     for consumer in group.consumers:
         name = context.model.nodes[consumer.node].name
-        node = schedule.weighted.get(consumer.node)
+        node = schedule.weighted.get(schedule.solving(consumer.node))
         if consumer.weight is None:
             return Reason("two_signals", detail=(name,))
         if node is None:

@@ -32,8 +32,8 @@ from onnxmerge.signals.divergence import DivergenceMeter
 from onnxmerge.signals.frontier import Frontier
 from onnxmerge.signals.interpolation import interpolate
 from onnxmerge.signals.refit_schedule import Product, RefitSchedule
+from onnxmerge.signals.removed_outputs import without_outputs
 from onnxmerge.signals.statistics import Fold, Statistics
-from onnxmerge.signals.weighted_nodes import without_outputs
 
 __all__ = ["RANKINGS", "Curve", "Probing", "measure_curves", "solving_work"]
 
@@ -132,7 +132,7 @@ def measure_curves(
     for position in positions:
         group = calibration.network.groups[position]
         product = schedule.product(group)
-        nodes = product.factors if product is not None else {consumer.node for consumer in group.consumers}
+        nodes = product.factors if product is not None else {schedule.solving(each.node) for each in group.consumers}
         readers = sorted(nodes, key=frontier.place)
         entry = _Open(position, group, readers, position in vanishing, product)
         for reader in readers:
@@ -156,7 +156,7 @@ def measure_curves(
             continue
         rng = np.random.default_rng((calibration.seed, index))
         groups = [entry.group for entry in reading]
-        found = collect(node, groups, node.inputs(frontier), calibration, rng)
+        found = collect(node, groups, frontier, calibration, rng)
         for entry, statistics in zip(reading, found, strict=True):
             entry.statistics[index] = statistics
             if len(entry.statistics) == len(entry.nodes):
@@ -189,7 +189,12 @@ def _measure(
     errors = np.zeros(len(counts))
     chosen = sorted(dense, key=lambda batch: (batches.fold(batch), batch))
     weights = [name for index in entry.nodes for name in schedule.weighted[index].trials]
-    shifted = [index for index in entry.nodes if schedule.weighted[index].shifted]
+    shifted = [
+        each.index
+        for index in entry.nodes
+        if schedule.weighted[index].shifted
+        for each in schedule.weighted[index].nodes
+    ]
     rest = frontier.rest(entry.place, weights, shifted) if chosen else None
     try:
         for fold in range(batches.folds):

@@ -19,9 +19,9 @@ from onnxmerge.channels.relations import Axis, Indices
 from onnxmerge.graph import Node, shift_name
 from onnxmerge.signals.frontier import Frontier
 from onnxmerge.signals.patches import Patches, patches_of
-from onnxmerge.signals.producer_weights import constant_on_axis, tail_of
+from onnxmerge.signals.producer_weights import constant_on_axis
 
-__all__ = ["Classes", "WeightedNode", "weighted_node", "without_outputs"]
+__all__ = ["Classes", "WeightedNode", "node_of", "weighted_node"]
 
 Floats = NDArray[np.float64]
 
@@ -90,9 +90,18 @@ class WeightedNode:
         """Tensors that determine its inputs."""
         return (self.node.inputs[0],)
 
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes that multiply the weight: this one, unless it is shared."""
+        return (self.node,)
+
     def inputs(self, frontier: Frontier) -> Iterator[NDArray[Any]]:
         """What the node multiplies, batch by batch; `reads` have to cross the frontier."""
         return frontier.get(self.node.inputs[0])
+
+    def fed(self, frontier: Frontier) -> Iterator[tuple[int, Node, NDArray[Any]]]:
+        """Each batch, the node, and what it multiplies: see `inputs`."""
+        return ((batch, self.node, x) for batch, x in enumerate(self.inputs(frontier)))
 
     def shift_outputs(self, frontier: Frontier, shift: Floats) -> None:
         """Let a (o,) vector be added to the node's outputs when it runs."""
@@ -233,39 +242,20 @@ class WeightedNode:
         return int(self.array.shape[0 if self.by_rows else 1])
 
 
-def without_outputs(
-    context: Context, node: WeightedNode, group: ChannelGroup, kept: Indices, weights: NDArray[np.generic] | None = None
-) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    """A node that produces zeros for the removed channels of a group.
-
-    Args:
-        context: The model.
-        node: A matrix product.
-        group: A group that it produces.
-        kept: The channels that remain.
-        weights: Its weight; None for that of the model.
-
-    Returns:
-        The weight, and the (o,) vector to add to its outputs, which also cancels what the affine nodes behind it add.
-    """
-    gone = ~group.stays(kept)[group.members[node.output]]
-    tail = tail_of(context, node.output)
-    array = np.array(node.array if weights is None else weights)
-    columns = np.moveaxis(array, 0 if node.by_rows else 1, 0)
-    columns[gone] = 0
-    shift = np.where(gone, -(node.bias + tail.offset / tail.scale), 0.0)
-    return array, shift.astype(array.dtype)
-
-
 def weighted_node(context: Context, index: int) -> WeightedNode | None:
     """A node whose weight can be solved again; None if it is shared, captured, quantized or read transposed."""
+    found = node_of(context, index)
+    readers = () if found is None else context.model.readers.get(found.weight, ())
+    return found if len(readers) == 1 and found is not None and found.weight not in context.model.captured else None
+
+
+def node_of(context: Context, index: int) -> WeightedNode | None:
+    """A node with a weight that others may read, too; None if it is quantized or read transposed."""
     node = context.model.nodes[index]
     patches = patches_of(context, node) if context.known(node) else None
     if patches is None:
         return None
     weight = node.input(1)
-    if len(context.model.readers.get(weight, ())) != 1 or weight in context.model.captured:
-        return None
     array = context.model.weights[weight]
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
         return None

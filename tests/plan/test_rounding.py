@@ -189,12 +189,12 @@ def test_an_inspection_promises_what_plans_can_reach(name: str) -> None:
 
 
 def tied() -> onnx.ModelProto:
-    """Two wide layers that are read with one weight, which has no solution of its own, and a small layer behind."""
+    """A wide layer, a weight, another wide layer and the same weight, which has no solution of its own; a small layer."""
     net = Net(opset=17)
-    x, tied = net.input(1, 16, 64), net.random(32, 64)
-    one, two = (net.add("Relu", net.matmul(x, 64, 32, name=name)) for name in ("one", "two"))
-    total = net.add("Add", net.add("MatMul", one, tied), net.add("MatMul", two, tied))
-    h = net.matmul(total, 64, 8, name="inner")
+    h, tied = net.input(1, 16, 64), net.random(32, 64)
+    for name in ("one", "two"):
+        h = net.add("MatMul", net.add("Relu", net.matmul(h, 64, 32, name=name)), tied)
+    h = net.matmul(h, 64, 8, name="inner")
     net.output(net.matmul(net.add("Relu", h), 8, 4, name="last"), 3)
     return net.model()
 
