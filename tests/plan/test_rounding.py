@@ -189,7 +189,7 @@ def test_an_inspection_promises_what_plans_can_reach(name: str) -> None:
 
 
 def tied() -> onnx.ModelProto:
-    """A wide layer, a weight, another wide layer and the same weight, which has no solution of its own; a small layer."""
+    """A wide layer, a weight, another wide layer, the same weight, which has no solution of its own; a small layer."""
     net = Net(opset=17)
     h, tied = net.input(1, 16, 64), net.random(32, 64)
     for name in ("one", "two"):
