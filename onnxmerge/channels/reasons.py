@@ -17,7 +17,8 @@ Code = Literal[
     "graph_cache", "graph_features", "graph_input", "graph_output", "has_subgraph", "no_fixed_length",
     "read_by_subgraph", "shapes_contradict", "shapes_unknown", "shapes_unknown_at",
     # Operators without a rule, or known and not cut.
-    "integer_arithmetic", "integer_weights", "no_cpu_kernel", "no_rule", "old_opset", "packed_in_attributes",
+    "integer_arithmetic", "integer_weights", "no_cpu_kernel", "no_rule", "not_a_layer", "old_opset",
+    "packed_in_attributes",
     # Values that are not in the file.
     "bounds_not_followed", "computed_amounts", "computed_axes", "computed_axis", "computed_bounds", "computed_counts",
     "computed_positions", "reduces_computed",

@@ -113,6 +113,7 @@ _AROUND: Mapping[Code, Text] = {
 
 _REFUSED: Mapping[Code, Text] = {
     "no_rule": Text("{op} has no rule", "add a rule: docs/adding-an-operator.md"),
+    "not_a_layer": Text("{op} is not a layer of a neural network: it has no channels"),
     "old_opset": Text("{op} of opset {0} has no rule", "convert the model to a newer opset (onnx.version_converter)"),
     "no_cpu_kernel": Text("{op} has no CPU implementation with which a cut could be verified", _UNFUSED),
     "packed_in_attributes": Text(

@@ -87,6 +87,8 @@ SENTENCES = (
     (Reason("shapes_unknown", "MatMul", where="m"), "m: the shapes around MatMul could not be inferred"),
     (Reason("old_opset", "Conv", detail=(1,)), "Conv of opset 1 has no rule"),
     (Reason("no_rule", "custom.Thing"), "custom.Thing has no rule"),
+    (Reason("not_a_layer", "ai.onnx.ml.TreeEnsemble"),
+     "ai.onnx.ml.TreeEnsemble is not a layer of a neural network: it has no channels"),
     (Reason("computed_axis", "CumSum"), "the axis of CumSum is computed at run time"),
     (Reason("computed_bounds", "Slice"), "the bounds of Slice are computed at run time"),
     (Reason("heads_uneven", "Attention", detail=(8, 3)), "Attention has 8 query heads for 3 key heads"),

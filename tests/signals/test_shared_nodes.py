@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge.apply.refit import Refitted, refit
+from onnxmerge.pipeline import Compression
 from onnxmerge.plan.options import Options
 from onnxmerge.signals.batches import Batches, PassCounter
 from onnxmerge.signals.calibration import Calibration
@@ -22,7 +23,7 @@ from tests.calls import compress
 
 Array = NDArray[Any]
 Feeds = Sequence[Mapping[str, Array]]
-PADS = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+PADS: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
 
 
 def branches(*inputs: tuple[str, int], depth: int = 2) -> onnx.ModelProto:
@@ -56,6 +57,13 @@ def refitted(model: onnx.ModelProto, feeds: Feeds) -> Refitted:
     (group,) = calibration.network.groups
     assert refusal(calibration.network, calibration.schedule, group) is None
     return refit(calibration, {0: np.arange(0, 12, 2)})
+
+
+def cosine_of(result: Compression) -> float:
+    fidelity = result.report.fidelity
+    assert fidelity is not None
+    assert fidelity.cosine is not None
+    return fidelity.cosine
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +157,7 @@ def test_what_is_known_exactly_costs_nothing_behind_biases_of_their_own() -> Non
     )
     (group,) = result.report.groups
     assert group.kept == 6
-    assert result.report.fidelity is not None
-    assert result.report.fidelity.cosine > 0.998  # the ridge; with the bias of the other, 0.9
+    assert cosine_of(result) > 0.998  # the ridge; with the bias of the other, 0.9
     assert [tensor.dims for tensor in result.model.graph.initializer if tensor.name == "w1"] == [[6, 3]]
 
 
@@ -164,8 +171,7 @@ def test_a_siamese_network_and_a_head_of_two_scales(real: bool) -> None:
     cosines = []
     for method in ("auto", "prune"):
         options = Options(ratio=0.4, round_to=1, method=method)
-        report = compress(model, options, calibration=samples, verification=checked).report
-        assert report.fidelity is not None
-        assert report.reached > 0.38
-        cosines.append(report.fidelity.cosine)
+        result = compress(model, options, calibration=samples, verification=checked)
+        assert result.report.reached > 0.38
+        cosines.append(cosine_of(result))
     assert cosines[0] > cosines[1]

@@ -132,6 +132,8 @@ def _refusal(node: Node) -> Reason:
     shown = f"{node.domain}.{node.op}" if node.domain else node.op
     if (node.domain, node.op) in TABLE:
         return Reason("old_opset", shown, detail=(node.version,))
+    if node.domain == "ai.onnx.ml":
+        return Reason("not_a_layer", shown)
     return REFUSED.get((node.domain, node.op), Reason("no_rule", shown))
 
 
