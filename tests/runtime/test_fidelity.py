@@ -39,12 +39,32 @@ def test_a_factor_of_1_01_is_seen_by_the_error_and_not_by_the_cosine() -> None:
     assert got.top1_agreement == 1
 
 
-def test_cosine_is_the_mean_over_samples() -> None:
+def test_cosine_is_the_mean_over_samples_weighted_by_their_norm() -> None:
     a, b = [[1.0, 0.0], [100.0, 0.0]], [[0.0, 1.0], [100.0, 0.0]]
     got = one(a, b)
-    assert got.cosine == 0.5
+    assert got.cosine == pytest.approx(100 / 101, rel=1e-15)
     assert got.relative_l2 == pytest.approx(math.sqrt(2 / 10001))
     assert got.top1_agreement == 0.5
+    assert one([[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]]).cosine == 0.5
+
+
+def test_a_weight_is_the_larger_of_both_norms() -> None:
+    """So outputs where the dense model has none count as much as the lack of outputs."""
+    full, empty = [[3.0, 4.0], [1.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]]
+    assert one(full, empty).cosine == pytest.approx(1 / 6)
+    assert one(empty, full).cosine == pytest.approx(1 / 6)
+
+
+def test_noise_on_empty_samples_does_not_decide_the_cosine() -> None:
+    """Probabilities of a detector: two samples with an object, found again, and thirty without."""
+    a, b = 1e-6 * RNG.random((32, 100)), 1e-6 * RNG.random((32, 100))
+    a[:2, :10], b[:2, :10] = 0.9, 0.8
+    got = one(a, b).cosine
+    assert got is not None
+    assert got > 0.999
+    a[5], b[5, :10] = 0.0, 0.9  # an object that is not there
+    wrong = one(a, b).cosine
+    assert wrong == pytest.approx(2 / 3, abs=0.01)
 
 
 def test_batching_changes_nothing() -> None:
@@ -62,10 +82,9 @@ def test_batching_changes_nothing() -> None:
 )
 def test_bounds_hold_for_any_matrix(a: NDArray[np.float64], factor: float) -> None:
     got = one(a, factor * a)
-    zero_rows = (~a.any(axis=1)).mean()
     assert got.cosine is not None
     if (np.abs(a[a != 0]) > 1e-290).all():
-        assert got.cosine == pytest.approx(zero_rows + (1 - zero_rows) * math.copysign(1, factor), abs=1e-9)
+        assert got.cosine == pytest.approx(math.copysign(1, factor) if a.any() else 1.0, abs=1e-9)
     assert -1 <= got.cosine <= 1
 
 
