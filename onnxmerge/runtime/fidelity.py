@@ -2,7 +2,8 @@
 
 For each floating output, with a the dense and b the compressed values in float64:
 1. cosine: the mean over samples of  a·b / (|a||b|), each sample flattened and weighted by max(|a|, |b|); 0 for a sample
-   that is zero in one of the models alone, 1 if all outputs of both are zero;
+   that is zero in one of the models alone, 1 if all outputs of both are zero. Of an output with one value per sample (a
+   probability, a similarity), whose every cosine would be 1 or -1: the cosine of all samples as one vector;
 2. relative L2: |a - b| / |a| over all samples together; 0 if the two are equal, infinite if only a is zero, or if the
    squares overflow float64;
 3. largest absolute difference;
@@ -98,7 +99,12 @@ class Fidelity:
 
 @dataclass
 class _Sums:
-    """Running sums of one output; `broken` counts samples that are not finite in the same entries."""
+    """Running sums of one output.
+
+    Attributes:
+        broken: Samples that are not finite in the same entries.
+        single: Whether every sample has one value.
+    """
 
     samples: int = 0
     floating: bool = True
@@ -107,6 +113,9 @@ class _Sums:
     weight: float = 0.0
     squared_error: float = 0.0
     squared_dense: float = 0.0
+    squared_other: float = 0.0
+    product: float = 0.0
+    single: bool = True
     max_abs: float = 0.0
     scores: bool = True
     top1: int = 0
@@ -239,8 +248,11 @@ def _add_floats(sums: _Sums, a: NDArray[np.float64], b: NDArray[np.float64]) -> 
     sums.broken += int(np.count_nonzero(broken))
     sums.weight += float(weight.sum())
     sums.cosine += float((weight * np.clip(cosine, -1.0, 1.0)).sum())
+    sums.single &= a.shape[1] == 1
     with np.errstate(over="ignore"):
         sums.squared_dense += float((a**2).sum())
+        sums.squared_other += float((b**2).sum())
+        sums.product += float((a * b).sum())
         sums.squared_error += math.inf if broken.any() else float(((a - b) ** 2).sum())
         sums.max_abs = max(sums.max_abs, math.inf if broken.any() else float(np.abs(a - b).max(initial=0.0)))
 
@@ -253,10 +265,13 @@ def _output(name: str, sums: _Sums) -> OutputFidelity:
     if sums.squared_error > 0.0:
         measurable = 0.0 < sums.squared_dense < math.inf
         relative = math.sqrt(sums.squared_error / sums.squared_dense) if measurable else math.inf
-    cosine = max(-1.0, min(1.0, sums.cosine / sums.weight)) if sums.weight else 1.0
+    cosine = sums.cosine / sums.weight if sums.weight else 1.0
+    norms = math.sqrt(sums.squared_dense) * math.sqrt(sums.squared_other)
+    if sums.single and 0.0 < norms < math.inf:
+        cosine = sums.product / norms
     return OutputFidelity(
         name=name,
-        cosine=cosine * (1.0 - sums.broken / max(sums.samples, 1)),
+        cosine=max(-1.0, min(1.0, cosine)) * (1.0 - sums.broken / max(sums.samples, 1)),
         relative_l2=relative,
         max_abs=sums.max_abs,
         top1_agreement=sums.top1 / sums.samples if sums.scores and sums.samples else None,

@@ -67,6 +67,17 @@ def test_noise_on_empty_samples_does_not_decide_the_cosine() -> None:
     assert wrong == pytest.approx(2 / 3, abs=0.01)
 
 
+@pytest.mark.parametrize("shape", [(8,), (8, 1), (8, 1, 1)])
+def test_one_value_per_sample_is_compared_over_samples(shape: tuple[int, ...]) -> None:
+    """Sample by sample, any two probabilities have a cosine of 1."""
+    a, b = np.arange(1.0, 9.0), np.arange(8.0, 0.0, -1.0)
+    expected = a @ b / (a @ a)
+    assert one(a.reshape(shape), b.reshape(shape)).cosine == pytest.approx(expected, rel=1e-12)
+    halves = compare_outputs(*([{"y": x[:3].reshape(-1, 1)}, {"y": x[3:].reshape(-1, 1)}] for x in (a, b)))
+    assert halves.cosine == pytest.approx(expected, rel=1e-12)
+    assert one(a.reshape(shape), 0 * a.reshape(shape)).cosine == 0
+
+
 def test_batching_changes_nothing() -> None:
     b = A + 0.1 * RNG.standard_normal(A.shape)
     parts = compare_outputs([{"y": A[:3]}, {"y": A[3:]}], [{"y": b[:3]}, {"y": b[3:]}]).outputs[0]
