@@ -16,7 +16,7 @@ from onnxmerge.plan.options import Options
 from onnxmerge.plan.planner import Planner
 from onnxmerge.report import plot
 from onnxmerge.report.model import Point, Sizes, Tradeoff
-from onnxmerge.verify import Reference, Verification
+from onnxmerge.verify import Remembered, Verification
 from tests import calls
 from tests.builders import Net
 
@@ -74,18 +74,18 @@ def test_a_point_is_what_compress_makes(curve: Tradeoff) -> None:
 
 def test_the_model_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
-    measured, reference = Planner._measured, Reference.__init__
+    measured, reference = Planner._measured, Remembered.__init__
 
     def look(planner: Planner, *given: Any) -> Any:
         looked.append(1)
         return measured(planner, *given)
 
-    def run(self: Reference, *given: Any) -> None:
+    def run(self: Remembered) -> None:
         looked.append(2)
-        reference(self, *given)
+        reference(self)
 
     monkeypatch.setattr(Planner, "_measured", look)
-    monkeypatch.setattr(Reference, "__init__", run)
+    monkeypatch.setattr(Remembered, "__init__", run)
     calls.tradeoff(
         MODELS / "lenet_300_100.onnx", Options(method="refit"), (0.2, 0.4), verification=Verification(provider="cpu"),
         calibration=MODELS / "fashion_mnist_calibration.npz",

@@ -37,7 +37,7 @@ from onnxmerge.plan.plan import Plan
 from onnxmerge.report.results import Report
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import synthetic_samples
-from onnxmerge.verify import Measured, Progress, Reference, Remembered, compare_outputs, quiet
+from onnxmerge.verify import Measured, Progress, Remembered, compare_outputs, measure_point, quiet
 
 __all__ = ["Session"]
 
@@ -148,12 +148,13 @@ class Session:
             provider = self.request.verification.provider
             return compare_outputs(ort_source(self.run.source), smaller, self.measured_on, provider, self._outputs)
 
-    def reference(self) -> Reference:
-        """The outputs of the original, computed once to be compared with those of many cuts."""
-        verification = self.request.verification
+    def measure_point(self, cut: Cut, written: bytes) -> Measured:
+        """Fidelity, accuracy and latency of a cut as a point of a curve, without the contract."""
         with self.input_hint(), self.run.stage("measuring"):
-            source = ort_source(self.run.source)
-            return Reference.of(source, self.measured_on, verification.provider, verification.threads)
+            return measure_point(
+                ort_source(self.run.source), written, self.measured_on, self.request.verification, self._outputs,
+                self.run.options.seed, cut.macs_ratio,
+            )  # fmt: skip
 
     @cached_property
     def measured_on(self) -> Samples:

@@ -14,7 +14,7 @@ from onnxmerge.pipeline.request import Request
 from onnxmerge.pipeline.run import MEMORY_LIMIT
 from onnxmerge.pipeline.session import Session
 from onnxmerge.report.model import Point, Tradeoff
-from onnxmerge.verify import Measured, Progress, Reference, Verification, check_gates, quiet
+from onnxmerge.verify import Measured, Progress, Verification, check_gates, quiet
 
 __all__ = ["tradeoff"]
 
@@ -49,8 +49,7 @@ def tradeoff(request: Request, ratios: Sequence[float], progress: Progress = qui
         raise UsageError("above 2 GB there is no trade-off curve; compress the model at the ratios of interest")
     with session.input_hint():
         network = session.prepared.network
-    reference = session.reference()
-    points, absent = _points(session, wanted, reference)
+    points, absent, accuracy = _points(session, wanted)
     if not points:
         why = "; ".join(absent)
         raise NothingToCutError(f"{run.model.source}: no channel is removed at any of the ratios: {why}")
@@ -58,9 +57,9 @@ def tradeoff(request: Request, ratios: Sequence[float], progress: Progress = qui
         source=run.model.source,
         of=run.options.of,
         before=sizes(network, {}, run.size),
-        accuracy_before=reference.accuracy,
+        accuracy_before=accuracy,
         points=tuple(points),
-        knee=_knee(points, reference.accuracy),
+        knee=_knee(points, accuracy),
         largest=max((place for place, point in enumerate(points) if point.holds), default=None),
         gated=verification.gated,
         samples=session.measured_on.source,
@@ -71,20 +70,21 @@ def tradeoff(request: Request, ratios: Sequence[float], progress: Progress = qui
     )
 
 
-def _points(session: Session, ratios: Sequence[float], reference: Reference) -> tuple[list[Point], list[str]]:
-    """The curve, and a sentence for each ratio that is missing from it, also added to the notes of the run."""
-    points, absent = [], []
+def _points(session: Session, ratios: Sequence[float]) -> tuple[list[Point], list[str], float | None]:
+    """The curve, a sentence for each ratio that is missing from it, also added to the notes, and the dense accuracy."""
+    points, absent, accuracy = [], [], None
     for ratio in ratios:
         try:
-            points.append(_point(session, ratio, reference))
+            point, accuracy = _point(session, ratio)
+            points.append(point)
         except NothingToCutError as error:
             absent.append(f"{ratio:g} is not on the curve: {error}")
             session.run.notes.append(absent[-1])
-    return points, absent
+    return points, absent, accuracy
 
 
-def _point(session: Session, ratio: float, reference: Reference) -> Point:
-    """Measure one point of the curve.
+def _point(session: Session, ratio: float) -> tuple[Point, float | None]:
+    """Measure one point of the curve, and the accuracy of the original.
 
     Raises:
         NothingToCutError: The ratio cannot be reached.
@@ -93,14 +93,13 @@ def _point(session: Session, ratio: float, reference: Reference) -> Point:
         raise NothingToCutError(f"at most {session.prepared.most:.3f} can be removed")
     found = session.cut(session.plan(ratio))
     smaller = to_proto(found.model).SerializeToString()
-    with session.input_hint(), session.run.stage("measuring"):
-        measured = reference.compare(smaller, session.run.options.seed, found.macs_ratio)
+    measured = session.measure_point(found, smaller)
     network, plan, verification = found.network, found.plan, session.request.verification
     removed = sum(entry.size - len(entry.kept) for entry in plan.groups)
     left = kept_elements(network.groups, plan.kept())
     fidelity, latency = measured.fidelity, measured.latency
     agreements = [o.top1_agreement for o in fidelity.outputs if o.top1_agreement is not None] if fidelity else []
-    return Point(
+    point = Point(
         ratio=ratio,
         reached=plan.reached,
         predicted=plan.predicted,
@@ -111,6 +110,7 @@ def _point(session: Session, ratio: float, reference: Reference) -> Point:
         latency=latency,
         holds=verification.gated and _holds(measured, verification),
     )
+    return point, measured.accuracy_before
 
 
 def _holds(measured: Measured, verification: Verification) -> bool:

@@ -8,7 +8,7 @@
 
 from onnxmerge.verify.contract import NotFiniteError, check_contract
 from onnxmerge.verify.gates import BatchTiming, Measured, Progress, Verification, check_gates, quiet
-from onnxmerge.verify.measure import Reference, Remembered, compare_outputs, measure_models, time_batches
+from onnxmerge.verify.measure import Remembered, compare_outputs, measure_models, measure_point, time_batches
 from onnxmerge.verify.several import measure_several
 
 __all__ = [
@@ -16,13 +16,13 @@ __all__ = [
     "Measured",
     "NotFiniteError",
     "Progress",
-    "Reference",
     "Remembered",
     "Verification",
     "check_contract",
     "check_gates",
     "compare_outputs",
     "measure_models",
+    "measure_point",
     "measure_several",
     "quiet",
     "time_batches",

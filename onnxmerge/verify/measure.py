@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from onnxmerge.signals.divergence import DivergenceMeter
 from onnxmerge.verify.denormals import denormal_notes
 from onnxmerge.verify.gates import BatchTiming, Measured, Progress, Verification, quiet
 
-__all__ = ["Reference", "Remembered", "compare_outputs", "declared_lengths", "measure_models", "time_batches"]
+__all__ = ["Remembered", "compare_outputs", "declared_lengths", "measure_models", "measure_point", "time_batches"]
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -33,62 +34,6 @@ _COMPARED, _BATCH_OF_SEVERAL, _POINT = Limits(5.0), Limits(2.0, 12), Limits(2.0,
 """How long two models are timed: by themselves, at each of several batch sizes, and for a point of a curve."""
 _REMEMBERED = 256 << 20
 """Bytes of outputs that are kept for further comparisons."""
-
-
-class Reference:
-    """A model's outputs on some samples, computed once and compared with many other models.
-
-    Attributes:
-        accuracy: Top-1 accuracy in percent; None without labels.
-    """
-
-    def __init__(
-        self,
-        model: bytes | Path,
-        samples: Samples,
-        provider: Provider,
-        threads: int | None,
-        outputs: Sequence[Outputs],
-    ) -> None:
-        """See `of`."""
-        self._model, self._samples, self._outputs = model, samples, outputs
-        self._provider, self._threads = provider, threads
-        self.accuracy = _accuracy(samples, outputs)
-
-    @classmethod
-    def of(cls, model: bytes | Path, samples: Samples, provider: Provider, threads: int | None = None) -> Reference:
-        """Run a model on all samples; `threads` applies to later timing."""
-        with Session.open(model, provider) as session:
-            return cls(model, samples, provider, threads, [session.run(feed) for feed in samples.in_cache(_BATCH)])
-
-    def compare(self, other: bytes | Path, seed: int, work: float | None = None) -> Measured:
-        """Fidelity, accuracy and latency of another model; `work` as for `measure_models`."""
-        threads = self._threads
-        with (
-            Session.open(self._model, self._provider, threads=threads) as first,
-            Session.open(other, self._provider, threads=threads) as second,
-        ):
-            meter = FidelityMeter(declared_lengths(first, second))
-            accuracy = AccuracyMeter(self._samples.labels) if self._samples.labels is not None else None
-            for one, feed in zip(self._outputs, self._samples.in_cache(_BATCH), strict=True):
-                two = second.run(feed)
-                meter.add(one, two, _real(self._samples, feed))
-                if accuracy is not None:
-                    accuracy.add(two)
-        openers = _openers(self._model, other, self._provider, threads)
-        latency = compare_latency(*openers, self._samples.feeds[:1], limits=_POINT, work=work, seed=seed)
-        return Measured(
-            meter.result(), self.accuracy, _percent(accuracy.result() if accuracy is not None else None), latency
-        )
-
-
-def _accuracy(samples: Samples, outputs: Sequence[Outputs]) -> float | None:
-    if samples.labels is None:
-        return None
-    meter = AccuracyMeter(samples.labels)
-    for output in outputs:
-        meter.add(output)
-    return _percent(meter.result())
 
 
 class Remembered:
@@ -127,6 +72,21 @@ def compare_outputs(
         fidelity, before, after, apart = _fidelity(first, second, samples, quiet, known=known)
     notes = tuple(dict.fromkeys((*fidelity.left_out, *samples.notes)))
     return Measured(fidelity, before, after, None, notes, None, apart, samples.source, samples.synthetic)
+
+
+def measure_point(
+    dense: bytes | Path,
+    compressed: bytes | Path,
+    samples: Samples,
+    verification: Verification,
+    known: Remembered,
+    seed: int,
+    work: float | None,
+) -> Measured:
+    """As `compare_outputs`, and latency, timed for less long than by `measure_models`, whose arguments these are."""
+    found = compare_outputs(dense, compressed, samples, verification.provider, known)
+    openers = _openers(dense, compressed, verification.provider, verification.threads)
+    return replace(found, latency=compare_latency(*openers, samples.feeds[:1], limits=_POINT, work=work, seed=seed))
 
 
 def measure_models(
