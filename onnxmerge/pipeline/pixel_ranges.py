@@ -1,13 +1,14 @@
 """The range of pixel values that a network was trained on, found by trying a few.
 
-BatchNormalization has recorded what its inputs were like. Where it was folded into weights, a classifier still tells:
-images in another range nearly all belong to one class for it.
+BatchNormalization has recorded what its inputs were like. Where it was folded into weights, the biases of the first
+layer tell whether pixel values are of the order of 1 or of 100, and a classifier tells more: images in another range
+nearly all belong to one class for it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,11 +19,13 @@ from numpy.typing import NDArray
 
 from onnxmerge.errors import OnnxMergeError
 from onnxmerge.graph import ImageGradient
+from onnxmerge.network import Network
 from onnxmerge.pipeline.matched_samples import FEWEST, batch_of, images_of
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
+from onnxmerge.signals.first_layer import first_layer
 
-__all__ = ["RANGES", "in_recorded_range", "in_telling_range", "scores_of"]
+__all__ = ["RANGES", "in_plausible_range", "in_recorded_range", "in_telling_range", "scores_of"]
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH, _TRIED = 32, 256
@@ -32,6 +35,13 @@ _ALIKE, _APART = 0.1, 0.25
 and above which it tells them apart. In the right range it is 0.57 (the bundled VGG) to 0.90 (LeNet-300-100), in one of
 values that are far too small 0.02 or less. In one of values that are too large it may be 0.7, so standardised images
 are only left for a larger range if they look alike.
+"""
+
+_LARGE, _FAINT, _LOOKED_AT = "in 0..255", 0.09, 8
+"""The range of large values; the deviation of the outputs of the first layer, over its biases, below which values are
+too small; the images on which it is measured. Folded networks for standardised images, or for values in 0..1 or -1..1,
+have 0.3 to 19 on standardised ones (sixteen networks, median channel). YuNet and a YOLOX, which are for 0..255, have
+0.014 and 0.016, and 1.0 and 1.1 in their range.
 """
 
 RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
@@ -64,7 +74,33 @@ def in_recorded_range(target: ImageGradient, samples: Samples, memory: int, prov
         return samples
     _LOGGER.debug("error of the statistics of synthetic images, by range: %s", errors)
     best = min(errors, key=lambda name: errors[name] if np.isfinite(errors[name]) else np.inf)
-    return _in_range(samples, target.image, best)
+    return _in_range(samples, [target.image], best)
+
+
+def in_plausible_range(network: Network, samples: Samples, provider: Provider) -> Samples:
+    """The samples with pixel values in 0..255, if standardised ones vanish beside the biases of the first layer.
+
+    Training keeps a layer's outputs of the order of its biases, and so does BatchNormalization that was folded into it.
+
+    Args:
+        network: A network without BatchNormalization.
+        samples: Standardised images, for any number of inputs; other inputs are left as they are.
+        provider: The execution provider.
+    """
+    inputs, dims = network.model.inputs, network.cost.dims
+    images = [spec.name for spec in inputs if spec.dtype == "float32" and len(dims.get(spec.name, ())) == 4]
+    layer = first_layer(network, images)
+    if layer is None:
+        return samples
+    tried = samples.part(0, -(-_LOOKED_AT // samples.rows))
+    try:
+        faint = layer.spread(tried.feeds, provider)
+        plain = layer.spread(_in_range(tried, images, _LARGE).feeds, provider)
+    except OnnxMergeError as error:  # the images serve as they are
+        _LOGGER.debug("the range of synthetic images was not chosen: %s", error)
+        return samples
+    _LOGGER.debug("deviation of the first layer over its biases: %s, in the larger range %s", faint, plain)
+    return _in_range(samples, images, _LARGE) if faint < _FAINT <= plain else samples
 
 
 def in_telling_range(model: bytes | Path, scores: str, samples: Samples, provider: Provider) -> Samples:
@@ -85,7 +121,7 @@ def in_telling_range(model: bytes | Path, scores: str, samples: Samples, provide
     try:
         with Session.open(model, provider) as session:
             for name in RANGES:
-                found = scores_of(session, scores, _in_range(tried, image, name))
+                found = scores_of(session, scores, _in_range(tried, [image], name))
                 told[name] = 0.0 if found is None else _entropy(found)
                 if not name and told[name] > _ALIKE:
                     return samples
@@ -94,7 +130,7 @@ def in_telling_range(model: bytes | Path, scores: str, samples: Samples, provide
         return samples
     _LOGGER.debug("entropy of the classes of synthetic images, by range: %s", told)
     best = max(told, key=lambda name: told[name])
-    return _in_range(samples, image, best) if told[best] > _APART else samples
+    return _in_range(samples, [image], best) if told[best] > _APART else samples
 
 
 def scores_of(session: Session, scores: str, samples: Samples) -> NDArray[Any] | None:
@@ -110,11 +146,11 @@ def _entropy(scores: NDArray[Any]) -> float:
     return float(-np.sum(share * np.log(share)) / np.log(scores.shape[1]))
 
 
-def _in_range(samples: Samples, image: str, name: str) -> Samples:
-    """Standardised samples in a range of values."""
+def _in_range(samples: Samples, images: Sequence[str], name: str) -> Samples:
+    """Standardised samples with images in a range of values."""
     if not name:
         return samples
-    feeds = tuple({image: _scaled(feed[image], name)} for feed in samples.feeds)
+    feeds = tuple({**feed, **{image: _scaled(feed[image], name) for image in images}} for feed in samples.feeds)
     return replace(samples, feeds=feeds, source=f"{samples.source}, {name}")
 
 

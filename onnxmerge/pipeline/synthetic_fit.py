@@ -1,7 +1,8 @@
 """Synthetic images to fit to, for a network without samples.
 
 1. *Range.* The range of pixel values that the network was trained on: the one whose statistics are nearest to those of
-   BatchNormalization, if there is any; else, for a classifier, the one that it tells apart.
+   BatchNormalization, if there is any; else the one that is plausible for the biases of the first layer and, for a
+   classifier, the one that it tells apart.
 2. *Choice.* For a classifier, the images of a larger pool on which it is most confident, evenly from all classes.
 3. *Descent.* The images are changed until they have the statistics of BatchNormalization, if there is any; else until
    a classifier is nearly as confident as it is of the data that it was trained on.
@@ -16,7 +17,7 @@ from math import prod
 from onnxmerge.graph import ImageGradient, before_softmax
 from onnxmerge.network import Network
 from onnxmerge.pipeline.matched_samples import Matching, class_target, matched_samples, statistics_target, takes_images
-from onnxmerge.pipeline.pixel_ranges import in_recorded_range, in_telling_range, scores_of
+from onnxmerge.pipeline.pixel_ranges import in_plausible_range, in_recorded_range, in_telling_range, scores_of
 from onnxmerge.pipeline.run import Run, ort_source
 from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.runtime.session import Provider, Session
@@ -71,8 +72,9 @@ def synthetic_fit(run: Run, network: Network, memory: int, provider: Provider) -
         samples = synthetic_samples(run.model.inputs, shapes, wanted, run.options.seed)
         if recorded is not None:
             return in_recorded_range(recorded, samples, memory, provider)
-        if scores is None or not takes_images(network):
-            return samples
+        large = in_plausible_range(network, samples, provider)
+        if large is not samples or scores is None or not takes_images(network):
+            return large
         return in_telling_range(ort_source(run.source), scores, samples, provider)
 
     few = scores is not None and (network.dims(scores) or (0, 0))[1] <= count // _PER_CLASS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from onnxmerge.graph import fold_batchnorm, load, probe_shapes, to_proto
 from onnxmerge.network import Network
 from onnxmerge.pipeline import synthetic_fit
 from onnxmerge.pipeline.matched_samples import Matching, matched_samples, statistics_target
-from onnxmerge.pipeline.pixel_ranges import RANGES, in_recorded_range, in_telling_range
+from onnxmerge.pipeline.pixel_ranges import RANGES, in_plausible_range, in_recorded_range, in_telling_range
 from onnxmerge.samples import synthetic_samples
 from tests.builders import Net, run
 
@@ -150,6 +151,73 @@ def test_a_classifier_is_given_the_range_in_which_it_tells_images_apart(name: st
     samples = synthetic_samples(load(model).inputs, {"x": (1, 3, 16, 16)}, 64, 0)
     made = in_telling_range(model.SerializeToString(), model.graph.output[0].name, samples, "cpu")
     assert made.source == samples.source + (f", {name}" if name else "")
+
+
+def detector(scale: float, biases: float = 1.0, *, layout: str = "NCHW", added: bool = False) -> onnx.ModelProto:
+    """A network without scores, whose first layer has outputs and biases of the order of 1 at pixels of this scale."""
+    net = Net(seed=7, opset=17)
+    rng = np.random.default_rng(7)
+    x = net.input(1, *((3, 16, 16) if layout == "NCHW" else (16, 16, 3)), name="x")
+    x = x if layout == "NCHW" else net.add("Transpose", x, perm=[0, 3, 1, 2])
+    weight = net.const((rng.standard_normal((8, 3, 3, 3)) / 5 / scale).astype(np.float32))
+    bias = (biases * rng.choice([-1.0, 1.0], 8) * rng.uniform(0.5, 2, 8)).astype(np.float32)
+    if added:
+        h = net.add("Add", net.add("Conv", x, weight), net.const(bias.reshape(1, -1, 1, 1)))
+    else:
+        h = net.add("Conv", x, weight, net.const(bias))
+    net.output(net.conv(net.add("Relu", h), 8, 8, 3), rank=4)
+    return net.model()
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (detector(64), "in 0..255"),
+        (detector(64, layout="NHWC"), "in 0..255"),
+        (detector(64, added=True), "in 0..255"),
+        (detector(1), ""),
+        (detector(0.25), ""),
+        (detector(1, biases=3), ""),
+        (detector(1, biases=0), ""),
+        (detector(1e5), ""),
+    ],
+)
+def test_pixel_values_are_large_where_small_ones_vanish_beside_biases(model: onnx.ModelProto, name: str) -> None:
+    network = network_of(model)
+    shape = network.cost.dims["x"]
+    samples = synthetic_samples(network.model.inputs, {"x": shape}, 16, 0)
+    made = in_plausible_range(network, samples, "cpu")
+    factor, summand = RANGES[name]
+    assert made.source == samples.source + (f", {name}" if name else "")
+    for new, old in zip(made.feeds, samples.feeds, strict=True):
+        assert np.allclose(new["x"], factor * old["x"] + summand, rtol=1e-5)
+
+
+def test_other_inputs_keep_their_values() -> None:
+    net = Net(seed=7, opset=17)
+    x = net.input(1, 3, 16, 16, name="x")
+    weight, bias = net.const(np.full((8, 3, 3, 3), 1e-3, np.float32)), net.const(np.ones(8, np.float32))
+    h = net.add("Conv", x, weight, bias)
+    net.output(net.add("Mul", h, net.input(1, name="gain")), rank=4)
+    network = network_of(net.model())
+    samples = synthetic_samples(network.model.inputs, {"x": (1, 3, 16, 16), "gain": (1,)}, 4, 0)
+    made = in_plausible_range(network, samples, "cpu")
+    assert made is not samples
+    assert [feed["gain"] for feed in made.feeds] == [feed["gain"] for feed in samples.feeds]
+
+
+@pytest.mark.filterwarnings("ignore::onnxmerge.OnnxMergeWarning")
+def test_a_detector_for_large_values_is_nearer_on_real_images() -> None:
+    model = detector(64)
+    images = np.random.default_rng(1).uniform(0, 255, (32, 3, 16, 16)).astype(np.float32)
+
+    def error(**given: Any) -> float:
+        made = onnxmerge.compress(model, 0.4, round_to=1, effort="fast", verify=False, **given).model
+        pairs = [(run(model, {"x": x[None]})[0], run(made, {"x": x[None]})[0]) for x in images]
+        dense, cut = (np.concatenate(each) for each in zip(*pairs, strict=True))
+        return float(np.square(dense - cut).sum() / np.square(dense - dense.mean(axis=0)).sum())
+
+    assert error() < 0.5 * error(method="prune")
 
 
 @pytest.mark.filterwarnings("ignore::onnxmerge.OnnxMergeWarning")
