@@ -6,7 +6,7 @@ from onnxmerge.graph.declared import is_foreign
 from onnxmerge.graph.edit import Draft, to_proto, written_parameters
 from onnxmerge.graph.evaluate import NotEvaluableError, evaluate
 from onnxmerge.graph.every_output import every_output
-from onnxmerge.graph.extract import extract, shift_name
+from onnxmerge.graph.extract import Part, extract, shift_name
 from onnxmerge.graph.float_view import FloatView, float_view
 from onnxmerge.graph.fold_batchnorm import fold_batchnorm
 from onnxmerge.graph.graphsurgeon import export_graph, from_graph, import_graph
@@ -35,6 +35,7 @@ __all__ = [
     "Model",
     "Node",
     "NotEvaluableError",
+    "Part",
     "Shapes",
     "Staged",
     "StaticShapes",

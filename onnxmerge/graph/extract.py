@@ -2,21 +2,43 @@
 
 Weights can be replaced, a vector can be added behind a node's output channels, and initializers and such vectors can
 be turned into inputs, so that one session serves many trial weights.
+
+Large weights can be left out and handed to the session as arrays: for a ResNet-50 whose rest is extracted behind every
+group, copying them into messages and those into bytes took an eighth of a fit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxmerge.graph.edit import fill
+from onnxmerge.graph.edit import as_stored, fill
 from onnxmerge.graph.model import Model
 
-__all__ = ["extract", "shift_name", "typed"]
+__all__ = ["Part", "extract", "shift_name", "typed"]
+
+_LARGE = 4096
+"""Bytes from which a weight is left out; smaller constants may be needed to infer shapes."""
+_ARRAYS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+"""Types of weights that a session takes as arrays."""
+
+
+class Part(NamedTuple):
+    """A part of a model.
+
+    Attributes:
+        model: The serialised model.
+        entering: Tensors that have to be fed apart from the free ones, in order.
+        weights: Values of initializers that the serialised model lacks.
+    """
+
+    model: bytes
+    entering: tuple[str, ...]
+    weights: Mapping[str, NDArray[Any]]
 
 
 def shift_name(tensor: str) -> str:
@@ -34,8 +56,9 @@ def extract(
     shifts: Mapping[int, tuple[int, NDArray[Any]]] | None = None,
     free: Sequence[str] = (),
     free_shifts: Sequence[int] = (),
-) -> tuple[bytes, tuple[str, ...]]:
-    """Some nodes of a model as a serialised model.
+    apart: bool = False,
+) -> Part:
+    """Some nodes of a model as a model of their own.
 
     Args:
         model: The model.
@@ -46,9 +69,7 @@ def extract(
         shifts: By node: (axes that follow the channel axis, vector) to add to its first output.
         free: Initializers that become inputs.
         free_shifts: Nodes to whose first output an input called `shift_name` is added; it has to be shaped to fit.
-
-    Returns:
-        The model, and the tensors that have to be fed apart from the free ones, in order.
+        apart: Whether large weights are left out of the serialised model.
     """
     weights, shifts = weights or {}, shifts or {}
     graph = onnx.GraphProto(name="part")
@@ -74,15 +95,20 @@ def extract(
         if index in free_shifts:
             vectors.append((shift_name(output), kinds[output]))
             _add_behind(graph, output, shift_name(output))
+    large: dict[str, NDArray[Any]] = {}
     for name in held:
         if name not in free:
-            _hold(graph, model, name, weights[name] if name in weights else model.weights[name])
+            values = weights[name] if name in weights else model.weights[name]
+            if apart and values.nbytes >= _LARGE and model.weights.element_type(name) in _ARRAYS:
+                large[name] = _refer(graph, model, name, values)
+            else:
+                _hold(graph, model, name, values)
     graph.input.extend(typed(name, kinds[name]) for name in entering)
     graph.input.extend(typed(name, model.weights.element_type(name)) for name in free)
     graph.input.extend(typed(name, kind) for name, kind in vectors)
     graph.output.extend(typed(name, kinds[name]) for name in outputs)
     proto = onnx.ModelProto(graph=graph, ir_version=model.proto.ir_version, opset_import=model.proto.opset_import)
-    return proto.SerializeToString(), tuple(entering)
+    return Part(proto.SerializeToString(), tuple(entering), large)
 
 
 def typed(name: str, kind: int) -> onnx.ValueInfoProto:
@@ -94,10 +120,25 @@ def typed(name: str, kind: int) -> onnx.ValueInfoProto:
 
 def _hold(graph: onnx.GraphProto, model: Model, name: str, values: NDArray[Any]) -> None:
     """Add an initializer of the model with the given values."""
-    tensor = graph.initializer.add()
+    fill(_declared(graph, model, name), values)
+
+
+def _refer(graph: onnx.GraphProto, model: Model, name: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Add an initializer of the model without values; returns those that a session has to be given."""
+    tensor = _declared(graph, model, name)
+    stored = as_stored(tensor, values)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "memory"), ("length", str(stored.nbytes))):
+        tensor.external_data.add(key=key, value=value)
+    return stored
+
+
+def _declared(graph: onnx.GraphProto, model: Model, name: str) -> onnx.TensorProto:
+    """Add an initializer of the model, of its type and shape."""
+    tensor: onnx.TensorProto = graph.initializer.add()
     tensor.name, tensor.data_type = name, model.weights.element_type(name)
     tensor.dims.extend(model.weights.shape(name))
-    fill(tensor, values)
+    return tensor
 
 
 def _add_behind(graph: onnx.GraphProto, output: str, vector: str) -> None:

@@ -78,8 +78,7 @@ def image_gradient(
     if image not in arriving:
         return None
     gradient = _total(tape, arriving[image])
-    data, _ = extract(model, kinds, nodes, list(ends))
-    proto = onnx.ModelProto.FromString(data)
+    proto = onnx.ModelProto.FromString(extract(model, kinds, nodes, list(ends)).model)
     proto.graph.node.extend(tape.nodes)
     proto.graph.initializer.extend(tape.constants)
     del proto.graph.output[:]

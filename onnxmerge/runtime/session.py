@@ -21,8 +21,9 @@ import ctypes
 import json
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import ml_dtypes
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.errors import FeedError, ModelError, RuntimeMissingError, UsageError
 from onnxmerge.runtime.cuda import cuda_problem, has_gpu
+from onnxmerge.runtime.session_options import FATAL, session_options
 from onnxmerge.runtime.threads import threads_of
 
 if TYPE_CHECKING:
@@ -39,10 +41,11 @@ if TYPE_CHECKING:
 __all__ = ["Provider", "Session", "runtime_version", "silence_default_log"]
 
 Provider = Literal["auto", "cpu", "cuda"]
+Weights = Mapping[str, NDArray[Any]]
+NO_WEIGHTS: Weights = MappingProxyType({})
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
-_FATAL = 4
 _LOGGER = logging.getLogger(__name__)
 _FOREIGN = "; if only another runtime has it, compress without verification: --no-verify (verify=False)"
 _INSTALL_CUDA = "try: pip install 'onnxruntime-gpu[cuda,cudnn]', and check that nvidia-smi lists a GPU"
@@ -64,8 +67,11 @@ class Session:
         note: Why ``auto`` did not use CUDA although there is a GPU; else empty.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, threads: int | None, note: str) -> None:
+    def __init__(
+        self, session: onnxruntime.InferenceSession, threads: int | None, note: str, weights: Weights = NO_WEIGHTS
+    ) -> None:
         self._session: onnxruntime.InferenceSession | None = session
+        self._weights = weights  # ONNX Runtime reads them where they are
         self._types = {value.name: str(value.type) for value in (*session.get_inputs(), *session.get_outputs())}
         self.input_names: tuple[str, ...] = tuple(value.name for value in session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(value.name for value in session.get_outputs())
@@ -87,6 +93,7 @@ class Session:
         optimize: bool = True,
         spin: bool = True,
         profile: Path | None = None,
+        weights: Weights = NO_WEIGHTS,
     ) -> Session:
         """Loads a model.
 
@@ -99,6 +106,7 @@ class Session:
                 between two runs took 65 ms beside spinning threads and 20 ms beside sleeping ones; the runs took as
                 long.
             profile: Where ONNX Runtime writes the time of every kernel, see `end_profile`.
+            weights: Values of initializers that the model declares as external data.
 
         Raises:
             ModelError: ONNX Runtime refuses the model.
@@ -109,15 +117,18 @@ class Session:
         if provider not in {"auto", "cpu", "cuda"}:
             raise UsageError(f"expected provider auto, cpu or cuda, got {provider!r}")
         ort = _import()
+        options = partial(
+            session_options, ort, threads, optimize=optimize, spin=spin, profile=profile, weights=weights
+        )  # fmt: skip
         listed = _CUDA in ort.get_available_providers()
         note = "" if listed else "CUDA is not used: this build of ONNX Runtime has no CUDA provider"
         if provider != "cpu" and listed:
             problem = cuda_problem(ort)
             if not problem:
                 try:
-                    session = _load(ort, model, [_CUDA, _CPU], threads, optimize, spin, profile)
+                    session = _load(ort, model, [_CUDA, _CPU], options())
                     if session.get_providers()[0] == _CUDA:
-                        return cls(session, threads, "")
+                        return cls(session, threads, "", weights)
                     problem = "no live session has it"
                 except Exception as error:  # whatever error CUDA raises, the CPU decides whether the model is invalid
                     problem = _line(error)
@@ -127,14 +138,14 @@ class Session:
                 f"--provider cuda: {note if not listed else note.removeprefix('CUDA is not used: ')}"
             )
         try:
-            session = _load(ort, model, [_CPU], threads, optimize, spin, profile)
+            session = _load(ort, model, [_CPU], options())
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
             hint = _FOREIGN if "not a registered function" in str(error) else ""
             raise ModelError(f"{_name(model)}: ONNX Runtime cannot load it: {_line(error)}{hint}") from error
         if provider == "auto":
             _LOGGER.debug("%s", note)
         told = provider == "auto" and has_gpu()  # without a GPU no note is needed
-        return cls(session, threads, note if told else "")
+        return cls(session, threads, note if told else "", weights)
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Runs the model once.
@@ -206,7 +217,7 @@ class Session:
 
     def close(self) -> None:
         """Release the memory; a second call does nothing."""
-        self._session = None
+        self._session, self._weights = None, NO_WEIGHTS
 
     def __enter__(self) -> Session:
         return self
@@ -243,7 +254,7 @@ def runtime_version() -> str:
 def silence_default_log() -> None:
     """Turn ONNX Runtime's default log off permanently, for a process of our own; does nothing without ONNX Runtime."""
     with contextlib.suppress(RuntimeMissingError):  # said where a session is opened
-        _import().set_default_logger_severity(_FATAL)
+        _import().set_default_logger_severity(FATAL)
 
 
 def _array(value: onnxruntime.OrtValue) -> NDArray[Any]:
@@ -269,22 +280,8 @@ def _load(
     ort: Any,  # noqa: ANN401
     model: bytes | Path,
     providers: list[str],
-    threads: int | None,
-    optimize: bool,
-    spin: bool,
-    profile: Path | None,
+    options: Any,  # noqa: ANN401
 ) -> onnxruntime.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = _FATAL
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if not spin:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not optimize:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if profile is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile)
     source = model if isinstance(model, bytes) else str(model)
     # Its own fallback to another provider prints to standard output, and would hide that CUDA failed.
     return ort.InferenceSession(source, sess_options=options, providers=providers, enable_fallback=0)

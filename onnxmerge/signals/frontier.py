@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxmerge.channels.context import Context
-from onnxmerge.graph import STATES, Node, extract, states_model
+from onnxmerge.graph import STATES, Node, Part, extract, states_model
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.signals.batches import Batches, PassCounter
 from onnxmerge.signals.tensor_store import Store
@@ -85,13 +85,13 @@ class Frontier:
         made = [name for index in nodes for name in self.context.model.nodes[index].outputs if name]
         wanted = [name for name in made if self._last.get(name, -1) >= position or name in keep]
         if wanted:
-            data, entering = extract(
+            part = extract(
                 self.context.model, self.context.shapes.first.kinds, nodes, wanted,
-                weights=self.weights, shifts=self.shifts,
+                weights=self.weights, shifts=self.shifts, apart=True,
             )  # fmt: skip
-            with Session.open(data, self._provider, spin=False) as session:
+            with self._open(part) as session:
                 for place in range(len(self._live)):
-                    self._live.put(place, session.run(self._live.batch(place, entering)))
+                    self._live.put(place, session.run(self._live.batch(place, part.entering)))
             if self._counter is not None:
                 self._counter.add(nodes, self._batches.count)
         self._live.drop({n for n in self._live.names() if self._last.get(n, -1) < position and n not in keep})
@@ -133,11 +133,14 @@ class Frontier:
         nodes = self._order[position:]
         outputs = [spec.name for spec in self.context.model.outputs if spec.name in self.context.model.writer]
         made = {name for index in nodes for name in self.context.model.nodes[index].outputs}
-        data, entering = extract(
+        part = extract(
             self.context.model, self.context.shapes.first.kinds, nodes, [n for n in outputs if n in made],
-            weights=self.weights, shifts=self.shifts, free=free, free_shifts=free_shifts,
+            weights=self.weights, shifts=self.shifts, free=free, free_shifts=free_shifts, apart=True,
         )  # fmt: skip
-        return Rest(Session.open(data, self._provider, spin=False), entering, nodes, self._counter)
+        return Rest(self._open(part), part.entering, nodes, self._counter)
+
+    def _open(self, part: Part) -> Session:
+        return Session.open(part.model, self._provider, spin=False, weights=part.weights)
 
     def outputs(self, chosen: Sequence[int]) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
         """Graph outputs of the network with the current weights and shifts, for some batches."""
