@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.decompose.least_squares import Moments, choose_ridge, solve
+from onnxmerge.decompose.least_squares import Moments, solve
+from onnxmerge.decompose.ridge import choose_ridge, mixed
 from onnxmerge.decompose.rows import Floats, Indices
 
 __all__ = ["add_combinations", "combination_ridge", "combinations"]
@@ -26,8 +27,9 @@ def combination_ridge(halves: Sequence[Moments], stays: Mask, least: float) -> f
         stays: (n,) whether each channel is kept.
         least: Minimum strength.
     """
-    covariances = [_with_removed(half.centred()[0], stays) for half in halves]
-    return choose_ridge(covariances[0], covariances[1], stays[None], _nothing(stays), least)
+    one, two = (_with_removed(half.centred()[0], stays) for half in halves)
+    pull = mixed(_nothing(stays))
+    return choose_ridge((one[0], mixed(one[1])), (two[0], mixed(two[1])), stays[None], pull, least)
 
 
 def combinations(uu: Floats, stays: Mask, ridge: float) -> Floats:

@@ -11,31 +11,20 @@ problem in the row space.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-__all__ = ["RIDGES", "Covariances", "Moments", "choose_ridge", "mixed", "residual_energy", "solve"]
+__all__ = ["STRONGER", "Moments", "divided", "residual_energy", "solve"]
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-Covariances = tuple[Floats, Floats]
-"""(g, d, d) of inputs, and (g, d, o) of inputs with targets."""
-
-RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 30.0)
-"""Candidate strengths. Convolutions have tens of thousands of rows and use the weakest; a fully connected layer has one
-row per sample, about as many as unknowns, and uses one of the strongest.
-"""
-
-MIXED = 64
-"""Number of mixtures of outputs used to choose a ridge; without them, 512 outputs of 4608 unknowns took a third of all
-planning.
-"""
-
-_WIDE, _RIDGES_WIDE = 2048, (1e-3, 3e-2, 1.0, 10.0)
-"""Number of unknowns beyond which fewer strengths are tried: each takes two factorisations, 1.5 s each at 4608
-unknowns.
+STRONGER = (1.0, 10.0, 100.0, 1000.0)
+"""Factors of a ridge that are tried. Signals that hardly vary around a large mean have a covariance that rounding can
+make indefinite. If even a thousandfold ridge does not fix it, it consists of rounding errors, and nothing can be learnt
+from it.
 """
 
 
@@ -125,60 +114,6 @@ class Moments:
         return products
 
 
-def mixed(weights: NDArray[np.floating]) -> Floats:
-    """Weights of `MIXED` random mixtures of the outputs if there are many more, else the weights themselves.
-
-    A mean over outputs, such as the error by which a ridge is chosen, is the same for mixtures up to a relative
-    standard deviation of √(2/MIXED), which is shared by all compared ridges (Johnson and Lindenstrauss).
-
-    Args:
-        weights: (g, d, o).
-
-    Returns:
-        (g, d, o) or (g, d, MIXED), from the same generator each time.
-    """
-    outputs = weights.shape[-1]
-    if outputs <= 2 * MIXED:
-        return np.asarray(weights, dtype=np.float64)
-    mixing = np.random.default_rng(outputs).standard_normal((outputs, MIXED)) / np.sqrt(MIXED)
-    return np.asarray(weights @ mixing)
-
-
-def choose_ridge(one: Covariances, two: Covariances, alive: Mask, pull: Floats, least: float) -> float:
-    """The strength for which weights fitted on either half best explain the other half.
-
-    Strengths are tried in ascending order until the error rises twice: it has one minimum, and each trial takes two
-    factorisations. (One eigendecomposition serves all strengths, but took as long as fourteen factorisations at 2304
-    unknowns.)
-
-    Args:
-        one: Covariances of half of the rows, from other samples than the rest.
-        two: Those of the other half.
-        alive: (g, d) rows of the weight that may be non-zero.
-        pull: (g, d, o) the weights to regularise towards.
-        least: Minimum strength.
-    """
-    halves = (one, two)
-    known = RIDGES if alive.shape[1] <= _WIDE else _RIDGES_WIDE
-    tried = [ridge for ridge in known if ridge >= least] or [least]
-    lowest, chosen, rises = np.inf, tried[0], 0
-    for ridge in tried:
-        first, second = (solve(uu, ut, pull, ridge, alive) for uu, ut in halves)
-        error = _unexplained(first, *two) + _unexplained(second, *one)
-        if error < lowest:
-            lowest, chosen, rises = error, ridge, 0
-        else:
-            rises += 1
-        if rises == 2:
-            break
-    return chosen
-
-
-def _unexplained(weight: Floats, uu: Floats, ut: Floats) -> float:
-    """Mean squared error of weights (g, d, o), less the variance of the targets, which does not depend on them."""
-    return float(np.sum(weight * (uu @ weight)) - 2 * np.sum(weight * ut))
-
-
 def residual_energy(uu: Floats, difference: Floats) -> float:
     """Mean squared output for inputs with second moments uu (g, d, d) through weights (g, d, o)."""
     return float(np.sum(difference * (uu @ difference)))
@@ -221,16 +156,22 @@ def _solve(uu: Floats, ut: Floats, pull: Floats, ridge: float) -> Floats:
     scale = float(np.trace(uu)) / max(d, 1)
     if scale <= 0 or not np.isfinite(scale) or not np.isfinite(ut).all():
         return pull.copy()
-    # Signals that hardly vary around a large mean have a covariance that rounding can make indefinite. If even a
-    # thousandfold ridge does not fix it, it consists of rounding errors, and nothing can be learnt from it.
-    for factor in (1.0, 10.0, 100.0, 1000.0):
+    for factor in STRONGER:
         strength = factor * max(ridge, 1e-9) * scale
         system = uu.copy()
         system[np.diag_indices(d)] += strength
-        try:
-            # Cholesky explicitly: the general `solve` took ten times as long on 576 rows (SciPy 1.17).
-            triangle = linalg.cho_factor(system, overwrite_a=True, check_finite=False)
-        except linalg.LinAlgError:
-            continue
-        return np.asarray(linalg.cho_solve(triangle, ut + strength * pull, check_finite=False))
+        weights = divided(system, ut + strength * pull)
+        if weights is not None:
+            return weights
     return pull.copy()
+
+
+def divided(system: NDArray[Any], right: NDArray[Any]) -> NDArray[Any] | None:
+    """The solution of a positive definite system, which is overwritten; None if it is indefinite."""
+    try:
+        # Cholesky explicitly: the general `solve` took ten times as long on 576 rows (SciPy 1.17). LAPACK reads
+        # columns, so it gets the transpose, and SciPy does not have to copy the matrix.
+        triangle = linalg.cho_factor(system.T, lower=True, overwrite_a=True, check_finite=False)
+    except linalg.LinAlgError:
+        return None
+    return np.asarray(linalg.cho_solve(triangle, right, check_finite=False))

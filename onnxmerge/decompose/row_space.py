@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from onnxmerge.decompose.least_squares import RIDGES
+from onnxmerge.decompose.ridge import RIDGES
 
 __all__ = ["fit_rows"]
 
@@ -27,7 +27,7 @@ def fit_rows(
     least: float,
     counts: Values | None = None,
 ) -> tuple[NDArray[np.float32], float, Floats]:
-    """Weights from rows, with the ridge chosen as in `least_squares.choose_ridge`.
+    """Weights from rows, with the ridge chosen as in `ridge.choose_ridge`.
 
     Args:
         inputs: (m, d) rows.

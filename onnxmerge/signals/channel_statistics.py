@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
 
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Indices
 from onnxmerge.decompose.combination import add_combinations, combination_ridge, combinations
 from onnxmerge.decompose.least_squares import Moments
-from onnxmerge.decompose.obs import Reader
+from onnxmerge.decompose.obs import Reader, factor_of
 from onnxmerge.signals.statistics import complement, halves_of
 from onnxmerge.signals.weighted_nodes import WeightedNode
 
@@ -89,9 +88,8 @@ class ChannelStatistics:
     def readers(self) -> list[Reader]:
         """See `Statistics`. Any factor of the products of the weights gives the same costs as the weights."""
         total = reduce(Moments.plus, self.folds)
-        uu, products = total.centred()[0][0], self.products()
-        values, vectors = linalg.eigh(products)
-        factor = vectors * np.sqrt(np.maximum(values, 0.0))
+        uu, products, weights = total.centred()[0][0], self.products(), self.by_channel()
+        factor = weights.astype(np.float64) if weights.shape[1] <= weights.shape[0] else factor_of(products)
         energy = float(np.sum(uu * products))
         places = np.arange(self.group.size).reshape(-1, 1)
         return [Reader(uu, factor, places, 1.0 / max(energy, 1e-30), total.means()[0][0])]
@@ -115,10 +113,7 @@ class _ChannelFold:
         self, statistics: ChannelStatistics, others: Moments, own: Moments, mean: Floats, ridge: float
     ) -> None:
         self._statistics, self._ridge, self._mean = statistics, ridge, mean
-        self._uu = others.centred()[0]
-        self._own = own.about(others.means()[0])[0]
-        self._products = statistics.products()
-        self._energy = max(float(np.sum(self._own * self._products)), 1e-30)
+        self._uu, self._centre, self._moments = others.centred()[0], others.means()[0], own
 
     def weights(self, kept: Indices) -> tuple[NDArray[np.floating], Floats]:
         old = np.asarray(self._statistics.node.weight_rows(), dtype=np.float32)
@@ -129,8 +124,14 @@ class _ChannelFold:
         return new[None], self._mean @ (old - new)
 
     def error(self, kept: Indices) -> float:
-        own, stays = self._own, self._statistics.stays(kept)
+        (own, products), stays = self._judged, self._statistics.stays(kept)
         mixing = combinations(self._uu, stays, self._ridge)
         left = own[np.ix_(~stays, ~stays)] - 2 * own[np.ix_(~stays, stays)] @ mixing
         left += mixing.T @ own[np.ix_(stays, stays)] @ mixing
-        return float(np.sum(left * self._products[np.ix_(~stays, ~stays)])) / self._energy
+        missed = float(np.sum(left * products[np.ix_(~stays, ~stays)]))
+        return missed / max(float(np.sum(own * products)), 1e-30)
+
+    @cached_property
+    def _judged(self) -> tuple[Floats, Floats]:
+        """The products of the fold itself, and those of the weights; only `error` needs them."""
+        return self._moments.about(self._centre)[0], self._statistics.products()

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Indices
 from onnxmerge.decompose.combination import add_combinations, combination_ridge, combinations
-from onnxmerge.decompose.least_squares import Covariances, Moments, choose_ridge, mixed, solve
+from onnxmerge.decompose.least_squares import Moments, solve
+from onnxmerge.decompose.ridge import Covariances, choose_ridge, mixed
 from onnxmerge.decompose.row_space import fit_rows
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.chunks import Chunks

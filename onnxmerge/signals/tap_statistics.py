@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Indices
-from onnxmerge.decompose.least_squares import Moments, choose_ridge, mixed, residual_energy, solve
+from onnxmerge.decompose.least_squares import Moments, residual_energy, solve
 from onnxmerge.decompose.obs import Reader
+from onnxmerge.decompose.ridge import choose_ridge, mixed
 from onnxmerge.signals.statistics import complement, halves_of
 from onnxmerge.signals.weighted_nodes import WeightedNode
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from onnxmerge.decompose.combination import add_combinations, combination_ridge, combinations
-from onnxmerge.decompose.least_squares import RIDGES, Moments
+from onnxmerge.decompose.least_squares import Moments
+from onnxmerge.decompose.ridge import RIDGES
 
 N, OUTPUTS = 8, 3
 STAYS = np.isin(np.arange(N), [0, 2, 3, 6])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxmerge.decompose.least_squares import MIXED, RIDGES, Moments, choose_ridge, mixed, solve
+from onnxmerge.decompose.least_squares import Moments, solve
+from onnxmerge.decompose.ridge import MIXED, RIDGES, choose_ridge, mixed
 
 
 def _halves(rows: int, d: int, o: int, noise: float) -> tuple[list[Moments], np.ndarray]:

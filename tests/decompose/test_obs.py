@@ -7,7 +7,7 @@ import pytest
 
 from onnxmerge.decompose import obs
 from onnxmerge.decompose.least_squares import Moments, solve
-from onnxmerge.decompose.obs import Reader, eliminate, rank_by_energy
+from onnxmerge.decompose.obs import Reader, eliminate, factor_of, rank_by_energy
 
 
 def _covariance(rng: np.random.Generator, d: int) -> np.ndarray:
@@ -156,3 +156,12 @@ def test_the_inverse_is_one_and_symmetric() -> None:
     np.testing.assert_allclose(inverse @ (covariance + 0.01 * np.eye(30)), np.eye(30), atol=1e-10)
     assert np.array_equal(inverse, inverse.T)
     assert inverse.flags.c_contiguous
+
+
+@pytest.mark.parametrize(("size", "rank"), [(1, 1), (7, 3), (40, 40), (5, 0)])
+def test_a_factor_has_the_products(size: int, rank: int) -> None:
+    rows = np.random.default_rng(size).normal(size=(size, rank)) * np.geomspace(1, 1e3, size)[:, None]
+    products = rows @ rows.T
+    factor = factor_of(products)
+    assert factor.shape[1] <= max(rank, 1)
+    np.testing.assert_allclose(factor @ factor.T, products, atol=1e-10 * max(products.max(), 1))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxmerge.decompose.least_squares import RIDGES, solve
+from onnxmerge.decompose.least_squares import solve
+from onnxmerge.decompose.ridge import RIDGES
 from onnxmerge.decompose.row_space import fit_rows
 
 ROWS, UNKNOWNS, OUTPUTS = 40, 90, 5
