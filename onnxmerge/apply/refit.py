@@ -133,9 +133,9 @@ def refit(
 def _rows(node: WeightedNode, dense: Frontier, batches: Batches) -> int:
     """Number of rows of all samples, without those of padding."""
     count = 0
-    for batch, use, x in node.fed(dense):
-        real = None if node.patches.kernel else batches.real(batch, use.inputs[0], x.shape)
-        count += node.patches.count(x.shape) if real is None else int(real.sum())
+    for batch, use, shape in node.fed_shapes(dense):
+        real = None if node.patches.kernel else batches.real(batch, use.inputs[0], shape)
+        count += node.patches.count(shape) if real is None else int(real.sum())
     return count
 
 

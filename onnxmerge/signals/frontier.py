@@ -101,6 +101,10 @@ class Frontier:
         """A tensor that crosses the frontier, batch by batch."""
         return self._live.each(tensor)
 
+    def shapes(self, tensor: str) -> Iterator[tuple[int, ...]]:
+        """Shapes of a tensor that crosses the frontier, batch by batch."""
+        return self._live.shapes(tensor)
+
     def at(self, batch: int, tensor: str) -> NDArray[Any]:
         """A tensor that crosses the frontier, of one batch."""
         return self._live.batch(batch, (tensor,))[tensor]

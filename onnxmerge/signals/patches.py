@@ -57,7 +57,7 @@ class Patches:
         spatial = x.shape[2:]
         index, valid = self._sources(spatial, self.spatial(spatial), positions)
         flat = np.asarray(x, dtype=np.float32).reshape(*x.shape[:2], -1)
-        taken = flat[:, :, index.ravel()].reshape(*x.shape[:2], *index.shape)
+        taken = flat.take(index.ravel(), axis=2, mode="clip").reshape(*x.shape[:2], *index.shape)  # no bounds to check
         if not valid.all():
             taken *= valid
         return np.ascontiguousarray(taken.transpose(0, 2, 1, 3)).reshape(-1, x.shape[1], index.shape[1])
@@ -91,7 +91,7 @@ class Patches:
         """(m, channels) outputs that correspond to the rows."""
         if positions is None:
             return np.asarray(y, dtype=np.float32).reshape(-1, y.shape[-1])
-        flat = np.asarray(y, dtype=np.float32).reshape(*y.shape[:2], -1)[:, :, positions]
+        flat = np.asarray(y, dtype=np.float32).reshape(*y.shape[:2], -1).take(positions, axis=2, mode="clip")
         return np.ascontiguousarray(flat.transpose(0, 2, 1)).reshape(-1, y.shape[1])
 
     def draw(self, spatial: tuple[int, ...], count: int, rng: np.random.Generator) -> Indices | None:

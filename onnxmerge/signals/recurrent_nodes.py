@@ -115,6 +115,10 @@ class RecurrentNode(WeightedNode):
             before = self._before(np.asarray(states, np.float32), np.asarray(start, np.float32), lengths)
             yield self._rows(x[inside], [each[inside] for each in before], weights)
 
+    def fed_shapes(self, frontier: Frontier) -> Iterator[tuple[int, Node, tuple[int, ...]]]:
+        """See `WeightedNode`."""
+        return ((batch, node, rows.shape) for batch, node, rows in self.fed(frontier))
+
     def _before(self, states: Values, start: Values, lengths: NDArray[Any]) -> list[Values]:
         """(steps, batch, units) states that each step reads, by direction."""
         found = []

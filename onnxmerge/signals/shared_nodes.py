@@ -51,6 +51,11 @@ class SharedNode(WeightedNode):
         for use in self.uses:
             yield from use.fed(frontier)
 
+    def fed_shapes(self, frontier: Frontier) -> Iterator[tuple[int, Node, tuple[int, ...]]]:
+        """See `WeightedNode`."""
+        for use in self.uses:
+            yield from use.fed_shapes(frontier)
+
     def shift_outputs(self, frontier: Frontier, shift: Floats) -> None:
         """See `WeightedNode`: the outputs of every use."""
         for use in self.uses:

@@ -55,6 +55,10 @@ class Store:
         """One tensor, batch by batch."""
         return (_read(batch[name]) for batch in self._batches)
 
+    def shapes(self, name: str) -> Iterator[tuple[int, ...]]:
+        """Shapes of one tensor, batch by batch; its values are not read."""
+        return (_shape(batch[name]) for batch in self._batches)
+
     def put(self, place: int, tensors: Mapping[str, Array]) -> None:
         """Add tensors to a batch."""
         for name, array in tensors.items():
@@ -83,8 +87,16 @@ class Store:
         self._files += 1
         path = self._folder / f"{self._files}.npy"
         with path.open("wb") as file:
-            np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+            np.lib.format.write_array(file, np.ascontiguousarray(array), (1, 0), allow_pickle=False)
         return path
+
+
+def _shape(value: Array | Path) -> tuple[int, ...]:
+    if isinstance(value, Path):
+        with value.open("rb") as file:
+            np.lib.format.read_magic(file)
+            return tuple(np.lib.format.read_array_header_1_0(file)[0])
+    return value.shape
 
 
 def _read(value: Array | Path) -> Array:

@@ -103,6 +103,10 @@ class WeightedNode:
         """Each batch, the node, and what it multiplies: see `inputs`."""
         return ((batch, self.node, x) for batch, x in enumerate(self.inputs(frontier)))
 
+    def fed_shapes(self, frontier: Frontier) -> Iterator[tuple[int, Node, tuple[int, ...]]]:
+        """As `fed`, with shapes in place of values."""
+        return ((batch, self.node, shape) for batch, shape in enumerate(frontier.shapes(self.node.inputs[0])))
+
     def shift_outputs(self, frontier: Frontier, shift: Floats) -> None:
         """Let a (o,) vector be added to the node's outputs when it runs."""
         frontier.shifts[self.node.index] = (self.trailing, shift.astype(self.array.dtype))

@@ -41,7 +41,7 @@ def test_large_weights_can_be_handed_over_as_arrays(dtype: type) -> None:
     assert list(part.weights) == ["large"]  # the numbers are large, but may decide shapes
     assert part.weights["large"].dtype == dtype
     assert len(part.model) < len(whole.model) - part.weights["large"].nbytes / 2
-    x = np.random.default_rng(1).normal(size=(5, 32)).astype(dtype)
+    x: np.ndarray = np.random.default_rng(1).normal(size=(5, 32)).astype(dtype)
     with (
         Session.open(whole.model, "cpu") as first,
         Session.open(part.model, "cpu", weights=part.weights) as second,

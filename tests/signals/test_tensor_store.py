@@ -27,6 +27,7 @@ def test_what_goes_in_comes_out(most: int, tmp_path: Path, monkeypatch: pytest.M
         for got, tensors in zip(store.each(name), made, strict=True):
             np.testing.assert_array_equal(got, tensors[name])
             assert got.dtype == np.asarray(tensors[name]).dtype
+        assert list(store.shapes(name)) == [np.asarray(tensors[name]).shape for tensors in made]
     assert store.batch(1, ("x",))["x"] is samples[1]["x"]
     assert bool(list(tmp_path.rglob("*.npy"))) == (most < 1 << 20)
     store.drop({"h", "i"})
