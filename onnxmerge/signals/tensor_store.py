@@ -87,7 +87,7 @@ class Store:
         self._files += 1
         path = self._folder / f"{self._files}.npy"
         with path.open("wb") as file:
-            np.lib.format.write_array(file, np.ascontiguousarray(array), (1, 0), allow_pickle=False)
+            np.lib.format.write_array(file, np.asarray(array, order="C"), (1, 0), allow_pickle=False)
         return path
 
 
