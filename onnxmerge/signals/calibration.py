@@ -10,6 +10,7 @@ from onnxmerge.signals.batches import Batches, PassCounter
 from onnxmerge.signals.frontier import Frontier
 from onnxmerge.signals.refit_schedule import RefitSchedule
 from onnxmerge.signals.statistics import WIDEST
+from onnxmerge.signals.tensor_store import LEAST_HELD, MOST_HELD
 
 __all__ = ["Calibration"]
 
@@ -45,6 +46,11 @@ class Calibration:
     rows: float = 1.0
     widest: int = WIDEST
 
-    def frontier(self) -> Frontier:
-        """The network before its first node, to be run on the samples in the order of the schedule."""
-        return Frontier(self.network, self.schedule.order, self.batches, self.provider, self.counter)
+    def frontier(self, networks: int = 2) -> Frontier:
+        """The network before its first node, to be run on the samples in the order of the schedule.
+
+        Args:
+            networks: Number of networks that are run side by side, which share the memory for activations.
+        """
+        held = min(MOST_HELD, max(LEAST_HELD, self.memory // 2)) // networks
+        return Frontier(self.network, self.schedule.order, self.batches, self.provider, self.counter, held)

@@ -17,7 +17,7 @@ from onnxmerge.channels.context import Context
 from onnxmerge.graph import STATES, Node, Part, extract, states_model
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.signals.batches import Batches, PassCounter
-from onnxmerge.signals.tensor_store import Store
+from onnxmerge.signals.tensor_store import LEAST_HELD, Store
 
 __all__ = ["Frontier", "Rest"]
 
@@ -39,6 +39,7 @@ class Frontier:
         batches: Batches,
         provider: Provider = "auto",
         counter: PassCounter | None = None,
+        held: int = LEAST_HELD,
     ) -> None:
         """Start before the first node.
 
@@ -48,6 +49,7 @@ class Frontier:
             batches: The samples.
             provider: The execution provider.
             counter: Counts every node that runs.
+            held: Bytes of activations that it keeps in memory.
         """
         self.context = context
         self._counter = counter
@@ -63,7 +65,7 @@ class Frontier:
                     self._last[name] = place
         for spec in context.model.outputs:
             self._last[spec.name] = len(self._order)
-        self._live = Store(batches.feeds)
+        self._live = Store(batches.feeds, held)
         self.position = 0
         self.weights: dict[str, NDArray[Any]] = {}
         self.shifts: dict[int, tuple[int, NDArray[Any]]] = {}

@@ -126,7 +126,7 @@ def measure_curves(
         vanishing: Groups that are also measured without any channel.
         progress: Called with the fraction completed.
     """
-    schedule, frontier = calibration.schedule, calibration.frontier()
+    schedule, frontier = calibration.schedule, calibration.frontier(networks=1)
     dense: dict[int, Outputs] = dict(frontier.outputs(probing.batches)) if probing.batches else {}
     waiting: dict[int, list[_Open]] = {}
     for position in positions:

@@ -12,12 +12,14 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MOST_HELD", "Store"]
+__all__ = ["LEAST_HELD", "MOST_HELD", "Store"]
 
 Array = NDArray[Any]
 
-MOST_HELD = 1 << 29
-"""Maximum bytes that a store holds in memory. A refit has two frontiers, so it takes about twice that."""
+LEAST_HELD, MOST_HELD = 1 << 30, 3 << 29
+"""Bytes that all stores of one fit hold in memory: half of what its matrices may take, within these limits. At 256
+images of 224x224, a tensor of the first layers takes 0.8 GB, and writing files costs more time than computing it.
+"""
 
 
 class Store:
@@ -26,7 +28,7 @@ class Store:
     The initial tensors, the samples, are owned by the caller and not counted.
     """
 
-    def __init__(self, batches: Sequence[Mapping[str, Array]], most: int = MOST_HELD) -> None:
+    def __init__(self, batches: Sequence[Mapping[str, Array]], most: int = LEAST_HELD) -> None:
         """Start with tensors owned by the caller."""
         self._batches: list[dict[str, Array | Path]] = [dict(batch) for batch in batches]
         self._most = most
