@@ -3,7 +3,7 @@
 Weights can be replaced, a vector can be added behind a node's output channels, and initializers and such vectors can
 be turned into inputs, so that one session serves many trial weights.
 
-Large weights can be left out and handed to the session as arrays: for a ResNet-50 whose rest is extracted behind every
+Large weights are left out and handed to the session as arrays: for a ResNet-50 whose rest is extracted behind every
 group, copying them into messages and those into bytes took an eighth of a fit.
 """
 
@@ -40,6 +40,16 @@ class Part(NamedTuple):
     entering: tuple[str, ...]
     weights: Mapping[str, NDArray[Any]]
 
+    def whole(self) -> onnx.ModelProto:
+        """The model with all its weights."""
+        proto: onnx.ModelProto = onnx.ModelProto.FromString(self.model)
+        for tensor in proto.graph.initializer:
+            if tensor.name in self.weights:
+                tensor.ClearField("external_data")
+                tensor.ClearField("data_location")
+                fill(tensor, self.weights[tensor.name])
+        return proto
+
 
 def shift_name(tensor: str) -> str:
     """Name of the vector added behind the node that makes a tensor."""
@@ -56,7 +66,6 @@ def extract(
     shifts: Mapping[int, tuple[int, NDArray[Any]]] | None = None,
     free: Sequence[str] = (),
     free_shifts: Sequence[int] = (),
-    apart: bool = False,
 ) -> Part:
     """Some nodes of a model as a model of their own.
 
@@ -69,7 +78,6 @@ def extract(
         shifts: By node: (axes that follow the channel axis, vector) to add to its first output.
         free: Initializers that become inputs.
         free_shifts: Nodes to whose first output an input called `shift_name` is added; it has to be shaped to fit.
-        apart: Whether large weights are left out of the serialised model.
     """
     weights, shifts = weights or {}, shifts or {}
     graph = onnx.GraphProto(name="part")
@@ -95,14 +103,7 @@ def extract(
         if index in free_shifts:
             vectors.append((shift_name(output), kinds[output]))
             _add_behind(graph, output, shift_name(output))
-    large: dict[str, NDArray[Any]] = {}
-    for name in held:
-        if name not in free:
-            values = weights[name] if name in weights else model.weights[name]
-            if apart and values.nbytes >= _LARGE and model.weights.element_type(name) in _ARRAYS:
-                large[name] = _refer(graph, model, name, values)
-            else:
-                _hold(graph, model, name, values)
+    large = _add_weights(graph, model, [name for name in held if name not in free], weights)
     graph.input.extend(typed(name, kinds[name]) for name in entering)
     graph.input.extend(typed(name, model.weights.element_type(name)) for name in free)
     graph.input.extend(typed(name, kind) for name, kind in vectors)
@@ -118,27 +119,24 @@ def typed(name: str, kind: int) -> onnx.ValueInfoProto:
     return value
 
 
-def _hold(graph: onnx.GraphProto, model: Model, name: str, values: NDArray[Any]) -> None:
-    """Add an initializer of the model with the given values."""
-    fill(_declared(graph, model, name), values)
-
-
-def _refer(graph: onnx.GraphProto, model: Model, name: str, values: NDArray[Any]) -> NDArray[Any]:
-    """Add an initializer of the model without values; returns those that a session has to be given."""
-    tensor = _declared(graph, model, name)
-    stored = as_stored(tensor, values)
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", "memory"), ("length", str(stored.nbytes))):
-        tensor.external_data.add(key=key, value=value)
-    return stored
-
-
-def _declared(graph: onnx.GraphProto, model: Model, name: str) -> onnx.TensorProto:
-    """Add an initializer of the model, of its type and shape."""
-    tensor: onnx.TensorProto = graph.initializer.add()
-    tensor.name, tensor.data_type = name, model.weights.element_type(name)
-    tensor.dims.extend(model.weights.shape(name))
-    return tensor
+def _add_weights(
+    graph: onnx.GraphProto, model: Model, names: Sequence[str], weights: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Add initializers of the model; returns the values of those that were declared only."""
+    large = {}
+    for name in names:
+        tensor: onnx.TensorProto = graph.initializer.add()
+        tensor.name, tensor.data_type = name, model.weights.element_type(name)
+        tensor.dims.extend(model.weights.shape(name))
+        values = as_stored(tensor, weights[name] if name in weights else model.weights[name])
+        if values.nbytes < _LARGE or tensor.data_type not in _ARRAYS:
+            fill(tensor, values)
+            continue
+        large[name] = values
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", "memory"), ("length", str(values.nbytes))):
+            tensor.external_data.add(key=key, value=value)
+    return large
 
 
 def _add_behind(graph: onnx.GraphProto, output: str, vector: str) -> None:

@@ -78,7 +78,7 @@ def image_gradient(
     if image not in arriving:
         return None
     gradient = _total(tape, arriving[image])
-    proto = onnx.ModelProto.FromString(extract(model, kinds, nodes, list(ends)).model)
+    proto = extract(model, kinds, nodes, list(ends)).whole()
     proto.graph.node.extend(tape.nodes)
     proto.graph.initializer.extend(tape.constants)
     del proto.graph.output[:]

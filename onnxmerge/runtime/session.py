@@ -117,9 +117,7 @@ class Session:
         if provider not in {"auto", "cpu", "cuda"}:
             raise UsageError(f"expected provider auto, cpu or cuda, got {provider!r}")
         ort = _import()
-        options = partial(
-            session_options, ort, threads, optimize=optimize, spin=spin, profile=profile, weights=weights
-        )  # fmt: skip
+        options = partial(session_options, ort, threads, optimize, spin, profile, weights)
         listed = _CUDA in ort.get_available_providers()
         note = "" if listed else "CUDA is not used: this build of ONNX Runtime has no CUDA provider"
         if provider != "cpu" and listed:

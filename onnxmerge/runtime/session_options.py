@@ -17,7 +17,6 @@ FATAL = 4
 def session_options(
     ort: Any,  # noqa: ANN401 - the module has no types
     threads: int | None,
-    *,
     optimize: bool,
     spin: bool,
     profile: Path | None,

@@ -89,7 +89,7 @@ class Frontier:
         if wanted:
             part = extract(
                 self.context.model, self.context.shapes.first.kinds, nodes, wanted,
-                weights=self.weights, shifts=self.shifts, apart=True,
+                weights=self.weights, shifts=self.shifts,
             )  # fmt: skip
             with self._open(part) as session:
                 for place in range(len(self._live)):
@@ -141,7 +141,7 @@ class Frontier:
         made = {name for index in nodes for name in self.context.model.nodes[index].outputs}
         part = extract(
             self.context.model, self.context.shapes.first.kinds, nodes, [n for n in outputs if n in made],
-            weights=self.weights, shifts=self.shifts, free=free, free_shifts=free_shifts, apart=True,
+            weights=self.weights, shifts=self.shifts, free=free, free_shifts=free_shifts,
         )  # fmt: skip
         return Rest(self._open(part), part.entering, nodes, self._counter)
 
