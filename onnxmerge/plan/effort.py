@@ -42,6 +42,8 @@ class Effort:
         rows: Factor of the number of rows drawn for the statistics of a node.
         widest: Number of unknowns of a node beyond which planning uses statistics of its channels, not of all taps.
         steps: Maximum number of steps that bring the statistics of synthetic images near to the recorded ones.
+        folds: Number of folds on which outputs are compared, if fewer samples than in one batch of each fold would do;
+            None for all.
     """
 
     levels: tuple[float, ...]
@@ -51,11 +53,12 @@ class Effort:
     rows: float = 1.0
     widest: int = WIDEST
     steps: int = 16
+    folds: int | None = None
 
 
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
     {
-        "fast": Effort((0.75, 0.4), 2.0, 128, (), 0.5, 1152, 4),
+        "fast": Effort((0.75, 0.4), 2.0, 128, (), 0.5, 1152, 4, folds=2),
         "balanced": Effort((0.85, 0.65, 0.4, 0.15), 9.0, 256, (0.3,)),
         "thorough": Effort((0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), 45.0, 1024, (0.15, 0.3)),
     }
@@ -83,4 +86,4 @@ def probing_for(effort: Effort, behind: Sequence[float], vanishing: float, batch
             break
         # Every other level, starting with the second, so that the remaining ones span the range.
         levels = levels[1::2]
-    return Probing(tuple(levels), batches.first(max(samples, 1)))
+    return Probing(tuple(levels), batches.first(max(samples, 1), effort.folds))

@@ -122,11 +122,12 @@ class Batches:
             weights=tuple(self.weights[b] for b in chosen) if self.weights else (),
         )
 
-    def first(self, samples: int) -> tuple[int, ...]:
-        """The smallest number of leading batches that contain enough samples and cover every fold."""
+    def first(self, samples: int, folds: int | None = None) -> tuple[int, ...]:
+        """The smallest number of leading batches that contain enough samples and cover enough folds, by default all."""
+        covered = self.folds if folds is None else min(folds, self.folds)
         chosen, held = [], 0
         for batch, size in enumerate(self.sizes[: self.given or len(self.sizes)]):
-            if held >= samples and batch >= self.folds:
+            if held >= samples and batch >= covered:
                 break
             chosen.append(batch)
             held += size

@@ -198,12 +198,14 @@ def _measure(
     rest = frontier.rest(entry.place, weights, shifted) if chosen else None
     try:
         for fold in range(batches.folds):
-            fitted = {index: entry.statistics[index].fold(fold, ridges[index]) for index in entry.nodes}
             mine = [batch for batch in chosen if batches.fold(batch) == fold]
+            if rest is not None and not mine:
+                continue
+            fitted = {index: entry.statistics[index].fold(fold, ridges[index]) for index in entry.nodes}
             for place, channels in enumerate(kept):
                 if rest is None:
                     errors[place] += sum(each.error(channels) for each in fitted.values()) / batches.folds
-                elif mine:
+                else:
                     feed = _trial(schedule, fitted, channels)
                     for batch in mine:
                         got = rest.run(entry.entering[batch], feed, batches.sizes[batch])

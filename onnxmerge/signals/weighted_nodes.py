@@ -222,7 +222,7 @@ class WeightedNode:
         """(m, outputs) outputs of the node for (m, channels, taps) patches."""
         bias = self.bias.astype(np.float32)
         if self.groups == 1:
-            return np.asarray(rows.reshape(len(rows), -1) @ self.weight_rows().astype(np.float32) + bias)
+            return np.asarray(rows.reshape(len(rows), -1) @ self.weight_rows().astype(np.float32, copy=False) + bias)
         stacked = self.blocks(rows).transpose(1, 0, 2) @ self.matrices().astype(np.float32)  # (g, m, o)
         return np.asarray(stacked.transpose(1, 0, 2).reshape(len(rows), -1) + bias)
 
