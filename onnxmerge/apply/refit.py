@@ -23,7 +23,7 @@ tried and lost 0.4 points on ResNet-56 at half of the MACs, 1.7 at 30 %.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Axis, Indices
+from onnxmerge.signals.ahead import ahead
 from onnxmerge.signals.batches import Batches
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.draws import Draw
@@ -45,6 +46,7 @@ from onnxmerge.signals.weighted_nodes import WeightedNode
 __all__ = ["Refitted", "refit"]
 
 Floats = NDArray[np.float64]
+Values = NDArray[np.float32]
 
 MOST_RESTORED = 2.0
 """Maximum factor by which a channel is scaled up; a fit that explains less than a quarter of the variance is noise."""
@@ -189,22 +191,34 @@ def _collect(
     rng: np.random.Generator,
 ) -> None:
     """Pass a node's inputs and targets to its regression, batch by batch."""
-    draw = Draw(node, regression.wanted, batches.count, len(batches), rng)
-    for (batch, use, x), (*_, original) in zip(node.fed(cut), node.fed(dense), strict=True):
-        drawn = draw(x, batches.real(batch, use.inputs[0], x.shape))
-        rows = drawn.rows(x)
-        if repair is None:
-            t = node.outputs(drawn.rows(original))
-        else:
-            total, other = drawn.outputs(dense.at(batch, repair.total)), drawn.outputs(cut.at(batch, repair.other))
-            t = ((total - other - repair.offset) / repair.scale).astype(np.float32)
-        weights = drawn.weights(batches.weight(batch, use.index))
+    for batch, rows, t, weights in ahead(_pairs(regression.wanted, node, repair, cut, dense, batches, rng)):
         if len(batches) > 1:
             regression.add(batches.fold(batch) % 2, rows, t, weights)
         else:
             # A single batch is split in two.
             for half in (0, 1):
                 regression.add(half, rows[half::2], t[half::2], None if weights is None else weights[half::2])
+
+
+def _pairs(
+    wanted: int,
+    node: WeightedNode,
+    repair: Repair | None,
+    cut: Frontier,
+    dense: Frontier,
+    batches: Batches,
+    rng: np.random.Generator,
+) -> Iterator[tuple[int, Values, Values, Values | None]]:
+    """The batch, rows of a node's inputs, its targets for them, and how much each counts, batch by batch."""
+    draw = Draw(node, wanted, batches.count, len(batches), rng)
+    for (batch, use, x), (*_, original) in zip(node.fed(cut), node.fed(dense), strict=True):
+        drawn = draw(x, batches.real(batch, use.inputs[0], x.shape))
+        if repair is None:
+            t = node.outputs(drawn.rows(original))
+        else:
+            total, other = drawn.outputs(dense.at(batch, repair.total)), drawn.outputs(cut.at(batch, repair.other))
+            t = ((total - other - repair.offset) / repair.scale).astype(np.float32)
+        yield batch, drawn.rows(x), t, drawn.weights(batches.weight(batch, use.index))
 
 
 def _solved(regression: Regression, cuts: Cuts, calibration: Calibration, linear: bool) -> Fit:

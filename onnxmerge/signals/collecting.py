@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.decompose.least_squares import Moments
+from onnxmerge.signals.ahead import ahead
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.channel_statistics import ChannelStatistics
 from onnxmerge.signals.chunks import Chunks
@@ -23,6 +24,8 @@ __all__ = ["collect"]
 
 _TWO_FOLDS = 1152
 """Number of unknowns beyond which only two folds are used: every fold takes a factorisation for every count."""
+_TAPS = 3
+"""Rows that the taps of one patch count as where each is a sample of its channel: neighbours are alike."""
 
 
 def collect(
@@ -46,6 +49,8 @@ def collect(
     by_taps = node.groups > 1 or fits_taps(node, folds, calibration.memory, calibration.widest)
     unknowns = node.unknowns if by_taps else max(group.size for group in groups)
     wanted = rows_wanted(unknowns, node.groups if by_taps else 1, calibration.rows)
+    if not by_taps and node.patches.taps > 1:
+        wanted = -(-wanted // _TAPS)
     draw = Draw(node, wanted, batches.count, len(batches), rng)
     moments = [Moments.empty(node.unknowns, 0, node.groups) for _ in range(folds)] if by_taps else []
     channels = [] if by_taps else [ChannelStatistics.empty(node, group, folds) for group in groups]
@@ -57,10 +62,15 @@ def collect(
             each.add(fold, rows.reshape(len(rows), -1))
 
     chunks = [Chunks(partial(use, fold)) for fold in range(folds)]
-    for batch, reader, x in node.fed(frontier):
-        drawn = draw(x, batches.real(batch, reader.inputs[0], x.shape))
-        weights = drawn.weights(batches.weight(batch, reader.index))
-        chunks[batches.fold(batch) % folds].add(drawn.rows(x), *(() if weights is None else (weights,)))
+
+    def drawn_rows() -> Iterator[tuple[int, tuple[NDArray[np.float32], ...]]]:
+        for batch, reader, x in node.fed(frontier):
+            drawn = draw(x, batches.real(batch, reader.inputs[0], x.shape))
+            weights = drawn.weights(batches.weight(batch, reader.index))
+            yield batch, ((drawn.rows(x),) if weights is None else (drawn.rows(x), weights))
+
+    for batch, rows in ahead(drawn_rows()):
+        chunks[batches.fold(batch) % folds].add(*rows)
     for each in chunks:
         each.flush()
     if by_taps:

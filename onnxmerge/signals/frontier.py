@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnxmerge.channels.context import Context
 from onnxmerge.graph import STATES, Node, Part, extract, states_model
 from onnxmerge.runtime.session import Provider, Session
+from onnxmerge.signals.ahead import ahead
 from onnxmerge.signals.batches import Batches, PassCounter
 from onnxmerge.signals.tensor_store import LEAST_HELD, Store
 
@@ -92,8 +93,9 @@ class Frontier:
                 weights=self.weights, shifts=self.shifts,
             )  # fmt: skip
             with self._open(part) as session:
-                for place in range(len(self._live)):
-                    self._live.put(place, session.run(self._live.batch(place, part.entering)))
+                feeds = (self._live.batch(place, part.entering) for place in range(len(self._live)))
+                for place, feed in enumerate(ahead(feeds)):
+                    self._live.put(place, session.run(feed))
             if self._counter is not None:
                 self._counter.add(nodes, self._batches.count)
         self._live.drop({n for n in self._live.names() if self._last.get(n, -1) < position and n not in keep})
