@@ -100,15 +100,10 @@ class _State:
 
     def remove(self, channels: Indices) -> None:
         rows = self.places[channels].ravel()
-        columns = self.inverse[:, rows]
-        block = columns[rows]
-        both = np.hstack([columns.T, self.weight[rows]])
-        solved = both / block if len(rows) == 1 else np.linalg.solve(block, both)
-        change, step = solved[:, : len(columns)], solved[:, len(columns) :]
-        self.weight -= columns @ step
-        # In place: a separate product and a subtraction would read or write the matrix three more times. BLAS is
-        # column-major, so it gets the transpose, which is equal for a symmetric matrix.
-        self.inverse = blas.dgemm(-1.0, columns, change, 1.0, self.inverse.T, overwrite_c=1).T
+        if len(rows) == 1:
+            self._update_once(int(rows[0]))
+        else:
+            self._update(rows)
         self.weight[rows] = 0.0
         self.inverse[rows, :] = 0.0
         self.inverse[:, rows] = 0.0
@@ -116,6 +111,23 @@ class _State:
         self.alive[rows] = False
         if np.count_nonzero(self.alive) < COMPACT * len(self.alive):
             self._compact()
+
+    def _update(self, rows: Indices) -> None:
+        """Refit the other rows."""
+        columns = self.inverse[:, rows]
+        solved = np.linalg.solve(columns[rows], np.hstack([columns.T, self.weight[rows]]))
+        change, step = solved[:, : len(columns)], solved[:, len(columns) :]
+        self.weight -= columns @ step
+        # In place: a separate product and a subtraction would read or write the matrix three more times. BLAS is
+        # column-major, so it gets the transpose, which is equal for a symmetric matrix.
+        self.inverse = blas.dgemm(-1.0, columns, change, 1.0, self.inverse.T, overwrite_c=1).T
+
+    def _update_once(self, row: int) -> None:
+        """The same for one row, where general solutions take longer than the update."""
+        column = self.inverse[:, row].copy()
+        change = column / column[row]
+        self.weight -= change[:, None] * self.weight[row]
+        self.inverse = blas.dger(-1.0, column, change, a=self.inverse.T, overwrite_a=1).T
 
     def _compact(self) -> None:
         """Drop the removed rows."""
