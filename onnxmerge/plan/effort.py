@@ -14,6 +14,7 @@ fewer if these take long.
 Collecting the inputs of every layer takes one more pass. Every group is cut at each level and the rest of the
 network is run behind it, so probing costs levels times the parts of the network behind all groups. The number of
 samples is chosen to fit the budget; if that would be too few to distinguish groups, the number of levels is reduced.
+Whole batches are taken, from every fold; from two folds at least at `fast`.
 """
 
 from __future__ import annotations
