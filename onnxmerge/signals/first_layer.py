@@ -33,7 +33,7 @@ class FirstLayer:
         """See `first_layer`."""
         self._node, self._biases = node, biases
         kinds = context.shapes.first.kinds
-        self._data, self._entering = extract(context.model, kinds, nodes, [node.output.tensor])
+        self._part = extract(context.model, kinds, nodes, [node.output.tensor])
 
     def spread(self, feeds: Sequence[Mapping[str, NDArray[Any]]], provider: Provider) -> float:
         """Standard deviation of an output on some feeds, in units of its bias: that of the median channel.
@@ -42,9 +42,9 @@ class FirstLayer:
             OnnxMergeError: The layer cannot run.
         """
         count, total, square = 0, np.zeros(len(self._biases)), np.zeros(len(self._biases))
-        with Session.open(self._data, provider, spin=False) as session:
+        with Session.open(self._part.model, provider, spin=False, weights=self._part.weights) as session:
             for feed in feeds:
-                outputs = session.run({name: feed[name] for name in self._entering})[self._node.output.tensor]
+                outputs = session.run({name: feed[name] for name in self._part.entering})[self._node.output.tensor]
                 rows = np.moveaxis(outputs, self._node.output.axis, -1).reshape(-1, len(self._biases))
                 count += len(rows)
                 total += rows.sum(axis=0, dtype=np.float64)
