@@ -14,7 +14,7 @@ fewer if these take long.
 Collecting the inputs of every layer takes one more pass. Every group is cut at each level and the rest of the
 network is run behind it, so probing costs levels times the parts of the network behind all groups. The number of
 samples is chosen to fit the budget; if that would be too few to distinguish groups, the number of levels is reduced.
-Whole batches are taken, from every fold; from two folds at least at `fast`.
+Whole batches are taken, from every fold; from three of the four at least at `fast`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Effort:
 
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
     {
-        "fast": Effort((0.75, 0.4), 2.0, 128, (), 0.5, 1152, 4, folds=2),
+        "fast": Effort((0.75, 0.4), 2.0, 128, (), 0.5, 1152, 4, folds=3),
         "balanced": Effort((0.85, 0.65, 0.4, 0.15), 9.0, 256, (0.3,)),
         "thorough": Effort((0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), 45.0, 1024, (0.15, 0.3)),
     }

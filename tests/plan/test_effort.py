@@ -23,8 +23,8 @@ def test_probing_keeps_to_its_passes(name: str, groups: int) -> None:
     probing = probing_for(effort, behind, 0.0, batches)
     samples = sum(batches.sizes[batch] for batch in probing.batches)
     passes = samples / batches.count * (1 + sum(behind) * len(probing.levels))
-    # The last batch may be begun, and every fold, or two of them at fast, has one at least.
-    covered = 2 if name == "fast" else 4
+    # The last batch may be begun, and every fold, or three of them at fast, has one at least.
+    covered = 3 if name == "fast" else 4
     assert passes <= effort.passes * (1 + 4 / samples) + 1e-9 or len(probing.batches) == covered
     assert {batches.fold(batch) for batch in probing.batches} >= set(range(covered))
     assert list(probing.levels) == sorted(probing.levels, reverse=True)
