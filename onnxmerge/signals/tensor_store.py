@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import finalize
 
 import numpy as np
@@ -22,6 +22,13 @@ images of 224x224, a tensor of the first layers takes 0.8 GB, and writing files 
 """
 
 
+class _Stored(NamedTuple):
+    """A tensor in a file, which does not know the types of `ml_dtypes`, such as bfloat16."""
+
+    path: Path
+    dtype: np.dtype[Any]
+
+
 class Store:
     """Named tensors of every batch.
 
@@ -30,7 +37,7 @@ class Store:
 
     def __init__(self, batches: Sequence[Mapping[str, Array]], most: int = LEAST_HELD) -> None:
         """Start with tensors owned by the caller."""
-        self._batches: list[dict[str, Array | Path]] = [dict(batch) for batch in batches]
+        self._batches: list[dict[str, Array | _Stored]] = [dict(batch) for batch in batches]
         self._most = most
         self._held = 0
         self._counted: set[tuple[int, str]] = set()
@@ -76,32 +83,33 @@ class Store:
         for place, batch in enumerate(self._batches):
             for name in names:
                 value = batch.pop(name)
-                if isinstance(value, Path):
-                    value.unlink()
+                if isinstance(value, _Stored):
+                    value.path.unlink()
                 elif (place, name) in self._counted:
                     self._counted.remove((place, name))
                     self._held -= value.nbytes
 
-    def _write(self, array: Array) -> Path:
+    def _write(self, array: Array) -> _Stored:
         if self._folder is None:
             self._folder = Path(mkdtemp(prefix="onnxmerge-"))
             finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._files += 1
         path = self._folder / f"{self._files}.npy"
         with path.open("wb") as file:
+            # As an array of its own shape, so that scalars stay scalars.
             np.lib.format.write_array(file, np.asarray(array, order="C"), (1, 0), allow_pickle=False)
-        return path
+        return _Stored(path, array.dtype)
 
 
-def _shape(value: Array | Path) -> tuple[int, ...]:
-    if isinstance(value, Path):
-        with value.open("rb") as file:
+def _shape(value: Array | _Stored) -> tuple[int, ...]:
+    if isinstance(value, _Stored):
+        with value.path.open("rb") as file:
             np.lib.format.read_magic(file)
             return tuple(np.lib.format.read_array_header_1_0(file)[0])
     return value.shape
 
 
-def _read(value: Array | Path) -> Array:
-    if isinstance(value, Path):
-        return np.asarray(np.load(value, allow_pickle=False))
+def _read(value: Array | _Stored) -> Array:
+    if isinstance(value, _Stored):
+        return np.asarray(np.load(value.path, allow_pickle=False)).view(value.dtype)
     return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -16,21 +17,27 @@ def test_what_goes_in_comes_out(most: int, tmp_path: Path, monkeypatch: pytest.M
     rng = np.random.default_rng(0)
     samples = [{"x": rng.normal(size=(4, 5)).astype(np.float32)} for _ in range(3)]
     made = [
-        {"h": rng.normal(size=(4, 8, 3)).astype(np.float16), "i": rng.integers(0, 9, 4), "s": np.float64(place)}
+        {
+            "h": rng.normal(size=(4, 8, 3)).astype(np.float16),
+            "b": rng.normal(size=(4, 2)).astype(ml_dtypes.bfloat16),
+            "i": rng.integers(0, 9, 4),
+            "s": np.float64(place),
+        }
         for place in range(3)
     ]
     store = Store(samples, most)
     for place, tensors in enumerate(made):
         store.put(place, {name: np.asarray(value) for name, value in tensors.items()})
-    assert store.names() == {"x", "h", "i", "s"}
-    for name in ("h", "i", "s"):
+    assert store.names() == {"x", "h", "b", "i", "s"}
+    for name in ("h", "b", "i", "s"):
         for got, tensors in zip(store.each(name), made, strict=True):
-            np.testing.assert_array_equal(got, tensors[name])
             assert got.dtype == np.asarray(tensors[name]).dtype
+            assert got.shape == np.shape(tensors[name])
+            np.testing.assert_array_equal(got, tensors[name])
         assert list(store.shapes(name)) == [np.asarray(tensors[name]).shape for tensors in made]
     assert store.batch(1, ("x",))["x"] is samples[1]["x"]
     assert bool(list(tmp_path.rglob("*.npy"))) == (most < 1 << 20)
-    store.drop({"h", "i"})
+    store.drop({"h", "b", "i"})
     assert store.names() == {"x", "s"}
     assert "h" not in store
     del store
