@@ -32,7 +32,7 @@ def test_what_goes_in_comes_out(most: int, tmp_path: Path, monkeypatch: pytest.M
     for name in ("h", "b", "i", "s"):
         for got, tensors in zip(store.each(name), made, strict=True):
             assert got.dtype == np.asarray(tensors[name]).dtype
-            assert got.shape == np.shape(tensors[name])
+            assert got.shape == np.asarray(tensors[name]).shape
             np.testing.assert_array_equal(got, tensors[name])
         assert list(store.shapes(name)) == [np.asarray(tensors[name]).shape for tensors in made]
     assert store.batch(1, ("x",))["x"] is samples[1]["x"]
