@@ -23,6 +23,7 @@ from dask import config
 from distributed import Client, LocalCluster
 from onnx import numpy_helper
 
+from onnxmerge.fleet.cluster import SETTINGS
 from onnxmerge.fleet.jobs import Job
 from onnxmerge.fleet.outcome import Outcome
 from onnxmerge.fleet.running import run_fleet
@@ -49,7 +50,7 @@ def furthest(one: Path, two: Path) -> float:
 
 def on_cluster(jobs: list[Job], out: Path, kill: bool) -> tuple[float, tuple[Outcome, ...], int]:
     """Wall time without the start of the workers, outcomes, and workers lost."""
-    with config.set({"distributed.worker.profile.enabled": False}), LocalCluster(
+    with config.set(SETTINGS), LocalCluster(
         n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=":0", silence_logs=50,
         preload=["onnxmerge.fleet.task"],
     ) as cluster:  # fmt: skip

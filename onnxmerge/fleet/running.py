@@ -79,31 +79,39 @@ def _compress(
 ) -> list[Outcome]:
     from distributed import as_completed  # noqa: PLC0415 - an extra
 
-    running: dict[str, tuple[int, Job]] = {}
+    priorities, running = _priorities(jobs), dict[str, tuple[int, Job]]()
+    # Expensive models last, where `pop` takes them first: so no worker is left with one at the end.
+    places = sorted(range(len(jobs)), key=priorities.__getitem__)
+    waiting = [(place, part) for place in places for part in jobs[place].parts(max(1, workers // len(jobs)))]
     ended, idle = as_completed(raise_errors=False), folder / f".{uuid.uuid4().hex}.idle"
 
-    def start(place: int, job: Job) -> None:
-        key, given = f"{Path(job.model).stem}-{job.method}-{place}-{job.ratios[0]}", (str(folder), threads, str(idle))
-        running[key] = place, job
-        ended.add(client.submit(run_job, job, *given, key=key, pure=False, priority=priorities[place]))
+    def start() -> int:
+        """Start a task for each free worker; returns how many workers are left, as no task is waiting.
 
-    priorities = _priorities(jobs)  # expensive models first, so that no worker is left with one at the end
+        A task that is sent to a worker before it is free would stay there while another worker has nothing to do.
+        """
+        free = max(workers, len(workers_of(client))) - len(running)
+        for _ in range(min(free, len(waiting))):
+            place, job = waiting.pop()
+            key = f"{Path(job.model).stem}-{job.method}-{place}-{job.ratios[0]}"
+            running[key] = place, job
+            ended.add(client.submit(run_job, job, str(folder), threads, str(idle), key=key, pure=False))
+            free -= 1
+        return free
+
     found: dict[tuple[int, float], Outcome] = {}
     total, store = sum(len(job.ratios) for job in jobs), Store(folder)
     progress(f"compressing, 0 of {total}", 0.0)
-    for place in sorted(range(len(jobs)), key=lambda place: -priorities[place]):  # workers take the first they see
-        for part in jobs[place].parts(max(1, workers // len(jobs))):
-            start(place, part)
     with store.flag(idle) as idle_if:
-        idle_if(len(running) < workers)
+        idle_if(start() > 0)
         for future in ended:
             place, job = running.pop(future.key)
             outcomes = _collected(future, job)
             found |= {(place, outcome.ratio): outcome for outcome in outcomes}
             if left := tuple(ratio for ratio in job.ratios if (place, ratio) not in found):
-                for part in dataclasses.replace(job, ratios=left).parts(workers - len(running)):
-                    start(place, part)
-            idle_if(len(running) < workers)
+                parts = dataclasses.replace(job, ratios=left).parts(workers - len(running))
+                waiting += [(place, part) for part in parts]
+            idle_if(start() > 0)
             progress(f"compressing, {len(found)} of {total}", len(found) / total)
     store.clean([outcome.name for outcome in found.values() if outcome.name])
     return [found[place, ratio] for place, job in enumerate(jobs) for ratio in job.ratios]

@@ -28,6 +28,8 @@ __all__ = ["external_files", "load", "rough_work"]
 
 _FLOATS = {"FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16"}
 _CHUNK = 1 << 24
+_WHOLE = frozenset({"GlobalAveragePool", "GlobalMaxPool", "Flatten", "Gemm"})
+"""Operators whose outputs have no positions."""
 
 
 def load(source: str | Path | bytes | onnx.ModelProto) -> Model:
@@ -207,7 +209,7 @@ def external_files(path: Path) -> tuple[Path, ...]:
 
 
 def rough_work(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> float:
-    """What a run of a model may cost, to put models in order: its weights times the values of its largest input.
+    """What a run of a model may cost, to put models in order: MACs by strides alone, without inferring shapes.
 
     Args:
         path: The model. If it cannot be read, its cost is 0.
@@ -218,10 +220,30 @@ def rough_work(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> float:
         graph = _parse(content, str(path)).graph
     except (ModelError, UsageError):
         return 0.0
-    stored = {tensor.name for tensor in graph.initializer}
-    weights = max(sum(prod(tensor.dims) for tensor in graph.initializer), len(content) // 4)
-    values = [prod(shapes.get(each.name, _lengths(each))) for each in graph.input if each.name not in stored]
-    return float(weights) * max(values, default=1)
+    sizes = {tensor.name: prod(tensor.dims) for tensor in graph.initializer}
+    sizes |= {
+        name: max((prod(each.t.dims) for each in node.attribute), default=1)
+        for node in graph.node if node.op_type == "Constant" for name in node.output
+    }  # fmt: skip
+    inputs = [shapes.get(each.name, _lengths(each)) for each in graph.input if each.name not in sizes]
+    # Of images, all but their channels; a row of features is one position.
+    positions = max((prod(dims) / min(dims[1:]) for dims in inputs if len(dims) > 1), default=1.0)
+    work, fewer = float(len(content) // 4), dict[str, float]()
+    for node in graph.node:
+        if node.input and all(name in sizes for name in node.input):  # a weight that is rearranged
+            sizes |= dict.fromkeys(node.output, sum(sizes[name] for name in node.input))
+            continue
+        factor = min((fewer.get(name, 1.0) for name in node.input if name not in sizes), default=1.0)
+        strides = prod(next((each.ints for each in node.attribute if each.name == "strides"), ()))
+        if node.op_type in _WHOLE:
+            factor = positions
+        elif node.op_type == "ConvTranspose":
+            factor /= strides
+        else:
+            factor *= strides
+        work += sum(sizes.get(name, 0) for name in node.input) * positions / factor
+        fewer |= dict.fromkeys(node.output, factor)
+    return work
 
 
 def _lengths(declared: onnx.ValueInfoProto) -> list[int]:
