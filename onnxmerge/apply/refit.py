@@ -117,8 +117,8 @@ def refit(
         cut.advance(place)
         if repair is not None and not cut.has(repair.other):
             repair = None
-        ahead = place if repair is None else max(place, dense.place(repair.add)) + 1
-        dense.advance(ahead, keep={name for names in targets.values() for name in names})
+        reached = place if repair is None else max(place, dense.place(repair.add)) + 1
+        dense.advance(reached, keep={name for names in targets.values() for name in names})
         del targets[index]
         cuts = [(groups[position], kept[position]) for position in reading.get(index, [])]
         rows = _rows(node, dense, calibration.batches)

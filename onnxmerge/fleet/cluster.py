@@ -23,7 +23,7 @@ __all__ = ["EXCLUSIVE", "SETTINGS", "connected", "timing_workers", "workers_of"]
 EXCLUSIVE = "exclusive"
 _PATIENCE = 30.0
 """Seconds to wait for a scheduler."""
-_SPAWN, _LARGE = "distributed.nanny.pre-spawn-environ.", str(1 << 28)
+_SPAWN, _LARGE = "distributed.nanny.pre-spawn-environ.", str(1 << 25)
 SETTINGS = MappingProxyType(
     {
         "distributed.worker.profile.enabled": False,

@@ -87,6 +87,7 @@ class Job:
             raise UsageError(f"{self.model}: ratios are fractions to remove, above 0 and below 1, at least one")
         if self.of == "latency":
             raise UsageError("a fleet is not timed while it works; leave latency out, or compress models one by one")
+        object.__setattr__(self, "ratios", tuple(dict.fromkeys(self.ratios)))
         self.options(self.ratios[0])
         self.verification()
 
@@ -186,7 +187,8 @@ def _typed(file: Path, where: str, settings: Mapping[str, Any]) -> dict[str, Any
             values = found[name] if isinstance(found[name], list) else [found[name]]
             found[name] = tuple(values)
     if "shape" in found:
-        if not isinstance(found["shape"], dict) or not all(isinstance(dims, list) for dims in found["shape"].values()):
+        shapes = found["shape"].values() if isinstance(found["shape"], dict) else [None]
+        if not all(isinstance(dims, list) and all(type(n) is int and n > 0 for n in dims) for dims in shapes):
             raise UsageError(f"{file}: {where}: shape is a list of lengths for each input, such as {{x: [1, 3, 8, 8]}}")
         found["shape"] = {str(name): tuple(dims) for name, dims in found["shape"].items()}
     try:

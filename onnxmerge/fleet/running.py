@@ -85,12 +85,16 @@ def _compress(
     waiting = [(place, part) for place in places for part in jobs[place].parts(max(1, workers // len(jobs)))]
     ended, idle = as_completed(raise_errors=False), folder / f".{uuid.uuid4().hex}.idle"
 
+    def free_workers() -> int:
+        """Workers without a task; others may have joined since the start."""
+        return max(workers, len(workers_of(client))) - len(running)
+
     def start() -> int:
         """Start a task for each free worker; returns how many workers are left, as no task is waiting.
 
         A task that is sent to a worker before it is free would stay there while another worker has nothing to do.
         """
-        free = max(workers, len(workers_of(client))) - len(running)
+        free = free_workers()
         for _ in range(min(free, len(waiting))):
             place, job = waiting.pop()
             key = f"{Path(job.model).stem}-{job.method}-{place}-{job.ratios[0]}"
@@ -109,7 +113,7 @@ def _compress(
             outcomes = _collected(future, job)
             found |= {(place, outcome.ratio): outcome for outcome in outcomes}
             if left := tuple(ratio for ratio in job.ratios if (place, ratio) not in found):
-                parts = dataclasses.replace(job, ratios=left).parts(workers - len(running))
+                parts = dataclasses.replace(job, ratios=left).parts(max(1, free_workers()))
                 waiting += [(place, part) for part in parts]
             idle_if(start() > 0)
             progress(f"compressing, {len(found)} of {total}", len(found) / total)

@@ -67,7 +67,7 @@ def _compress(job: Job, ratios: list[float], names: Mapping[float, str], store: 
         if tried.error is not None and not isinstance(tried.error, _SETTLED):
             raise tried.error
         store.publish(names[tried.ratio], lambda partial, tried=tried: _write(partial, tried))  # type: ignore[misc]
-        if job.divisible and idle is not None and Path(idle).exists():
+        if job.divisible and idle is not None and os.path.exists(idle):  # noqa: PTH110 - raises nothing
             return ratios[place:]
     return []
 

@@ -9,7 +9,7 @@ weight that is NaN.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 
@@ -225,7 +225,7 @@ def rough_work(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> float:
         name: max((prod(each.t.dims) for each in node.attribute), default=1)
         for node in graph.node if node.op_type == "Constant" for name in node.output
     }  # fmt: skip
-    inputs = [shapes.get(each.name, _lengths(each)) for each in graph.input if each.name not in sizes]
+    inputs = [_lengths(each, shapes.get(each.name, ())) for each in graph.input if each.name not in sizes]
     # Of images, all but their channels; a row of features is one position.
     positions = max((prod(dims) / min(dims[1:]) for dims in inputs if len(dims) > 1), default=1.0)
     work, fewer = float(len(content) // 4), dict[str, float]()
@@ -234,7 +234,7 @@ def rough_work(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> float:
             sizes |= dict.fromkeys(node.output, sum(sizes[name] for name in node.input))
             continue
         factor = min((fewer.get(name, 1.0) for name in node.input if name not in sizes), default=1.0)
-        strides = prod(next((each.ints for each in node.attribute if each.name == "strides"), ()))
+        strides = max(1, prod(next((each.ints for each in node.attribute if each.name == "strides"), ())))
         if node.op_type in _WHOLE:
             factor = positions
         elif node.op_type == "ConvTranspose":
@@ -246,6 +246,6 @@ def rough_work(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> float:
     return work
 
 
-def _lengths(declared: onnx.ValueInfoProto) -> list[int]:
-    dims = declared.type.tensor_type.shape.dim
-    return [max(dim.dim_value, 0) or (224 if axis else 1) for axis, dim in enumerate(dims)]
+def _lengths(declared: onnx.ValueInfoProto, given: Sequence[int]) -> list[int]:
+    dims = given or [dim.dim_value for dim in declared.type.tensor_type.shape.dim]
+    return [length if length > 0 else 224 if axis else 1 for axis, length in enumerate(dims)]

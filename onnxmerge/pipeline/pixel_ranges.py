@@ -23,6 +23,7 @@ from onnxmerge.network import Network
 from onnxmerge.pipeline.matched_samples import FEWEST, batch_of, images_of
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
+from onnxmerge.samples.synthetic import channel_axis
 from onnxmerge.signals.first_layer import first_layer
 
 __all__ = ["RANGES", "in_plausible_range", "in_recorded_range", "in_telling_range", "scores_of"]
@@ -88,8 +89,8 @@ def in_plausible_range(network: Network, samples: Samples, provider: Provider) -
         provider: The execution provider.
     """
     inputs, dims = network.model.inputs, network.cost.dims
-    images = [spec.name for spec in inputs if spec.dtype == "float32" and len(dims.get(spec.name, ())) == 4]
-    layer = first_layer(network, images)
+    images = [each.name for each in inputs if each.dtype == "float32" and channel_axis(dims[each.name]) is not None]
+    layer = first_layer(network, images) if images else None
     if layer is None:
         return samples
     tried = samples.part(0, -(-_LOOKED_AT // samples.rows))

@@ -244,12 +244,13 @@ def _add_floats(sums: _Sums, a: NDArray[np.float64], b: NDArray[np.float64]) -> 
     unit_a, unit_b = a / scale_a[:, None], b / scale_b[:, None]
     norm_a, norm_b = (np.sqrt((unit**2).sum(axis=1)) for unit in (unit_a, unit_b))
     cosine = np.divide((unit_a * unit_b).sum(axis=1), norm_a * norm_b, out=np.zeros(rows), where=norm_a * norm_b > 0)
-    weight = np.where(broken, 0.0, np.minimum(np.maximum(norm_a * scale_a, norm_b * scale_b), _LARGEST_WEIGHT))
+    with np.errstate(over="ignore"):
+        weight = np.where(broken, 0.0, np.minimum(np.maximum(norm_a * scale_a, norm_b * scale_b), _LARGEST_WEIGHT))
     sums.broken += int(np.count_nonzero(broken))
     sums.weight += float(weight.sum())
     sums.cosine += float((weight * np.clip(cosine, -1.0, 1.0)).sum())
     sums.single &= a.shape[1] == 1
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         sums.squared_dense += float((a**2).sum())
         sums.squared_other += float((b**2).sum())
         sums.product += float((a * b).sum())

@@ -92,6 +92,10 @@ def test_ratios_that_share_no_measurement_are_dealt_to_workers(workers: int, exp
     assert all((part.model, part.method, part.seed) == ("m.onnx", "neuron-merging", 3) for part in parts)
 
 
+def test_a_ratio_counts_once() -> None:
+    assert Job("m.onnx", (0.5, 0.3, 0.5)).ratios == (0.5, 0.3)
+
+
 def test_ratios_that_share_a_measurement_stay_together() -> None:
     shared = Job("m.onnx", (0.3, 0.5), "auto")
     assert shared.parts(4) == (shared,)

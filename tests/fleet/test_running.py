@@ -188,6 +188,27 @@ def test_ratios_are_dealt_to_idle_workers_and_come_in_order(folder: Path, monkey
     assert max(difference(one, two) for one, two in pairs) == 0.0
 
 
+def test_workers_that_join_later_take_part(folder: Path) -> None:
+    from distributed import LocalCluster
+
+    ratios, out = (0.5, 0.2, 0.4, 0.3), folder / "out"
+    todo = [Job(str(folder / f"m{seed}.onnx"), ratios, "neuron-merging", round_to=1) for seed in range(4)]
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, memory_limit=0, dashboard_address=":0", silence_logs=50
+    ) as cluster:
+
+        def join() -> None:
+            while not list(out.glob("m*")):
+                time.sleep(0.02)
+            cluster.scale(4)
+
+        joining = threading.Thread(target=join)
+        joining.start()
+        found = run_fleet(todo, out, scheduler=cluster.scheduler_address)
+        joining.join()
+    assert [(each.ratio, each.state) for each in found.outcomes] == [(ratio, "done") for _ in todo for ratio in ratios]
+
+
 def test_refusals_are_recorded_and_mistakes_are_not(folder: Path) -> None:
     (gated,) = jobs(folder, 1, method="prune", min_cosine=1.0)
     for reused in (False, True):

@@ -316,6 +316,10 @@ def test_rough_work_puts_models_in_order(tmp_path: Path) -> None:
     assert work(1, 3, "height", "width", shapes={"x": (1, 3, 8, 8)}) == pytest.approx(work(1, 3, 8, 8), rel=0.1)
     assert work(1, 3, 8, 8, width=400) > 50 * work(1, 3, 8, 8)
     assert rough_work(tmp_path / "missing.onnx", {}) == 0.0
+    net = Net()
+    net.output(net.add("Conv", net.input(1, 3, 0, 8), net.random(4, 3, 3, 3), strides=[0, 0]))
+    (tmp_path / "m.onnx").write_bytes(net.model().SerializeToString())
+    assert rough_work(tmp_path / "m.onnx", {"x": (1, 3, 0, 8)}) > 0
 
 
 def test_values_of_another_shape_are_not_written() -> None:

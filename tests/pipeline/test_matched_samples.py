@@ -206,6 +206,15 @@ def test_other_inputs_keep_their_values() -> None:
     assert [feed["gain"] for feed in made.feeds] == [feed["gain"] for feed in samples.feeds]
 
 
+def test_what_is_no_image_keeps_its_values() -> None:
+    net = Net(seed=7, opset=17)
+    weight, bias = net.const(np.full((8, 16, 3, 3), 1e-4, np.float32)), net.const(np.ones(8, np.float32))
+    net.output(net.add("Conv", net.input(1, 16, 16, 16, name="x"), weight, bias), rank=4)
+    network = network_of(net.model())
+    samples = synthetic_samples(network.model.inputs, {"x": (1, 16, 16, 16)}, 4, 0)
+    assert in_plausible_range(network, samples, "cpu") is samples
+
+
 @pytest.mark.filterwarnings("ignore::onnxmerge.OnnxMergeWarning")
 def test_a_detector_for_large_values_is_nearer_on_real_images() -> None:
     model = detector(64)

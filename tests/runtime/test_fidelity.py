@@ -78,6 +78,11 @@ def test_one_value_per_sample_is_compared_over_samples(shape: tuple[int, ...]) -
     assert one(a.reshape(shape), 0 * a.reshape(shape)).cosine == 0
 
 
+@pytest.mark.parametrize(("size", "cosine"), [(1e200, 0.0), (1.6e308, 0.0)])
+def test_values_whose_squares_overflow_are_compared_without_a_warning(size: float, cosine: float) -> None:
+    assert one(np.array([size, size]), np.array([size, -size])).cosine == pytest.approx(cosine)
+
+
 def test_batching_changes_nothing() -> None:
     b = A + 0.1 * RNG.standard_normal(A.shape)
     parts = compare_outputs([{"y": A[:3]}, {"y": A[3:]}], [{"y": b[:3]}, {"y": b[3:]}]).outputs[0]
