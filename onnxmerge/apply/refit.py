@@ -49,6 +49,7 @@ __all__ = ["Refitted", "refit"]
 
 Floats = NDArray[np.float64]
 Values = NDArray[np.float32]
+_Pair = tuple[int, Values, Values, Values | None]
 
 MOST_RESTORED = 2.0
 """Maximum factor by which a channel is scaled up; a fit that explains less than a quarter of the variance is noise."""
@@ -127,7 +128,8 @@ def refit(
             if node.classes is not None and calibration.real and not linear:
                 regression = ProbabilityRegression(regression, node, node.classes)
             rng = np.random.default_rng((calibration.seed, index))
-            _collect(regression, node, repair, cut, dense, calibration.batches, rng)
+            pairs = _pairs(regression.wanted, node, repair, cut, dense, calibration.batches, rng)
+            _collect(regression, pairs, calibration.batches)
             _use(node, _solved(regression, cuts, calibration, linear), result, cut)
         if regression.approximate:
             result.approximated.append(node.node.name)
@@ -190,17 +192,9 @@ def _remove_outputs(
     node.shift_outputs(cut, vector)
 
 
-def _collect(
-    regression: Regression,
-    node: WeightedNode,
-    repair: Repair | None,
-    cut: Frontier,
-    dense: Frontier,
-    batches: Batches,
-    rng: np.random.Generator,
-) -> None:
+def _collect(regression: Regression, pairs: Iterable[_Pair], batches: Batches) -> None:
     """Pass a node's inputs and targets to its regression, batch by batch."""
-    for batch, rows, t, weights in ahead(_pairs(regression.wanted, node, repair, cut, dense, batches, rng)):
+    for batch, rows, t, weights in ahead(pairs):
         if len(batches) > 1:
             regression.add(batches.fold(batch) % 2, rows, t, weights)
         else:
@@ -217,7 +211,7 @@ def _pairs(
     dense: Frontier,
     batches: Batches,
     rng: np.random.Generator,
-) -> Iterator[tuple[int, Values, Values, Values | None]]:
+) -> Iterator[_Pair]:
     """The batch, rows of a node's inputs, its targets for them, and how much each counts, batch by batch."""
     back = 0.0 if batches.tokens is None else HELD_BACK
     draw = Draw(node, wanted, batches.count, len(batches), rng)

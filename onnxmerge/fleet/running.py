@@ -86,15 +86,14 @@ def _compress(
     ended, idle = as_completed(raise_errors=False), folder / f".{uuid.uuid4().hex}.idle"
 
     def free_workers() -> int:
-        """Workers without a task; others may have joined since the start."""
-        return max(workers, len(workers_of(client))) - len(running)
+        """Workers without a task; others may have joined since the start. Asked once for every task that ends."""
+        return max(workers, len(client.nthreads())) - len(running)
 
-    def start() -> int:
+    def start(free: int) -> int:
         """Start a task for each free worker; returns how many workers are left, as no task is waiting.
 
         A task that is sent to a worker before it is free would stay there while another worker has nothing to do.
         """
-        free = free_workers()
         for _ in range(min(free, len(waiting))):
             place, job = waiting.pop()
             key = f"{Path(job.model).stem}-{job.method}-{place}-{job.ratios[0]}"
@@ -107,15 +106,16 @@ def _compress(
     total, store = sum(len(job.ratios) for job in jobs), Store(folder)
     progress(f"compressing, 0 of {total}", 0.0)
     with store.flag(idle) as idle_if:
-        idle_if(start() > 0)
+        idle_if(start(free_workers()) > 0)
         for future in ended:
             place, job = running.pop(future.key)
             outcomes = _collected(future, job)
             found |= {(place, outcome.ratio): outcome for outcome in outcomes}
+            free = free_workers()
             if left := tuple(ratio for ratio in job.ratios if (place, ratio) not in found):
-                parts = dataclasses.replace(job, ratios=left).parts(max(1, free_workers()))
+                parts = dataclasses.replace(job, ratios=left).parts(max(1, free))
                 waiting += [(place, part) for part in parts]
-            idle_if(start() > 0)
+            idle_if(start(free) > 0)
             progress(f"compressing, {len(found)} of {total}", len(found) / total)
     store.clean([outcome.name for outcome in found.values() if outcome.name])
     return [found[place, ratio] for place, job in enumerate(jobs) for ratio in job.ratios]
