@@ -15,7 +15,6 @@ is what reports contain, and that of all samples together.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from real_networks import centred, documents
+from real_networks import centred, documents, parser_of
 from scipy import ndimage
 
 from onnxmerge.graph import to_proto
@@ -265,11 +264,7 @@ def row(detector: Detector, both: tuple[Outputs, Outputs], chosen: list[int]) ->
 
 def main() -> None:
     """Print one line per network and kind of image."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("--ratio", type=float, default=0.3)
-    parser.add_argument("--samples", type=int, default=96)
-    parser.add_argument("--only", default="")
+    parser = parser_of(__doc__)
     parser.add_argument("--test", action="store_true")
     arguments = parser.parse_args()
     head = ("network", "images", "found, dense", "found, cut", "again", "F1", "cosine, mean", "weighted", "as one")
@@ -278,7 +273,6 @@ def main() -> None:
     for name, detector in DETECTORS.items():
         if arguments.only not in name:
             continue
-
         feeds = {part: inputs(arguments.corpus, detector, part, arguments.samples) for part in ("fit", judged)}
         model = arguments.corpus / "models" / f"{name}.onnx"
         images, kinds = feeds[judged]

@@ -113,14 +113,19 @@ CUTS = {
 }
 
 
-def main() -> None:
-    """Print one line a network as it is measured."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """A parser of what benchmarks of stored networks at one ratio are told."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--ratio", type=float, default=0.3)
     parser.add_argument("--samples", type=int, default=96)
     parser.add_argument("--only", default="")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Print one line a network as it is measured."""
+    arguments = parser_of(__doc__).parse_args()
     print(f"| network | {' | '.join(CUTS)} | seconds of the refit |\n|---|{'---|' * len(CUTS)}---|")
     for name in (*PICTURES, *LINES, *TONES):
         if arguments.only not in name:
