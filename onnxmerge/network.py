@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import Analysis, find_groups, kept_elements
 from onnxmerge.channels.relations import Indices
 from onnxmerge.cost.network import CostModel
+from onnxmerge.graph import Joins, joined_outputs
 
 __all__ = ["Network"]
 
@@ -42,6 +44,11 @@ class Network(Context, Analysis):
             shapes=context.shapes,
             cost=CostModel(context.model, dims, context.shapes.first.dims),
         )
+
+    @cached_property
+    def joined(self) -> Mapping[str, Joins]:
+        """Where outputs are joined from several tensors."""
+        return joined_outputs(self.model, self.cost.dims)
 
     def macs_ratio(self, kept: Mapping[int, Indices]) -> float | None:
         """MACs of the model over those with the kept channels of some groups; None if none are counted."""

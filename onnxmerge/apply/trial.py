@@ -44,7 +44,7 @@ def held_out_error(
     fitted = refit(_on(calibration, others), kept, linear=linear, progress=progress)
     dense, cut = _on(calibration, held).frontier(), _on(calibration, held).frontier()
     fitted.change(cut, calibration.schedule)
-    meter, every = DivergenceMeter(), range(len(held))
+    meter, every = DivergenceMeter(calibration.network.joined), range(len(held))
     for (batch, expected), (_, got) in zip(dense.outputs(every), cut.outputs(every), strict=True):
         meter.add(expected, got, batches.mask(held[batch]))
     return meter.value

@@ -11,6 +11,7 @@ from onnxmerge.graph.float_view import FloatView, float_view
 from onnxmerge.graph.fold_batchnorm import fold_batchnorm
 from onnxmerge.graph.graphsurgeon import export_graph, from_graph, import_graph
 from onnxmerge.graph.image_gradient import ImageGradient
+from onnxmerge.graph.joined_outputs import Joins, joined_outputs
 from onnxmerge.graph.lazy import Lazy
 from onnxmerge.graph.load import external_files, load, rough_work
 from onnxmerge.graph.model import Model, Node
@@ -31,6 +32,7 @@ __all__ = [
     "Draft",
     "FloatView",
     "ImageGradient",
+    "Joins",
     "Lazy",
     "Model",
     "Node",
@@ -59,6 +61,7 @@ __all__ = [
     "input_dims",
     "is_data_of",
     "is_foreign",
+    "joined_outputs",
     "load",
     "opset_of",
     "probe_shapes",

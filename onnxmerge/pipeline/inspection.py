@@ -133,14 +133,12 @@ def compare(
     check_images(given.images, samples)
     mask = masked(one, given.text)
     samples = None if samples is None else replace(samples, mask=mask)
-    counted = []
-    for run in (one, two):
-        network = analyse(run, samples)
-        counted.append(sizes(network, {}, run.size))
-        dims = network.cost.dims
+    networks = [analyse(run, samples) for run in (one, two)]
+    counted = [sizes(network, {}, run.size) for network, run in zip(networks, (one, two), strict=True)]
     real = samples
     if samples is None:
-        samples = synthetic_samples(one.model.inputs, dims, SYNTHETIC, seed)
+        samples = synthetic_samples(one.model.inputs, networks[1].cost.dims, SYNTHETIC, seed)
+    samples = replace(samples, joined=networks[0].joined)
     with with_input_hint(one, real):
         models = ort_source(one.source), ort_source(two.source)
         run_by = verification, seed, progress

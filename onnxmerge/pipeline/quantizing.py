@@ -248,11 +248,11 @@ def _beside(run: Run, original: Source, progress: Progress) -> Run:
 
 def _measured_on(runs: Sequence[Run], held: Samples | None, seed: int) -> tuple[Samples, list[int]]:
     """The samples to compare on, synthetic if there are none, and the MACs of each model at their shapes."""
-    costs = [analyse(run, held).cost for run in runs]
-    samples = held
+    networks = [analyse(run, held) for run in runs]
+    costs, samples = [network.cost for network in networks], held
     if samples is None:
         samples = synthetic_samples(runs[0].model.inputs, costs[0].dims, SYNTHETIC, seed)
-    return samples, [cost.macs({}) for cost in costs]
+    return replace(samples, joined=networks[0].joined), [cost.macs({}) for cost in costs]
 
 
 def _quantize(run: Run, path: Path, recipe: Recipe, feeds: Sequence[Mapping[str, Any]]) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -101,7 +102,7 @@ class Session:
         """Train the weights of a cut, if that is requested; the cut itself if it is not, or does not help."""
         if self.fitting is None or self.judging is None or cut.trained or self.run.recovery is not None:
             return cut
-        return recovered(self.run, cut, self.fitting, self.judging)
+        return recovered(self.run, cut, self.fitting, replace(self.judging, joined=self.network.joined))
 
     def withdraw(self, refused: GateError) -> None:
         """Note that trained weights fail a gate, so that the refitted ones, which pass, are the result."""
@@ -160,9 +161,10 @@ class Session:
     def measured_on(self) -> Samples:
         """The samples to verify on, synthetic if there are no others."""
         if self.held is not None:
-            return self.held
+            return replace(self.held, joined=self.network.joined)
         dims, seed = self.network.cost.dims, self.run.options.seed
-        return synthetic_samples(self.run.model.inputs, dims, SYNTHETIC, seed)
+        made = synthetic_samples(self.run.model.inputs, dims, SYNTHETIC, seed)
+        return replace(made, joined=self.network.joined)
 
     @contextmanager
     def input_hint(self) -> Iterator[None]:

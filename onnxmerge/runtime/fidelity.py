@@ -17,6 +17,9 @@ without text: unweighted, their cosines are those of noise, and decide the mean.
 of 419 regions of text; the plain mean is 0.89, the weighted one 0.99. The cosine of all samples as one vector would
 weigh samples by their squares, so that a few with large outputs hide the others.
 
+An output that is joined from unlike parts, such as boxes and scores, is compared part by part, under names in NumPy's
+notation (`output0[:, 4:]`; `samples/output_parts.py`).
+
 Axis 0 counts samples; an output of rank 0 is one sample. Where a mask marks padding, an output with values for each
 token is compared at the real ones.
 
@@ -42,7 +45,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.errors import ModelError, UsageError
+from onnxmerge.graph import Joins
 from onnxmerge.runtime.accuracy import is_scores
+from onnxmerge.samples.output_parts import OutputParts
 from onnxmerge.samples.token_mask import Mask, of_tokens
 
 __all__ = ["Fidelity", "FidelityMeter", "OutputFidelity", "compare_outputs"]
@@ -56,7 +61,7 @@ class OutputFidelity:
     """Fidelity of one output.
 
     Attributes:
-        name: Name of the graph output.
+        name: Name of the graph output, or of a part of it.
         cosine: Weighted mean over samples, in -1..1; None for non-floating outputs.
         relative_l2: At least 0, may be infinite; None likewise.
         max_abs: At least 0, may be infinite; None likewise.
@@ -130,11 +135,17 @@ class FidelityMeter:
     Attributes:
         declared: Declared lengths by output, None where an axis has no fixed one; every axis of an
             output that is absent here is fixed, none of one whose rank is not the declared one.
+        joined: Where outputs are joined from parts.
     """
 
     declared: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    joined: Mapping[str, Joins] = field(default_factory=dict)
     _left_out: dict[str, str] = field(default_factory=dict)
     _sums: dict[str, _Sums] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Decide parts by the first batch."""
+        self._parts = OutputParts(self.joined)
 
     def add(
         self,
@@ -161,24 +172,16 @@ class FidelityMeter:
             if a.shape != b.shape:
                 if not self._may_differ(name, a.shape, b.shape):
                     raise ModelError(f"output '{name}': expected shape {a.shape} as in the dense model, got {b.shape}")
-                self._sums.pop(name, None)
+                for part in self._parts.names(name):
+                    self._sums.pop(part, None)
                 self._left_out[name] = (
                     f"output '{name}' was not compared: its shape depends on values, "
                     f"{a.shape} in the dense model and {b.shape} in the compressed one"
                 )
             if name in self._left_out:
                 continue
-            sums = self._sums.setdefault(name, _Sums())
-            sums.samples += a.shape[0] if a.ndim else 1
-            masked = mask if mask is not None and of_tokens(a, mask) else None
-            sums.floating = a.dtype.kind == "f" or a.dtype == ml_dtypes.bfloat16
-            if sums.floating:
-                one, two = (each if masked is None else _without_padding(each, masked) for each in (a, b))
-                _add_floats(sums, one.astype(np.float64), two.astype(np.float64))
-            else:
-                same = (a == b) if masked is None else (a == b)[masked]
-                sums.equal += int(np.count_nonzero(same))
-                sums.entries += same.size
+            for part, one, two in self._parts.of(name, a, b):
+                _add(self._sums.setdefault(part, _Sums()), one, two, mask)
 
     def _may_differ(self, name: str, one: tuple[int, ...], two: tuple[int, ...]) -> bool:
         """Whether two shapes differ only along axes without a declared length."""
@@ -220,6 +223,19 @@ def compare_outputs(
     if next(others, None) is not None:
         raise ModelError("the compressed model gave more batches than the dense one")
     return meter.result()
+
+
+def _add(sums: _Sums, a: NDArray[Any], b: NDArray[Any], mask: Mask | None) -> None:
+    sums.samples += a.shape[0] if a.ndim else 1
+    masked = mask if mask is not None and of_tokens(a, mask) else None
+    sums.floating = a.dtype.kind == "f" or a.dtype == ml_dtypes.bfloat16
+    if sums.floating:
+        one, two = (each if masked is None else _without_padding(each, masked) for each in (a, b))
+        _add_floats(sums, one.astype(np.float64), two.astype(np.float64))
+    else:
+        same = (a == b) if masked is None else (a == b)[masked]
+        sums.equal += int(np.count_nonzero(same))
+        sums.entries += same.size
 
 
 def _without_padding(array: NDArray[Any], mask: Mask) -> NDArray[Any]:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.errors import UsageError
+from onnxmerge.graph.joined_outputs import Joins
 from onnxmerge.graph.values import TensorSpec
 from onnxmerge.samples.token_mask import TokenMask
 
@@ -45,6 +46,7 @@ class Samples:
         padding: For inputs whose axis 1 counts tokens: the value to pad it with where feeds of different lengths are
             joined.
         mask: The input that marks padding, which then counts in no comparison; None if every token counts.
+        joined: Where outputs are joined from parts, which are then compared one by one.
     """
 
     feeds: tuple[Mapping[str, NDArray[Any]], ...]
@@ -57,6 +59,7 @@ class Samples:
     notes: tuple[str, ...] = ()
     padding: Mapping[str, float] = field(default_factory=dict)
     mask: TokenMask | None = None
+    joined: Mapping[str, Joins] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the contract of the class: at least one feed, and one label per sample.

@@ -6,7 +6,9 @@
 2. Any other number: squared error in units of the output's variance.
 3. Anything else (classes, masks): the fraction of entries that changed.
 
-A batch whose output has another shape (boxes above a threshold) counts as entirely changed. Outputs are summed.
+A batch whose output has another shape (boxes above a threshold) counts as entirely changed. Outputs are summed, and so
+are the parts of an output that is joined from unlike ones (`samples/output_parts.py`). Of a part, the variance is that
+of each entry over the samples: coordinates of boxes have a mean of their own at every place.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.graph import Joins
+from onnxmerge.samples.output_parts import OutputParts
 from onnxmerge.samples.token_mask import Mask, of_tokens
 
 __all__ = ["DivergenceMeter", "divergence"]
@@ -40,13 +44,25 @@ class _Sums:
     squares: float = 0.0
     parts: list[tuple[float, int, int]] = field(default_factory=list)
     """Error, entries that changed, and whether the shape differed, by batch."""
+    rows: int = 0
+    by_entry: Floats | None = None
+    """Sums over `rows` samples of each entry of a part; None if its shape varies, or for a whole output."""
 
 
 @dataclass
 class DivergenceMeter:
-    """Accumulates the outputs of both networks batch by batch; `value` can be called at any time."""
+    """Accumulates the outputs of both networks batch by batch; `value` can be called at any time.
 
+    Attributes:
+        joined: Where outputs are joined from parts.
+    """
+
+    joined: Mapping[str, Joins] = field(default_factory=dict)
     _sums: dict[str, _Sums] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Decide parts by the first batch."""
+        self._parts = OutputParts(self.joined)
 
     def add(self, dense: Outputs, other: Outputs, mask: Mask | None = None) -> None:
         """Add the outputs of both networks for one feed; outputs that the other network lacks are ignored.
@@ -59,20 +75,11 @@ class DivergenceMeter:
         for name, first in dense.items():
             if name not in other:
                 continue
-            one, two = np.atleast_1d(first), np.atleast_1d(other[name])
-            if mask is not None and of_tokens(one, mask) and of_tokens(two, mask):
-                one, two = one[mask], two[mask]
-            scores = first.ndim == 2 and first.shape[1] > 1
-            sums = self._sums.setdefault(name, _Sums())
-            error, changed, misshapen = 0.0, 0, 0
-            if one.shape != two.shape:
-                misshapen = 1
-            elif one.dtype.kind == "f" or one.dtype == ml_dtypes.bfloat16:
-                error = _add_numbers(sums, one.astype(np.float64), two.astype(np.float64), scores)
-            else:
-                changed = int(np.count_nonzero(one != two))
-                sums.entries += one.size
-            sums.parts.append((error, changed, misshapen))
+            for part, one, two in self._parts.of(name, first, other[name]):
+                sums = self._sums.setdefault(part, _Sums())
+                _add(sums, np.atleast_1d(one), np.atleast_1d(two), mask, scores=one.ndim == 2 and one.shape[1] > 1)
+                if part != name:
+                    _add_entries(sums, one)
 
     @property
     def value(self) -> float:
@@ -92,6 +99,30 @@ def divergence(dense: Sequence[Outputs], other: Sequence[Outputs]) -> float:
     for one, two in zip(dense, other, strict=True):
         meter.add(one, two)
     return meter.value
+
+
+def _add(sums: _Sums, one: NDArray[Any], two: NDArray[Any], mask: Mask | None, *, scores: bool) -> None:
+    if mask is not None and of_tokens(one, mask) and of_tokens(two, mask):
+        one, two = one[mask], two[mask]
+    error, changed, misshapen = 0.0, 0, 0
+    if one.shape != two.shape:
+        misshapen = 1
+    elif one.dtype.kind == "f" or one.dtype == ml_dtypes.bfloat16:
+        error = _add_numbers(sums, one.astype(np.float64), two.astype(np.float64), scores)
+    else:
+        changed = int(np.count_nonzero(one != two))
+        sums.entries += one.size
+    sums.parts.append((error, changed, misshapen))
+
+
+def _add_entries(sums: _Sums, one: NDArray[Any]) -> None:
+    """Add the samples of a part, entry by entry."""
+    total = one.sum(axis=0, dtype=np.float64)
+    if sums.rows == 0:
+        sums.by_entry = total
+    elif sums.by_entry is not None:
+        sums.by_entry = sums.by_entry + total if sums.by_entry.shape == total.shape else None
+    sums.rows += len(one)
 
 
 def _add_numbers(sums: _Sums, one: Floats, two: Floats, scores: bool) -> float:
@@ -130,4 +161,7 @@ def _shares(sums: _Sums) -> Floats:
 def _variance(sums: _Sums) -> float:
     if not sums.entries:
         return _LEAST_VARIANCE
+    if sums.by_entry is not None and sums.rows > 1:
+        means = float(np.square(sums.by_entry).sum()) / sums.rows
+        return max((sums.squares - means) / sums.entries * sums.rows / (sums.rows - 1), _LEAST_VARIANCE)
     return max(sums.squares / sums.entries - (sums.total / sums.entries) ** 2, _LEAST_VARIANCE)

@@ -185,7 +185,7 @@ def _measure(
     if not counts:
         return Curve(elimination.order, elimination.error, (), rows, unknowns)
     kept = [elimination.kept(count) for count in counts]
-    meters = [DivergenceMeter() for _ in counts]
+    meters = [DivergenceMeter(calibration.network.joined) for _ in counts]
     errors = np.zeros(len(counts))
     chosen = sorted(dense, key=lambda batch: (batches.fold(batch), batch))
     weights = [name for index in entry.nodes for name in schedule.weighted[index].trials]
@@ -233,7 +233,7 @@ def _measure_product(
     counts = sorted({max(1, round(level * size)) for level in probing.levels} - {size}, reverse=True)
     if not counts or not dense:
         return Curve(order, left, ())
-    meters = [DivergenceMeter() for _ in counts]
+    meters = [DivergenceMeter(calibration.network.joined) for _ in counts]
     nodes = [calibration.schedule.weighted[index] for index in product.factors]
     with frontier.rest(entry.place, [node.weight for node in nodes], list(product.factors)) as rest:
         for meter, count in zip(meters, counts, strict=True):

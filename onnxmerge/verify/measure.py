@@ -196,7 +196,7 @@ def _fidelity(
     differences: DifferenceMeter | None = None,
     known: Remembered | None = None,
 ) -> tuple[Fidelity, float | None, float | None, float]:
-    meter, apart = FidelityMeter(declared_lengths(first, second)), DivergenceMeter()
+    meter, apart = FidelityMeter(declared_lengths(first, second), samples.joined), DivergenceMeter(samples.joined)
     meters = [AccuracyMeter(samples.labels) for _ in range(2)] if samples.labels is not None else []
     total, done = max(samples.count, 1), 0
     for place, feed in enumerate(samples.in_cache(_BATCH)):

@@ -52,8 +52,8 @@ def measure_several(
             if set(first.output_names) != set(other.output_names):
                 names = " and ".join(", ".join(each.output_names) for each in (first, other))
                 raise UsageError(f"the models have different outputs: {names}")
-        meters = [FidelityMeter(declared_lengths(first, other)) for other in others]
-        apart = [DivergenceMeter() for _ in others]
+        meters = [FidelityMeter(declared_lengths(first, other), samples.joined) for other in others]
+        apart = [DivergenceMeter(samples.joined) for _ in others]
         labels = samples.labels
         accuracies = [None if labels is None else AccuracyMeter(labels) for _ in models]
         done = 0
