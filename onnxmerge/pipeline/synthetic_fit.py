@@ -72,7 +72,7 @@ def synthetic_fit(run: Run, network: Network, memory: int, provider: Provider) -
         samples = synthetic_samples(run.model.inputs, shapes, wanted, run.options.seed)
         if recorded is not None:
             return in_recorded_range(recorded, samples, memory, provider)
-        large = in_plausible_range(network, samples, provider)
+        large = in_plausible_range(network, samples, provider, small=scores is None)
         if large is not samples or scores is None or not takes_images(network):
             return large
         return in_telling_range(ort_source(run.source), scores, samples, provider)

@@ -193,6 +193,45 @@ def test_pixel_values_are_large_where_small_ones_vanish_beside_biases(model: onn
         assert np.allclose(new["x"], factor * old["x"] + summand, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (detector(0.25), "in 0..1"),
+        (detector(1, biases=0.3), "in 0..1"),
+        (detector(0.25, layout="NHWC"), "in 0..1"),
+        (detector(0.5), ""),
+        (detector(1), ""),
+        (detector(1, biases=0.02), ""),
+        (detector(64), "in 0..255"),
+    ],
+)
+def test_pixel_values_are_small_where_biases_vanish_beside_larger_ones(model: onnx.ModelProto, name: str) -> None:
+    network = network_of(model)
+    samples = synthetic_samples(network.model.inputs, {"x": network.cost.dims["x"]}, 16, 0)
+    assert in_plausible_range(network, samples, "cpu", small=True).source.removeprefix(samples.source) == (
+        f", {name}" if name else ""
+    )
+
+
+@pytest.mark.filterwarnings("ignore::onnxmerge.OnnxMergeWarning")
+def test_only_networks_without_scores_are_given_small_values() -> None:
+    def notes(model: onnx.ModelProto) -> str:
+        return " ".join(onnxmerge.compress(model, 0.4, round_to=1, effort="fast", verify=False).report.notes)
+
+    net = Net(seed=7, opset=17)
+    x = net.input("N", 3, 16, 16, name="x")
+    weight = np.random.default_rng(7).standard_normal((8, 3, 3, 3)).astype(np.float32)
+    h = net.add("Conv", x, net.const(weight), net.const(np.ones(8, np.float32)))
+    h = net.conv(net.add("Relu", h), 8, 8, 3)
+    h = net.add("Flatten", net.add("GlobalAveragePool", net.add("Relu", h)))
+    net.output(net.add("Gemm", h, net.random(8, 4)), rank=2)
+    scored = network_of(net.model())
+    samples = synthetic_samples(scored.model.inputs, {"x": (1, 3, 16, 16)}, 16, 0)
+    assert in_plausible_range(scored, samples, "cpu", small=True) is not samples
+    assert ", in 0..1" in notes(detector(0.25))
+    assert ", in 0..1" not in notes(net.model())
+
+
 def test_other_inputs_keep_their_values() -> None:
     net = Net(seed=7, opset=17)
     x = net.input(1, 3, 16, 16, name="x")
