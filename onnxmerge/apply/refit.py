@@ -39,6 +39,7 @@ from onnxmerge.signals.batches import Batches
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.draws import Draw
 from onnxmerge.signals.frontier import Frontier
+from onnxmerge.signals.norms import row_weights
 from onnxmerge.signals.probability_regression import ProbabilityRegression
 from onnxmerge.signals.refit_schedule import RefitSchedule, Repair
 from onnxmerge.signals.regression import Cuts, Fit, Regression, regression_for
@@ -118,7 +119,8 @@ def refit(
         cut.advance(place)
         if repair is not None and not cut.has(repair.other):
             repair = None
-        reached = place if repair is None else max(place, dense.place(repair.add)) + 1
+        sums = [each.add for each in (repair, node.norm) if each is not None]
+        reached = max((dense.place(add) + 1 for add in sums), default=place)
         dense.advance(reached, keep={name for names in targets.values() for name in names})
         del targets[index]
         cuts = [(groups[position], kept[position]) for position in reading.get(index, [])]
@@ -215,6 +217,7 @@ def _pairs(
     """The batch, rows of a node's inputs, its targets for them, and how much each counts, batch by batch."""
     back = 0.0 if batches.tokens is None else HELD_BACK
     draw = Draw(node, wanted, batches.count, len(batches), rng)
+    counted = None if node.norm is None else row_weights(node.norm, dense, batches)
     for (batch, use, x), (*_, original) in zip(node.fed(cut), node.fed(dense), strict=True):
         drawn = draw(x, batches.real(batch, use.inputs[0], x.shape))
         rows = drawn.rows(x)
@@ -229,7 +232,7 @@ def _pairs(
             t = ((total - other - repair.offset) / repair.scale).astype(np.float32)
         if back:
             rows = np.asarray(rows + back * (dense_rows - rows), dtype=np.float32)
-        yield batch, rows, t, drawn.weights(batches.weight(batch, use.index))
+        yield batch, rows, t, drawn.weights(counted[batch] if counted and use is node.node else None)
 
 
 def _solved(regression: Regression, cuts: Cuts, calibration: Calibration, linear: bool) -> Fit:

@@ -104,8 +104,8 @@ class RefitSchedule:
         nodes = dict(self.weighted)
         for index, node in nodes.items():
             known = other.weighted.get(index)
-            classes, scales = (None, None) if known is None else (known.classes, known.scales)
-            nodes[index] = replace(node, classes=classes, scales=scales)
+            classes, norm = (None, None) if known is None else (known.classes, known.norm)
+            nodes[index] = replace(node, classes=classes, norm=norm)
         return replace(self, weighted=nodes)
 
 

@@ -21,7 +21,7 @@ from onnxmerge.signals.frontier import Frontier
 from onnxmerge.signals.patches import Patches, patches_of
 from onnxmerge.signals.producer_weights import constant_on_axis
 
-__all__ = ["Classes", "WeightedNode", "node_of", "weighted_node"]
+__all__ = ["Classes", "Norm", "WeightedNode", "node_of", "weighted_node"]
 
 Floats = NDArray[np.float64]
 
@@ -42,6 +42,25 @@ class Classes:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """A normalisation that alone reads the residual sum that a node feeds.
+
+    Attributes:
+        total: The sum.
+        add: The node that computes it.
+        scales: (o,) factor from an output of the weighted node to the normalised sum, for a root mean square of 1.
+        centred: Whether the mean over channels is removed.
+        epsilon: Added to the variance.
+    """
+
+    total: str
+    add: int
+    scales: Floats
+    centred: bool
+    epsilon: float
+
+
+@dataclass(frozen=True)
 class WeightedNode:
     """A convolution or matrix product with a weight of its own.
 
@@ -55,8 +74,8 @@ class WeightedNode:
         array: Its values in the model.
         bias: (o,) the bias of the node, zero if it has none.
         classes: If its outputs are scores of classes, what is known of these.
-        scales: (o,) factors by which a normalisation behind the node multiplies its outputs, in units of their root
-            mean square; None if there is none.
+        norm: The normalisation behind the node, in front of which its rows and outputs do not count alike; None if
+            there is none.
     """
 
     node: Node
@@ -68,7 +87,12 @@ class WeightedNode:
     array: NDArray[np.generic]
     bias: Floats
     classes: Classes | None = field(default=None, kw_only=True)
-    scales: Floats | None = field(default=None, kw_only=True)
+    norm: Norm | None = field(default=None, kw_only=True)
+
+    @property
+    def scales(self) -> Floats | None:
+        """(o,) how much its outputs count; None if all count alike."""
+        return None if self.norm is None else self.norm.scales
 
     @property
     def trials(self) -> tuple[str, ...]:
