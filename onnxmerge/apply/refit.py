@@ -10,7 +10,8 @@ consumer reads a removed one). At every weighted node after the first cut:
    the remaining error of its predecessors.
 3. `min ‖U W' + b' − T‖² + ridge·‖W' − W_0‖²` over the kept rows gives the weight; removed rows are zero.
 
-In texts, U and the other summand are moved a part of the way back to those of the dense network (`HELD_BACK`).
+In texts, U and the other summand are moved a part of the way back to those of the dense network (`HELD_BACK`), unless
+residual sums are added up as they are (pre-norm transformers).
 
 `linear` is the same procedure with fewer degrees of freedom: a removed channel becomes one combination of kept ones,
 `a ≈ Z a_S + c`, for every tap and every output, so that W' = Σ W_i Z_i; only nodes that read a cut group change, and a
@@ -59,7 +60,8 @@ MOST_RESTORED = 2.0
 HELD_BACK = 0.3
 """Fraction of the errors of earlier layers that weights are not fitted to, in texts. A node that corrects all errors of
 the fitted texts also corrects what other texts do not have. Holding a part back lowers the error of other texts, and
-hardly raises that of the fitted ones (docs/methods-measured.md).
+hardly raises that of the fitted ones. In a pre-norm transformer, whose residual sums are added up without a
+normalisation in between, it raises both (docs/methods-measured.md).
 """
 
 
@@ -130,7 +132,7 @@ def refit(
             if node.classes is not None and calibration.real and not linear:
                 regression = ProbabilityRegression(regression, node, node.classes)
             rng = np.random.default_rng((calibration.seed, index))
-            pairs = _pairs(regression.wanted, node, repair, cut, dense, calibration.batches, rng)
+            pairs = _pairs(regression.wanted, node, repair, cut, dense, calibration, rng)
             _collect(regression, pairs, calibration.batches)
             _use(node, _solved(regression, cuts, calibration, linear), result, cut)
         if regression.approximate:
@@ -211,11 +213,12 @@ def _pairs(
     repair: Repair | None,
     cut: Frontier,
     dense: Frontier,
-    batches: Batches,
+    calibration: Calibration,
     rng: np.random.Generator,
 ) -> Iterator[_Pair]:
     """The batch, rows of a node's inputs, its targets for them, and how much each counts, batch by batch."""
-    back = 0.0 if batches.tokens is None else HELD_BACK
+    batches = calibration.batches
+    back = 0.0 if batches.tokens is None or calibration.schedule.stream else HELD_BACK
     draw = Draw(node, wanted, batches.count, len(batches), rng)
     counted = None if node.norm is None else row_weights(node.norm, dense, batches)
     for (batch, use, x), (*_, original) in zip(node.fed(cut), node.fed(dense), strict=True):

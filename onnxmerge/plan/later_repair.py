@@ -5,8 +5,9 @@ towards the dense network's signals, so errors made early are repaired more ofte
 prediction for early groups is too high. Cuts are therefore weighed with `exp(REPAIR·depth)`, depth being the fraction
 of the network that runs before the group is read.
 
-Texts are the exception: in the encoder that was measured, early groups have to weigh more. LayerNormalization behind
-every sum may be why: later blocks cannot take back what it has scaled. This is a guess.
+Texts are the exception: in the encoders that were measured, early groups have to weigh more. LayerNormalization behind
+every sum may be why: later blocks cannot take back what it has scaled. This is a guess; a pre-norm encoder of texts was
+indifferent, and is planned like other networks.
 """
 
 from __future__ import annotations

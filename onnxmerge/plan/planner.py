@@ -102,7 +102,7 @@ class Planner:
         if preset.select in RANKINGS and calibration is not None:
             self._curves = self._measured(calibration, progress)
             if preset.fitted and preset.allocate == "global":
-                texts = calibration.batches.tokens is not None
+                texts = calibration.batches.tokens is not None and not calibration.schedule.stream
                 self._repair = later_repair(self._behind(calibration), texts=texts)
         self.most = self._allocation(0.0).most
 

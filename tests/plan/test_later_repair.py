@@ -31,13 +31,16 @@ def test_early_groups_of_texts_weigh_more() -> None:
     weights = later_repair({0: 1.0, 1: 0.5, 2: 0.0}, texts=True)
     assert weights[0] > weights[1] > weights[2]
     calibrated = {}
-    for texts_given in (False, True):
+    for texts_given, norm_first in ((False, False), (True, False), (True, True)):
         options = Options(ratio=0.3, method="refit", round_to=1, effort="fast")
         text = None if texts_given else TextOptions(mask="none")
-        made = Session(Request(encoder(2), options, Sampling(texts(40), text=text), verification=CPU)).prepared
+        made = Session(
+            Request(encoder(2, norm_first=norm_first), options, Sampling(texts(40), text=text), verification=CPU)
+        ).prepared
         assert isinstance(made.planner, planner.Planner)
-        calibrated[texts_given] = max(made.planner._repair.values())
-    assert calibrated[True] <= 1.0 < calibrated[False]
+        calibrated[texts_given, norm_first] = max(made.planner._repair.values())
+    assert calibrated[True, False] <= 1.0 < calibrated[False, False]
+    assert calibrated[True, True] > 1.0  # pre-norm
 
 
 def _session(compensate: str = "refit") -> Session:
