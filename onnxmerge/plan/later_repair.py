@@ -5,9 +5,8 @@ towards the dense network's signals, so errors made early are repaired more ofte
 prediction for early groups is too high. Cuts are therefore weighed with `exp(REPAIR·depth)`, depth being the fraction
 of the network that runs before the group is read.
 
-Texts are the exception: of four encoders, early groups have to weigh more in one, late ones in another, and both at some
-ratios only in the rest, so that all groups weigh the same. LayerNormalization behind every sum may be why: later blocks
-cannot take back what it has scaled. This is a guess.
+Texts are the exception: some encoders do better where early groups weigh more, others where late ones do, and weighing
+neither is never far from the best (docs/methods-measured.md).
 """
 
 from __future__ import annotations
