@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from onnxmerge.channels.context import Context
 from onnxmerge.signals.batches import Batches
+from onnxmerge.signals.behind import Norm
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.frontier import Frontier
 from onnxmerge.signals.producer_weights import constant_on_axis
 from onnxmerge.signals.refit_schedule import Repair
-from onnxmerge.signals.weighted_nodes import Norm, WeightedNode
+from onnxmerge.signals.weighted_nodes import WeightedNode
 
 __all__ = ["row_weights", "with_norms"]
 

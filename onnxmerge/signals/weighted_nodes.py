@@ -17,47 +17,14 @@ from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Axis, Indices
 from onnxmerge.graph import Node, shift_name
+from onnxmerge.signals.behind import Classes, Norm
 from onnxmerge.signals.frontier import Frontier
 from onnxmerge.signals.patches import Patches, patches_of
 from onnxmerge.signals.producer_weights import constant_on_axis
 
-__all__ = ["Classes", "Norm", "WeightedNode", "node_of", "weighted_node"]
+__all__ = ["WeightedNode", "node_of", "weighted_node"]
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Classes whose scores are the outputs of a node.
-
-    Attributes:
-        weights: (o,) how much the squared error of each score counts.
-        offset: (o,) what is added to the outputs before the softmax or sigmoid.
-        independent: Whether a sigmoid turns each score into a probability, rather than a softmax all of them.
-    """
-
-    weights: Floats
-    offset: Floats
-    independent: bool = False
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A normalisation that alone reads the residual sum that a node feeds.
-
-    Attributes:
-        total: The sum.
-        add: The node that computes it.
-        scales: (o,) factor from an output of the weighted node to the normalised sum, for a root mean square of 1.
-        centred: Whether the mean over channels is removed.
-        epsilon: Added to the variance.
-    """
-
-    total: str
-    add: int
-    scales: Floats
-    centred: bool
-    epsilon: float
 
 
 @dataclass(frozen=True)
