@@ -11,7 +11,13 @@ VOCABULARY, WIDTH, HEADS, INNER = 50, 16, 2, 24
 
 
 def encoder(
-    layers: int = 1, *, keys: int = HEADS, seed: int = 0, pooled: bool = False, vocabulary: int = VOCABULARY
+    layers: int = 1,
+    *,
+    keys: int = HEADS,
+    seed: int = 0,
+    pooled: bool = False,
+    vocabulary: int = VOCABULARY,
+    norm_first: bool = False,
 ) -> onnx.ModelProto:
     """Embeddings, attention with biases and a mask that is added to scores, and an MLP, each with a residual sum.
 
@@ -21,6 +27,7 @@ def encoder(
         seed: Of the weights.
         pooled: Whether the output is the mean over real tokens instead of one row for each.
         vocabulary: Number of tokens.
+        norm_first: Whether blocks read the normalised stream and add to the stream itself (pre-norm).
     """
     net = Net(opset=17, seed=seed)
     ids = net.input("batch", "tokens", name="input_ids", dtype=np.int64)
@@ -29,12 +36,17 @@ def encoder(
     real = net.add("Cast", mask, to=onnx.TensorProto.FLOAT)
     wide = net.add("Unsqueeze", real, net.ints(1, 2))
     away = net.add("Mul", net.add("Sub", net.const(1.0, dtype=np.float32), wide), net.const(-1e4, dtype=np.float32))
+
+    def norm(x: str) -> str:
+        return net.add("LayerNormalization", x, net.positive(WIDTH), net.random(WIDTH))
+
     for layer in range(layers):
-        x = net.add("Add", x, _attention(net, x, away, keys, f"layer{layer}"))
-        x = net.add("LayerNormalization", x, net.positive(WIDTH), net.random(WIDTH))
-        inner = net.add("Relu", net.add("Add", _scaled(net, x, WIDTH, INNER, f"layer{layer}/in"), net.random(INNER)))
+        read = norm(x) if norm_first else x
+        x = net.add("Add", x, _attention(net, read, away, keys, f"layer{layer}"))
+        x, read = (x, norm(x)) if norm_first else (norm(x),) * 2
+        inner = net.add("Relu", net.add("Add", _scaled(net, read, WIDTH, INNER, f"layer{layer}/in"), net.random(INNER)))
         x = net.add("Add", x, _scaled(net, inner, INNER, WIDTH, f"layer{layer}/out"))
-        x = net.add("LayerNormalization", x, net.positive(WIDTH), net.random(WIDTH))
+        x = x if norm_first else norm(x)
     if pooled:
         kept = net.add("Mul", x, net.add("Unsqueeze", real, net.ints(2)))
         x = net.add("Div", net.add("ReduceSum", kept, net.ints(1), keepdims=0),

@@ -10,7 +10,8 @@ consumer reads a removed one). At every weighted node after the first cut:
    the remaining error of its predecessors.
 3. `min ‖U W' + b' − T‖² + ridge·‖W' − W_0‖²` over the kept rows gives the weight; removed rows are zero.
 
-In texts, U and the other summand are moved a part of the way back to those of the dense network (`HELD_BACK`).
+In texts, U and the other summand are moved a part of the way back to those of the dense network (`HELD_BACK`), unless
+residual sums are added up as they are (pre-norm transformers).
 
 `linear` is the same procedure with fewer degrees of freedom: a removed channel becomes one combination of kept ones,
 `a ≈ Z a_S + c`, for every tap and every output, so that W' = Σ W_i Z_i; only nodes that read a cut group change, and a
@@ -39,6 +40,7 @@ from onnxmerge.signals.batches import Batches
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.draws import Draw
 from onnxmerge.signals.frontier import Frontier
+from onnxmerge.signals.norms import row_weights
 from onnxmerge.signals.probability_regression import ProbabilityRegression
 from onnxmerge.signals.refit_schedule import RefitSchedule, Repair
 from onnxmerge.signals.regression import Cuts, Fit, Regression, regression_for
@@ -58,7 +60,8 @@ MOST_RESTORED = 2.0
 HELD_BACK = 0.3
 """Fraction of the errors of earlier layers that weights are not fitted to, in texts. A node that corrects all errors of
 the fitted texts also corrects what other texts do not have. Holding a part back lowers the error of other texts, and
-hardly raises that of the fitted ones (docs/methods-measured.md).
+hardly raises that of the fitted ones. In a pre-norm transformer, whose residual sums are added up without a
+normalisation in between, it raises both (docs/methods-measured.md).
 """
 
 
@@ -118,7 +121,8 @@ def refit(
         cut.advance(place)
         if repair is not None and not cut.has(repair.other):
             repair = None
-        reached = place if repair is None else max(place, dense.place(repair.add)) + 1
+        sums = [each.add for each in (repair, node.norm) if each is not None]
+        reached = max((dense.place(add) + 1 for add in sums), default=place)
         dense.advance(reached, keep={name for names in targets.values() for name in names})
         del targets[index]
         cuts = [(groups[position], kept[position]) for position in reading.get(index, [])]
@@ -128,7 +132,7 @@ def refit(
             if node.classes is not None and calibration.real and not linear:
                 regression = ProbabilityRegression(regression, node, node.classes)
             rng = np.random.default_rng((calibration.seed, index))
-            pairs = _pairs(regression.wanted, node, repair, cut, dense, calibration.batches, rng)
+            pairs = _pairs(regression.wanted, node, repair, cut, dense, calibration, rng)
             _collect(regression, pairs, calibration.batches)
             _use(node, _solved(regression, cuts, calibration, linear), result, cut)
         if regression.approximate:
@@ -209,12 +213,14 @@ def _pairs(
     repair: Repair | None,
     cut: Frontier,
     dense: Frontier,
-    batches: Batches,
+    calibration: Calibration,
     rng: np.random.Generator,
 ) -> Iterator[_Pair]:
     """The batch, rows of a node's inputs, its targets for them, and how much each counts, batch by batch."""
-    back = 0.0 if batches.tokens is None else HELD_BACK
+    batches = calibration.batches
+    back = 0.0 if batches.tokens is None or calibration.schedule.stream else HELD_BACK
     draw = Draw(node, wanted, batches.count, len(batches), rng)
+    counted = None if node.norm is None else row_weights(node.norm, dense, batches)
     for (batch, use, x), (*_, original) in zip(node.fed(cut), node.fed(dense), strict=True):
         drawn = draw(x, batches.real(batch, use.inputs[0], x.shape))
         rows = drawn.rows(x)
@@ -229,7 +235,7 @@ def _pairs(
             t = ((total - other - repair.offset) / repair.scale).astype(np.float32)
         if back:
             rows = np.asarray(rows + back * (dense_rows - rows), dtype=np.float32)
-        yield batch, rows, t, drawn.weights(batches.weight(batch, use.index))
+        yield batch, rows, t, drawn.weights(counted[batch] if counted and use is node.node else None)
 
 
 def _solved(regression: Regression, cuts: Cuts, calibration: Calibration, linear: bool) -> Fit:

@@ -101,9 +101,8 @@ class Planner:
         self._repair: Mapping[int, float] = {}
         if preset.select in RANKINGS and calibration is not None:
             self._curves = self._measured(calibration, progress)
-            if preset.fitted and preset.allocate == "global":
-                texts = calibration.batches.tokens is not None
-                self._repair = later_repair(self._behind(calibration), texts=texts)
+            if preset.fitted and preset.allocate == "global" and calibration.batches.tokens is None:
+                self._repair = later_repair(self._behind(calibration))
         self.most = self._allocation(0.0).most
 
     @property

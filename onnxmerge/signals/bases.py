@@ -9,7 +9,7 @@ is added to all scores of a query; for values those of what the output projectio
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,10 @@ def measure_bases(calibration: Calibration, frees: Sequence[FreeBasis]) -> tuple
         frees: The groups to measure.
     """
     network, weighted = calibration.network, calibration.schedule.weighted
-    frontier, batches = calibration.frontier(), calibration.batches
+    batches = calibration.batches
+    if batches.given:  # variations would say the same
+        batches = batches.among(range(batches.given))
+    frontier = replace(calibration, batches=batches).frontier()
     reads = {free: _reads(network, weighted, free) for free in frees}
     ends = {free: max(frontier.place(node) for node, _ in reads[free]) + 1 for free in frees}
     wanted = {tensor for free in frees for _, tensor in reads[free]}

@@ -63,8 +63,6 @@ class Batches:
             order and folds. Weights are fitted to all, outputs are compared on the given ones. 0: all are given.
         masks: (batch, tokens) which tokens of each batch are real, None where all are; empty without a mask.
         tokens: Finds their rows; None without a mask.
-        weights: By batch and node: (rows,) how much each row of the node's input counts, 1 on average; rows of nodes
-            that are absent count equally.
     """
 
     feeds: tuple[Feed, ...]
@@ -73,7 +71,6 @@ class Batches:
     given: int = 0
     masks: tuple[Mask | None, ...] = ()
     tokens: TokenRows | None = None
-    weights: tuple[Mapping[int, NDArray[np.float32]], ...] = ()
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -97,10 +94,6 @@ class Batches:
         """(batch, tokens) which tokens of a batch are real; None if all are."""
         return self.masks[batch] if self.masks else None
 
-    def weight(self, batch: int, node: int) -> NDArray[np.float32] | None:
-        """(rows,) how much each row of a node's input counts in a batch; None if all count equally."""
-        return self.weights[batch].get(node) if self.weights else None
-
     def real(self, batch: int, tensor: str, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
         """(rows,) which rows of a tensor of a batch belong to real tokens; None if all count."""
         mask = self.mask(batch)
@@ -119,7 +112,6 @@ class Batches:
             folds=min(self.folds, len(chosen)),
             given=sum(b < self.given for b in chosen),
             masks=tuple(self.masks[b] for b in chosen) if self.masks else (),
-            weights=tuple(self.weights[b] for b in chosen) if self.weights else (),
         )
 
     def first(self, samples: int, folds: int | None = None) -> tuple[int, ...]:

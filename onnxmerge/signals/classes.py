@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from onnxmerge.channels.context import Context
 from onnxmerge.graph import Node
 from onnxmerge.samples.token_mask import of_tokens
+from onnxmerge.signals.behind import Classes
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.producer_weights import constant_on_axis, tail_of
-from onnxmerge.signals.weighted_nodes import Classes, WeightedNode
+from onnxmerge.signals.weighted_nodes import WeightedNode
 
 __all__ = ["with_classes"]
 

@@ -16,6 +16,7 @@ from onnxmerge.signals.channel_statistics import ChannelStatistics
 from onnxmerge.signals.chunks import Chunks
 from onnxmerge.signals.draws import Draw, rows_wanted
 from onnxmerge.signals.frontier import Frontier
+from onnxmerge.signals.norms import row_weights
 from onnxmerge.signals.statistics import Statistics, fits_taps
 from onnxmerge.signals.tap_statistics import TapStatistics
 from onnxmerge.signals.weighted_nodes import WeightedNode
@@ -40,11 +41,14 @@ def collect(
     Args:
         node: The node.
         groups: Groups that it reads.
-        frontier: The network, at a place where the node's inputs are known.
+        frontier: The network, in front of the node; it may advance as far as a sum that the node feeds.
         calibration: The samples, and the memory that statistics may take.
         rng: Generator for the positions.
     """
-    batches = calibration.batches
+    batches, norm = calibration.batches, node.norm
+    if norm is not None:
+        frontier.advance(frontier.place(norm.add) + 1, keep=(*node.reads, norm.total))
+    counted = None if norm is None else row_weights(norm, frontier, batches)
     folds = min(batches.folds, 2) if node.unknowns > _TWO_FOLDS else batches.folds
     by_taps = node.groups > 1 or fits_taps(node, folds, calibration.memory, calibration.widest)
     unknowns = node.unknowns if by_taps else max(group.size for group in groups)
@@ -66,7 +70,7 @@ def collect(
     def drawn_rows() -> Iterator[tuple[int, tuple[NDArray[np.float32], ...]]]:
         for batch, reader, x in node.fed(frontier):
             drawn = draw(x, batches.real(batch, reader.inputs[0], x.shape))
-            weights = drawn.weights(batches.weight(batch, reader.index))
+            weights = drawn.weights(counted[batch] if counted and reader is node.node else None)
             yield batch, ((drawn.rows(x),) if weights is None else (drawn.rows(x), weights))
 
     for batch, rows in ahead(drawn_rows()):

@@ -8,86 +8,71 @@ elsewhere, and up to 0.8 of its variance in channels with γ = 0. Counted equall
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.channels.context import Context
+from onnxmerge.signals.batches import Batches
+from onnxmerge.signals.behind import Norm
 from onnxmerge.signals.calibration import Calibration
+from onnxmerge.signals.frontier import Frontier
 from onnxmerge.signals.producer_weights import constant_on_axis
 from onnxmerge.signals.refit_schedule import Repair
 from onnxmerge.signals.weighted_nodes import WeightedNode
 
-__all__ = ["with_norms"]
-
-Floats = NDArray[np.float64]
+__all__ = ["row_weights", "with_norms"]
 
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 
 
-@dataclass(frozen=True)
-class _Norm:
-    """A normalisation that alone reads a residual sum.
-
-    Attributes:
-        total: The sum.
-        add: The node that computes it.
-        scales: (o,) factor from an output of the weighted node to the normalised sum, for σ = 1.
-        centred: Whether the mean over channels is removed.
-        epsilon: Added to the variance.
-    """
-
-    total: str
-    add: int
-    scales: Floats
-    centred: bool
-    epsilon: float
-
-
 def with_norms(calibration: Calibration) -> Calibration:
-    """A calibration that weighs rows and outputs in front of normalisations; one pass over the samples if there are.
+    """A calibration whose schedule knows the normalisations behind nodes.
 
     Only with real samples: variances that are restored after a fit to synthetic ones do not count rows.
     """
-    network, schedule, batches = calibration.network, calibration.schedule, calibration.batches
-    found = {
-        index: norm
-        for index, repair in schedule.repairs.items()
-        if (norm := _norm_of(network, schedule.weighted[index], repair)) is not None
-    }
-    if not found or not calibration.real:
+    if not calibration.real:
         return calibration
-    frontier = calibration.frontier()
-    weights: list[dict[int, NDArray[np.float32]]] = [{} for _ in range(len(batches))]
-    totals = {norm.total for norm in found.values()}
-    for index, norm in sorted(found.items(), key=lambda each: frontier.place(each[1].add)):
-        frontier.advance(frontier.place(norm.add) + 1, keep=totals)
-        counted, total = 0, 0.0
-        for batch, x in enumerate(frontier.get(norm.total)):
-            inverse = _inverse_variance(x, norm)
-            weights[batch][index] = inverse
-            real = batches.real(batch, norm.total, x.shape)
-            rows = inverse if real is None else inverse[real]
-            counted, total = counted + len(rows), total + float(rows.sum(dtype=np.float64))
-        for each in weights:
-            each[index] = (each[index] * (counted / max(total, 1e-30))).astype(np.float32)
-        totals.discard(norm.total)
-    nodes = {index: replace(schedule.weighted[index], scales=norm.scales) for index, norm in found.items()}
-    return replace(
-        calibration,
-        schedule=replace(schedule, weighted={**schedule.weighted, **nodes}),
-        batches=replace(batches, weights=tuple(weights)),
-    )
+    network, schedule = calibration.network, calibration.schedule
+    places = {index: place for place, index in enumerate(schedule.order)}
+    found = {}
+    for index, repair in schedule.repairs.items():
+        norm = _norm_of(network, schedule.weighted[index], repair)
+        # Signals are known as far as the sum when the node is solved, so no other may have to be solved in between.
+        between = schedule.order[places[index] + 1 : places[repair.add]]
+        if norm is not None and not schedule.weighted.keys() & set(between):
+            found[index] = replace(schedule.weighted[index], norm=norm)
+    if not found:
+        return calibration
+    return replace(calibration, schedule=replace(schedule, weighted={**schedule.weighted, **found}))
 
 
-def _inverse_variance(x: NDArray[np.generic], norm: _Norm) -> NDArray[np.float32]:
+def row_weights(norm: Norm, frontier: Frontier, batches: Batches) -> list[NDArray[np.float32]]:
+    """By batch: (rows,) how much the rows of a node in front of a normalisation count, 1 on average over real ones.
+
+    Args:
+        norm: The normalisation.
+        frontier: The dense network; it has to have the sum.
+        batches: Its samples.
+    """
+    weights, counted, total = [], 0, 0.0
+    for batch, x in enumerate(frontier.get(norm.total)):
+        inverse = _inverse_variance(x, norm)
+        real = batches.real(batch, norm.total, x.shape)
+        rows = inverse if real is None else inverse[real]
+        weights.append(inverse)
+        counted, total = counted + len(rows), total + float(rows.sum(dtype=np.float64))
+    return [(each * (counted / max(total, 1e-30))).astype(np.float32) for each in weights]
+
+
+def _inverse_variance(x: NDArray[np.generic], norm: Norm) -> NDArray[np.float32]:
     rows = np.asarray(x, dtype=np.float32).reshape(-1, x.shape[-1])
     square = rows.var(axis=1) if norm.centred else np.square(rows).mean(axis=1)
     return np.asarray(1.0 / (square + norm.epsilon), dtype=np.float32)
 
 
-def _norm_of(context: Context, node: WeightedNode, repair: Repair) -> _Norm | None:
+def _norm_of(context: Context, node: WeightedNode, repair: Repair) -> Norm | None:
     """The normalisation of the residual sum that a node feeds; None if there is none, or others read the sum."""
     readers = context.model.readers.get(repair.total, ())
     if node.patches.kernel or node.groups > 1 or len(readers) != 1 or repair.total in context.model.captured:
@@ -105,4 +90,4 @@ def _norm_of(context: Context, node: WeightedNode, repair: Repair) -> _Norm | No
         return None
     scales = np.abs(gamma * repair.scale)
     epsilon = float(reader.attributes.get("epsilon", 1e-5))
-    return _Norm(repair.total, repair.add, scales, reader.op == "LayerNormalization", epsilon)
+    return Norm(repair.total, repair.add, scales, reader.op == "LayerNormalization", epsilon)

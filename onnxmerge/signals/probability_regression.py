@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scipy import sparse, special
 
 from onnxmerge.decompose.softmax_regression import ClassRows, probability_correction
+from onnxmerge.signals.behind import Classes
 from onnxmerge.signals.regression import Cuts, Fit, Regression
-from onnxmerge.signals.weighted_nodes import Classes, WeightedNode
+from onnxmerge.signals.weighted_nodes import WeightedNode
 
 __all__ = ["ProbabilityRegression"]
 

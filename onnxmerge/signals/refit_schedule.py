@@ -82,6 +82,8 @@ class RefitSchedule:
         repairs: Those that feed a residual Add.
         products: Products of signals whose channels can be removed without a weight that reads them, by node.
         firsts: For the other nodes that share a weight: the first of them, under which `weighted` has all.
+        stream: Whether a residual sum is a summand of another one, as in pre-norm transformers, rather than normalised
+            first.
     """
 
     order: tuple[int, ...]
@@ -89,6 +91,7 @@ class RefitSchedule:
     repairs: Mapping[int, Repair]
     products: Mapping[int, Product] = field(default_factory=dict)
     firsts: Mapping[int, int] = field(default_factory=dict)
+    stream: bool = False
 
     def solving(self, index: int) -> int:
         """The node under which the weight of a node is solved: the node itself, unless it shares a weight."""
@@ -104,8 +107,8 @@ class RefitSchedule:
         nodes = dict(self.weighted)
         for index, node in nodes.items():
             known = other.weighted.get(index)
-            classes, scales = (None, None) if known is None else (known.classes, known.scales)
-            nodes[index] = replace(node, classes=classes, scales=scales)
+            classes, norm = (None, None) if known is None else (known.classes, known.norm)
+            nodes[index] = replace(node, classes=classes, norm=norm)
         return replace(self, weighted=nodes)
 
 
@@ -126,7 +129,20 @@ def refit_schedule_of(context: Context) -> RefitSchedule:
     together, order = _ordered(context.model, repairs.keys(), bundles)
     weighted |= {first: shared[first] for first, *_ in together}
     firsts = {index: first for first, *others in together for index in others}
-    return RefitSchedule(order, dict(sorted(weighted.items())), repairs, firsts=firsts)
+    stream = _has_stream(context.model, repairs.values())
+    return RefitSchedule(order, dict(sorted(weighted.items())), repairs, firsts=firsts, stream=stream)
+
+
+def _has_stream(model: Model, repairs: Collection[Repair]) -> bool:
+    """Whether a residual sum is a summand of another one, up to its type."""
+    totals = {repair.total for repair in repairs}
+    for repair in repairs:
+        name = repair.other
+        while name in model.writer and model.writer[name].op in ("Cast", "Identity"):
+            name = model.writer[name].inputs[0]
+        if name in totals:
+            return True
+    return False
 
 
 def _ordered(

@@ -17,28 +17,14 @@ from onnxmerge.channels.context import Context
 from onnxmerge.channels.groups import ChannelGroup
 from onnxmerge.channels.relations import Axis, Indices
 from onnxmerge.graph import Node, shift_name
+from onnxmerge.signals.behind import Classes, Norm
 from onnxmerge.signals.frontier import Frontier
 from onnxmerge.signals.patches import Patches, patches_of
 from onnxmerge.signals.producer_weights import constant_on_axis
 
-__all__ = ["Classes", "WeightedNode", "node_of", "weighted_node"]
+__all__ = ["WeightedNode", "node_of", "weighted_node"]
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Classes whose scores are the outputs of a node.
-
-    Attributes:
-        weights: (o,) how much the squared error of each score counts.
-        offset: (o,) what is added to the outputs before the softmax or sigmoid.
-        independent: Whether a sigmoid turns each score into a probability, rather than a softmax all of them.
-    """
-
-    weights: Floats
-    offset: Floats
-    independent: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,8 +41,8 @@ class WeightedNode:
         array: Its values in the model.
         bias: (o,) the bias of the node, zero if it has none.
         classes: If its outputs are scores of classes, what is known of these.
-        scales: (o,) factors by which a normalisation behind the node multiplies its outputs, in units of their root
-            mean square; None if there is none.
+        norm: The normalisation behind the node, in front of which its rows and outputs do not count alike; None if
+            there is none.
     """
 
     node: Node
@@ -68,7 +54,12 @@ class WeightedNode:
     array: NDArray[np.generic]
     bias: Floats
     classes: Classes | None = field(default=None, kw_only=True)
-    scales: Floats | None = field(default=None, kw_only=True)
+    norm: Norm | None = field(default=None, kw_only=True)
+
+    @property
+    def scales(self) -> Floats | None:
+        """(o,) how much its outputs count; None if all count alike."""
+        return None if self.norm is None else self.norm.scales
 
     @property
     def trials(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxmerge.apply import refit as module
@@ -16,8 +17,12 @@ from tests.encoder import encoder, texts
 
 @pytest.fixture(scope="module")
 def calibration() -> Calibration:
+    return _calibration(encoder(2))
+
+
+def _calibration(model: onnx.ModelProto) -> Calibration:
     options = Options(ratio=0.3, method="refit", round_to=1, effort="fast")
-    request = Request(encoder(2), options, Sampling(texts(60)), verification=Verification(provider="cpu"))
+    request = Request(model, options, Sampling(texts(60)), verification=Verification(provider="cpu"))
     found = Session(request).prepared.calibration
     assert found is not None
     return found
@@ -54,3 +59,13 @@ def test_a_larger_part_held_back_is_nearer_to_none(calibration: Calibration, mon
         both = module.refit(calibration, {early: kept, late: kept}).weights[node.weight]
         distances.append(float(np.square(both - alone).sum()))
     assert distances[0] > distances[1] > distances[2]
+
+
+def test_nothing_is_held_back_where_sums_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    calibration = _calibration(encoder(2, norm_first=True))
+    kept = {_behind(calibration, f"layer{layer}/out"): np.arange(12) for layer in (0, 1)}
+    found = []
+    for held_back in (0.0, 0.7):
+        monkeypatch.setattr(module, "HELD_BACK", held_back)
+        found.append(module.refit(calibration, kept).weights)
+    assert all(np.array_equal(found[0][name], found[1][name]) for name in found[0])

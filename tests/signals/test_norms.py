@@ -12,7 +12,8 @@ from onnxmerge.apply.refit import refit
 from onnxmerge.network import Network
 from onnxmerge.signals.batches import Batches, PassCounter
 from onnxmerge.signals.calibration import Calibration
-from onnxmerge.signals.norms import with_norms
+from onnxmerge.signals.frontier import Frontier
+from onnxmerge.signals.norms import row_weights, with_norms
 from onnxmerge.signals.refit_schedule import refit_schedule_of
 from onnxmerge.signals.tokens import TokenRows
 from tests.builders import Feed, Net, analyse
@@ -63,9 +64,10 @@ def test_rows_count_as_the_normalisation_scales_them() -> None:
         total = calibration.schedule.repairs[index].total
         frontier.advance(len(calibration.schedule.order), keep={total})
         variance, counted = [], []
-        for batch, x in enumerate(frontier.get(total)):
-            weights, real = batches.weight(batch, index), batches.real(batch, total, x.shape)
-            assert weights is not None
+        assert node.norm is not None
+        found = row_weights(node.norm, frontier, batches)
+        for batch, (x, weights) in enumerate(zip(frontier.get(total), found, strict=True)):
+            real = batches.real(batch, total, x.shape)
             assert real is not None
             variance.append(x.reshape(-1, WIDTH).var(axis=1)[real] + 1e-5)
             counted.append(weights[real])
@@ -77,11 +79,21 @@ def test_rows_count_as_the_normalisation_scales_them() -> None:
 
 def test_padding_changes_no_weight_of_real_tokens() -> None:
     feed = texts(20)
-    one, two = (with_norms(_calibration(encoder(), each)).batches for each in (feed, other_padding(feed)))
-    for batch, mask in enumerate(one.masks):
-        assert mask is not None
-        for index, weights in one.weights[batch].items():
-            assert np.allclose(weights[mask.ravel()], two.weights[batch][index][mask.ravel()], rtol=1e-4)
+    one, two = (with_norms(_calibration(encoder(), each)) for each in (feed, other_padding(feed)))
+    for index, node in one.schedule.weighted.items():
+        if node.norm is None:
+            continue
+        found = [row_weights(node.norm, _behind(each, index), each.batches) for each in (one, two)]
+        for mask, *weights in zip(one.batches.masks, *found, strict=True):
+            assert mask is not None
+            assert np.allclose(weights[0][mask.ravel()], weights[1][mask.ravel()], rtol=1e-4)
+
+
+def _behind(calibration: Calibration, index: int) -> Frontier:
+    """A frontier behind the sum that a node feeds."""
+    frontier = calibration.frontier()
+    frontier.advance(frontier.place(calibration.schedule.repairs[index].add) + 1)
+    return frontier
 
 
 @pytest.mark.parametrize("way", ["before", "output", "two readers", "synthetic"])
@@ -107,6 +119,18 @@ def _block(way: str = "") -> Net:
     if way == "two readers":
         net.output(net.add("Relu", total), 2)
     return net
+
+
+def test_of_two_nodes_that_are_added_the_last_is_found() -> None:
+    """The sum is known when it is solved without solving another one on the way."""
+    net = Net(opset=17, seed=1)
+    start = net.add("Mul", net.input("n", WIDTH), net.const(np.float32(1)))
+    one, two = (net.add("Relu", net.matmul(start, WIDTH, HIDDEN)) for _ in range(2))
+    total = net.add("Add", net.matmul(one, HIDDEN, WIDTH), net.matmul(two, HIDDEN, WIDTH))
+    net.output(net.add("LayerNormalization", total, net.positive(WIDTH), net.random(WIDTH)), 2)
+    schedule = with_norms(_calibration(net.model(), {"x": _rows(0, 80)})).schedule
+    late = [index for index in schedule.order if index in schedule.repairs]
+    assert [schedule.weighted[index].norm is not None for index in late] == [False, True]
 
 
 def _rows(seed: int, count: int = SAMPLES) -> np.ndarray:
