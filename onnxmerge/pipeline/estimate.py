@@ -1,25 +1,46 @@
 """Estimate the duration of a fit before it starts.
 
-A dense pass is timed on one batch. The work is counted in such passes (`plan/effort.py`), including what is done
-besides running the network: accumulating the inputs of every layer, and solving for trial weights while probing.
+A dense pass is timed on one batch, and so is a product of matrices. The work is counted in these
+(`signals/fit_work.py`): passes over the samples, numbers copied into rows, and multiplications of the algebra.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnxmerge.plan.effort import Effort
+import numpy as np
+
+from onnxmerge.plan.effort import Effort, behind_groups, probing_for, probing_passes
 from onnxmerge.runtime.kernels import usable_cores
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.signals.batches import Batches
+from onnxmerge.signals.calibration import Calibration
+from onnxmerge.signals.fit_work import Work, planning_work, refit_work
+from onnxmerge.signals.refit_schedule import refusal
 
-__all__ = ["dense_seconds", "duration", "fit_seconds"]
+__all__ = ["Speed", "dense_seconds", "duration", "fit_seconds", "fit_work", "measured_speed"]
 
-_PROBING, _WALK, _WALKS = 1.3, 5.0, 3
-"""Time of a probing pass, and of a pass that accumulates the inputs of every layer, in dense passes; number of the
-latter in a fit. Measured on ResNet-56 and EfficientNet-Lite2 at balanced.
+_SIZE = 512
+"""Rows and columns of the matrices whose product is timed, in a few milliseconds."""
+_GATHERED, _SOLVED, _PASS = 4e-9, 4.0, 1.2
+"""Seconds per number copied into rows; time of a multiplication in factorisations and eliminations over that in a
+float32 product; time of a pass over that of the network alone, for weights and for activations that are stored.
 """
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Times of this machine.
+
+    Attributes:
+        dense: Seconds of a pass of the network over all samples.
+        product: Seconds of a multiplication in a product of float32 matrices.
+    """
+
+    dense: float
+    product: float
 
 
 def dense_seconds(model: bytes | Path, batches: Batches, provider: Provider) -> float:
@@ -32,15 +53,41 @@ def dense_seconds(model: bytes | Path, batches: Batches, provider: Provider) -> 
         return (time.perf_counter() - started) * batches.count / batches.sizes[0]
 
 
-def fit_seconds(dense: float, effort: Effort) -> float:
-    """Estimated seconds for planning and a refit together.
+def measured_speed(dense: float) -> Speed:
+    """Times of this machine, given that of a pass over the samples."""
+    matrix = np.ones((_SIZE, _SIZE), np.float32)
+    matrix @ matrix.T.copy()
+    started = time.perf_counter()
+    matrix @ matrix.T.copy()
+    return Speed(dense, (time.perf_counter() - started) / _SIZE**3)
+
+
+def fit_work(calibration: Calibration, effort: Effort) -> tuple[Work, Work]:
+    """The work of planning, and that of a refit, which a trial repeats where it is affordable."""
+    network, schedule = calibration.network, calibration.schedule
+    positions = [place for place, group in enumerate(network.groups) if not refusal(network, schedule, group)]
+    behind = list(behind_groups(calibration, positions).values())
+    probing = probing_for(effort, behind, 0.0, calibration.batches)
+    passes = probing_passes(probing, behind, calibration.batches)
+    planning, refitting = planning_work(calibration, positions, probing, passes), refit_work(calibration)
+    if calibration.real and refitting.multiplications <= effort.trial:
+        folds = calibration.batches.folds
+        trial = refitting.times((folds - 1) / folds)
+        # Both networks are compared on two folds.
+        planning = planning.plus(replace(trial, passes=trial.passes + 4 / folds))
+    return planning, refitting
+
+
+def fit_seconds(work: Work, speed: Speed) -> float:
+    """Estimated seconds for some work.
 
     Example:
-        >>> from onnxmerge.plan.effort import EFFORTS
-        >>> fit_seconds(2.0, EFFORTS["balanced"]) > fit_seconds(2.0, EFFORTS["fast"])
-        True
+        >>> work = Work(passes=10.0, gathered=0.0, products=1e9, solving=0.0, network=1e9)
+        >>> fit_seconds(work, Speed(dense=2.0, product=1e-9))
+        25.0
     """
-    return dense * (_PROBING * effort.passes + _WALK * _WALKS)
+    solving = work.products + _SOLVED * work.solving
+    return work.passes * speed.dense * _PASS + work.gathered * _GATHERED + solving * speed.product
 
 
 def duration(seconds: float) -> str:

@@ -1,8 +1,9 @@
-"""One request, from the model to the report, in five calls.
+"""One request, from the model to the report, in six calls.
 
     session = Session(request)
     session.network                  # the analysed model
     plan = session.plan(0.5)         # what to remove
+    plan = session.tried(plan)       # with the error that a trial predicts
     cut = session.cut(plan)          # the smaller model
     measured = session.verify(cut, written)
     session.report(cut, measured)
@@ -24,8 +25,9 @@ from onnxmerge.graph import to_proto
 from onnxmerge.network import Network
 from onnxmerge.pipeline.analysis import analyse
 from onnxmerge.pipeline.cutting import Cut, cut_by
+from onnxmerge.pipeline.plan_trials import tried
 from onnxmerge.pipeline.planning import plan_at
-from onnxmerge.pipeline.preparing import Prepared, prepare
+from onnxmerge.pipeline.preparing import Prepared, counting, prepare
 from onnxmerge.pipeline.provenance import origin
 from onnxmerge.pipeline.recovering import check_recovery, recovered, withdraw
 from onnxmerge.pipeline.reporting import NO_HASHES, account
@@ -91,6 +93,11 @@ class Session:
         """
         with self.input_hint():
             return plan_at(self.run, self.prepared, ratio)
+
+    def tried(self, plan: Plan) -> Plan:
+        """The plan with the error of a trial refit on held-out samples, if that costs little enough for the effort."""
+        with self.input_hint(), self.run.stage("planning"), counting(self.run, "planning", self.prepared.calibration):
+            return tried(self.run, self.prepared, plan)
 
     def cut(self, plan: Plan) -> Cut:
         """Carry out a plan."""

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxmerge.apply.trial import held_out_error
+from onnxmerge.apply.trial import held_out_error, with_more_samples
 from onnxmerge.signals.batches import Batches, PassCounter
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.divergence import divergence
@@ -42,23 +42,49 @@ def _calibration(samples: int, folds: int = 4) -> Calibration:
     return Calibration(network, refit_schedule_of(network), batches, counter, provider="cpu")
 
 
-def test_the_error_is_that_of_other_samples() -> None:
-    # Four times as many rows as unknowns: the fit is poor enough to differ from its own samples.
-    samples = 4 * WIDTH
-    calibration = _calibration(samples)
-    error = held_out_error(calibration, KEPT)
-    feeds = calibration.batches.feeds
-    seen = np.concatenate([feed["x"] for place, feed in enumerate(feeds) if calibration.batches.fold(place) != 3])
-    other = np.random.default_rng(9).normal(size=(4000, WIDTH)).astype(np.float32)
+def _outputs(seen: np.ndarray, others: np.ndarray) -> float:
+    """The error on other samples of least squares on the kept channels of the samples seen."""
     w0, w1 = _weights().values()
     kept = KEPT[0]
     fitted = np.linalg.lstsq((seen @ w0)[:, kept], seen @ w0 @ w1, rcond=None)[0]
+    return divergence([{"y": others @ w0 @ w1}], [{"y": (others @ w0)[:, kept] @ fitted}])
 
-    def of(x: np.ndarray) -> float:
-        return divergence([{"y": x @ w0 @ w1}], [{"y": (x @ w0)[:, kept] @ fitted}])
 
-    assert error == pytest.approx(of(other), rel=0.2)
-    assert of(seen) < 0.8 * of(other)
+@pytest.mark.parametrize("rows", [2, 4, 16])
+def test_the_error_is_that_of_a_fit_to_all_samples_on_others(rows: int) -> None:
+    # With twice as many rows as kept channels, a fit to three quarters of them is far worse than one to all.
+    calibration = _calibration(rows * WIDTH // 2)
+    feeds, fold = calibration.batches.feeds, calibration.batches.fold
+    part, all_of_them = (
+        np.concatenate([feed["x"] for place, feed in enumerate(feeds) if fold(place) < last]) for last in (3, 4)
+    )
+    others = np.random.default_rng(9).normal(size=(4000, WIDTH)).astype(np.float32)
+    error, expected = held_out_error(calibration, KEPT), _outputs(all_of_them, others)
+    assert error == pytest.approx(expected, rel=0.25)
+    assert _outputs(all_of_them, all_of_them) < 0.9 * expected
+    if rows == 2:
+        assert error < 0.8 * _outputs(part, others)
+
+
+@pytest.mark.parametrize(("rows", "unknowns"), [(200, 20), (80, 20), (120, 40)])
+def test_errors_of_least_squares_fall_as_foretold(rows: int, unknowns: int) -> None:
+    rng, errors = np.random.default_rng(0), []
+    for _ in range(200):
+        truth, part = rng.standard_normal(unknowns), 3 * rows // 4
+        inputs, others = rng.standard_normal((rows, unknowns)), rng.standard_normal((1000, unknowns))
+        targets, held = (x @ truth + rng.standard_normal(len(x)) for x in (inputs, others))
+        one, whole = (np.linalg.lstsq(inputs[:n], targets[:n], rcond=None)[0] for n in (part, rows))
+        errors.append(
+            [np.mean(np.square(x @ w - t)) for x, w, t in
+             ((inputs[:part], one, targets[:part]), (inputs[part:], one, targets[part:]), (others, whole, held))]
+        )  # fmt: skip
+    inside, outside, expected = np.mean(errors, axis=0)
+    assert with_more_samples(inside, outside, 0.75) == pytest.approx(expected, rel=0.08)
+    assert with_more_samples(outside, inside, 0.75) == inside
+
+
+def test_an_interpolating_fit_does_not_promise_miracles() -> None:
+    assert with_more_samples(1e-12, 1.0, 0.75) == 0.75
 
 
 def test_a_plan_that_removes_what_repeats_costs_nothing() -> None:

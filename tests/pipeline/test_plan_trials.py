@@ -1,13 +1,16 @@
-"""Plans are tried where predictions fail, and more samples do not make a result worse."""
+"""Trials predict errors, plans are tried where sums fail, and more samples do not make a result worse."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from onnxmerge.pipeline import plan_trials
+from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.plan.options import Options
 from onnxmerge.report.results import Report
 from onnxmerge.verify import Verification
@@ -44,8 +47,35 @@ def test_a_deep_cut_is_predicted_by_a_trial() -> None:
     assert not _tried(_cut("vgg_bn", 128, 0.9, effort="fast"))
 
 
-def test_a_shallow_cut_is_not_tried() -> None:
+def test_a_shallow_cut_has_no_other_candidate() -> None:
     assert not _tried(_cut("vgg_bn", 128, 0.2))
+
+
+def _sum(report: Report) -> float:
+    return sum(entry.harm for entry in report.groups if entry.harm is not None)
+
+
+@pytest.mark.parametrize(("name", "ratio"), [("lenet_300_100", 0.5), ("vgg_bn", 0.5), ("vgg_bn", 0.75)])
+def test_the_error_of_a_trial_is_what_other_samples_show(name: str, ratio: float) -> None:
+    report = _cut(name, 128, ratio)
+    assert report.predicted is not None
+    assert report.measured is not None
+    assert 0.65 < report.measured / report.predicted < 1.5
+    # It is not the sum of what each group does alone, and known without the samples that it is compared with.
+    assert abs(report.predicted / _sum(report) - 1) > 0.02
+    assert "refitting" in report.passes
+
+
+def test_predictions_are_sums_where_no_trial_is_made() -> None:
+    quick = _cut("vgg_bn", 128, 0.5, effort="fast")
+    assert quick.predicted == pytest.approx(_sum(quick))
+
+
+def test_a_refit_that_costs_too_much_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = replace(EFFORTS["balanced"], trial=1e6)
+    monkeypatch.setattr(plan_trials, "EFFORTS", {**EFFORTS, "balanced": free})
+    report = _cut("vgg_bn", 128, 0.5)
+    assert report.predicted == pytest.approx(_sum(report))
 
 
 @pytest.mark.parametrize("name", ["lenet_300_100", "vgg_bn", "resnet"])
