@@ -2,11 +2,11 @@
 
 Planning cost is counted in dense passes; one dense pass runs the whole network on all calibration samples.
 
-| effort | levels of a group | dense passes for probing | statistics | plans tried where much is removed | steps |
-|---|---|---|---|---|---|
-| fast | 2 | 2 | half of the rows; channels only, beyond 1152 unknowns | 1 | 4 |
-| balanced | 4 | 9 | all | 2 | 16 |
-| thorough | 9 | 45 | all | 3 | 16 |
+| effort | levels of a group | dense passes for probing | statistics | plans tried | if much is removed | steps |
+|---|---|---|---|---|---|---|
+| fast | 2 | 2 | half of the rows; channels only, beyond 1152 unknowns | 0 | 0 | 4 |
+| balanced | 4 | 9 | all | 1 | 2 | 16 |
+| thorough | 9 | 45 | all | 1 | 3 | 16 |
 
 The steps are those of `signals/matched_images.py`, without samples; each costs about three dense passes, and there are
 fewer if these take long.
