@@ -1,13 +1,15 @@
 """Estimate the duration of a fit before it starts.
 
 A dense pass is timed on one batch, and so is a product of matrices. The work is counted in these
-(`signals/fit_work.py`): passes over the samples, numbers copied into rows, and multiplications of the algebra.
+(`signals/fit_work.py`): passes over the samples, calls, numbers copied into rows, and multiplications of the algebra.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +22,20 @@ from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.fit_work import Work, planning_work, refit_work
 from onnxmerge.signals.refit_schedule import refusal
 
-__all__ = ["Speed", "dense_seconds", "duration", "fit_seconds", "fit_work", "measured_speed"]
+__all__ = ["TIMING", "Speed", "dense_seconds", "duration", "fit_seconds", "fit_work", "measured_speed"]
 
+TIMING = 7.0
+"""Seconds for which two models are timed: five or more, as `verify.measure` limits them, and their sessions."""
 _SIZE = 512
 """Rows and columns of the matrices whose product is timed, in a few milliseconds."""
-_GATHERED, _SOLVED, _PASS = 4e-9, 4.0, 1.2
-"""Seconds per number copied into rows; time of a multiplication in factorisations and eliminations over that in a
-float32 product; time of a pass over that of the network alone, for weights and for activations that are stored.
+_PASS, _PRODUCT, _SOLVING, _GATHERED, _CALL = 1.6, 2.0, 1.4, 4e-9, 2e-4
+"""Time of a pass over that of the network alone, for activations that are stored and sessions that are opened; of a
+multiplication in products of rows, and in factorisations and eliminations, over that in a product of large matrices;
+seconds per number copied into rows, and per call. Least squares over ten fits, all of which they give within a factor
+of 1.45 (docs/benchmarks.md).
 """
+_RUNS, _LONG = 3, 1.0
+"""Runs of a batch of which the fastest counts, and seconds after which there is none; others use the machine, too."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +52,27 @@ class Speed:
 
 
 def dense_seconds(model: bytes | Path, batches: Batches, provider: Provider) -> float:
-    """Seconds for one pass of a model over all samples, estimated from its second run on the first batch."""
+    """Seconds for one pass of a model over all samples, estimated from the first batch."""
     with Session.open(model, provider, spin=False) as session:
         feed = {name: batches.feeds[0][name] for name in session.input_names}
         session.run(feed)
-        started = time.perf_counter()
-        session.run(feed)
-        return (time.perf_counter() - started) * batches.count / batches.sizes[0]
+        return _fastest(partial(session.run, feed)) * batches.count / batches.sizes[0]
 
 
 def measured_speed(dense: float) -> Speed:
     """Times of this machine, given that of a pass over the samples."""
-    matrix = np.ones((_SIZE, _SIZE), np.float32)
-    matrix @ matrix.T.copy()
-    started = time.perf_counter()
-    matrix @ matrix.T.copy()
-    return Speed(dense, (time.perf_counter() - started) / _SIZE**3)
+    one, two = np.ones((2, _SIZE, _SIZE), np.float32)
+    return Speed(dense, _fastest(partial(np.matmul, one, two)) / _SIZE**3)
+
+
+def _fastest(run: Callable[[], object]) -> float:
+    """Seconds of the fastest of a few runs."""
+    times: list[float] = []
+    while len(times) < _RUNS and sum(times) < _LONG:
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return min(times)
 
 
 def fit_work(calibration: Calibration, effort: Effort) -> tuple[Work, Work]:
@@ -82,12 +95,12 @@ def fit_seconds(work: Work, speed: Speed) -> float:
     """Estimated seconds for some work.
 
     Example:
-        >>> work = Work(passes=10.0, gathered=0.0, products=1e9, solving=0.0, network=1e9)
+        >>> work = Work(passes=10.0, gathered=0.0, products=1e9, solving=0.0, calls=0.0, network=1e9)
         >>> fit_seconds(work, Speed(dense=2.0, product=1e-9))
-        25.0
+        34.0
     """
-    solving = work.products + _SOLVED * work.solving
-    return work.passes * speed.dense * _PASS + work.gathered * _GATHERED + solving * speed.product
+    algebra = (_PRODUCT * work.products + _SOLVING * work.solving) * speed.product
+    return _PASS * work.passes * speed.dense + algebra + _GATHERED * work.gathered + _CALL * work.calls
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,9 @@ outputs, from m rows, consists of
 1. products of rows: d²/2 for each row (one triangle), and d·o for its targets;
 2. factorisations, of d³/6 each: one for every fold and count while planning, and two for every ridge that is tried;
 3. elimination: `decompose.obs.elimination_work`.
+
+A node that is solved in the space of its rows takes m²·d/2 for their products, and two eigendecompositions of half of
+them, of about 9 (m/2)³ each (`decompose.row_space`).
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ class Work:
         gathered: Numbers copied into rows.
         products: Multiplications of products of rows, in float32.
         solving: Multiplications of factorisations and eliminations, most of them in float64.
+        calls: Times that a node's inputs, or the rest of the network, are computed for one batch.
         network: Multiplications of one pass over all samples.
     """
 
@@ -46,6 +50,7 @@ class Work:
     gathered: float
     products: float
     solving: float
+    calls: float
     network: float
 
     @property
@@ -57,12 +62,15 @@ class Work:
         """Both, one after the other, on the same network and samples."""
         return Work(
             self.passes + other.passes, self.gathered + other.gathered, self.products + other.products,
-            self.solving + other.solving, self.network,
+            self.solving + other.solving, self.calls + other.calls, self.network,
         )  # fmt: skip
 
     def times(self, share: float) -> Work:
         """The same on a share of the samples; solving takes as long as on all."""
-        return Work(self.passes * share, self.gathered * share, self.products * share, self.solving, self.network)
+        return Work(
+            self.passes * share, self.gathered * share, self.products * share, self.solving, self.calls * share,
+            self.network,
+        )  # fmt: skip
 
 
 def planning_work(calibration: Calibration, positions: Sequence[int], probing: Probing, passes: float) -> Work:
@@ -75,7 +83,9 @@ def planning_work(calibration: Calibration, positions: Sequence[int], probing: P
         passes: Passes over the samples for comparing outputs.
     """
     gathered = products = solving = 0.0
-    for index, groups in _readers(calibration, positions).items():
+    readers, batches = _readers(calibration, positions), len(calibration.batches)
+    calls = len(readers) * batches + len(positions) * len(probing.levels) * len(probing.batches)
+    for index, groups in readers.items():
         node = calibration.schedule.weighted[index]
         detail = level_of_detail(node, groups, calibration)
         rows = min(rows_of(node, calibration), detail.rows)
@@ -89,7 +99,7 @@ def planning_work(calibration: Calibration, positions: Sequence[int], probing: P
             solved = sum(_factored(level * d) + (level * d) ** 2 * o for level in probing.levels)
             solving += node.groups * (detail.folds * solved + 2 * _RIDGES * _factored(d / 2) + d**3)
             solving += elimination_work(group.size, d, o)
-    return Work(1 + passes, gathered, products, solving, _pass(calibration))
+    return Work(1 + passes, gathered, products, solving, calls, _pass(calibration))
 
 
 def refit_work(calibration: Calibration) -> Work:
@@ -104,9 +114,10 @@ def refit_work(calibration: Calibration) -> Work:
         else:
             drawn = min(rows, MOST_ROWS)
             products += drawn * d * (drawn / 2 + 3 * o)
-            solving += 10 * drawn**3
+            solving += 2 * 9 * (drawn / 2) ** 3 + _factored(drawn)
         gathered += node.groups * drawn * d
-    return Work(2.0, gathered, products, solving, _pass(calibration))
+    calls = 2 * len(calibration.schedule.weighted) * len(calibration.batches)
+    return Work(2.0, gathered, products, solving, calls, _pass(calibration))
 
 
 def rows_of(node: WeightedNode, calibration: Calibration) -> int:
