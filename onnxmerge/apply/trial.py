@@ -2,8 +2,8 @@
 
 A plan predicts its error as the sum of what each group does by itself. Where many groups lose most of their channels
 the sum is too low, where later layers repair what earlier ones lose it is too high, and two plans can only be compared
-by carrying them out. That leaves a part of the samples out of the fit, so the error is higher than that of a fit to all
-of them; `with_more_samples` corrects it.
+by carrying them out, with a part of the samples left out of the fit. That part is small, and a fit to all samples is
+better: `expected_error` allows for both.
 """
 
 from __future__ import annotations
@@ -12,12 +12,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import sqrt
 
-from onnxmerge.apply.refit import Refitted, refit
+from onnxmerge.apply.refit import refit
 from onnxmerge.channels.relations import Indices
+from onnxmerge.signals.batches import Batches
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.divergence import DivergenceMeter
 
-__all__ = ["held_out_error", "with_more_samples"]
+__all__ = ["expected_error", "held_out", "held_out_error"]
+
+_EXPLAINED = 1e-3
+"""Error on samples that were fitted to, over that on the same samples if they were not, below which the fit passes
+through them, so that what is left of their errors says nothing.
+"""
+
+
+def held_out(batches: Batches) -> list[int]:
+    """The batches that a trial leaves out: the last fold, without variations."""
+    given = range(batches.given or len(batches))
+    return [batch for batch in given if batches.fold(batch) == batches.folds - 1]
 
 
 def held_out_error(
@@ -36,53 +48,50 @@ def held_out_error(
         progress: Called with the fraction completed.
 
     Returns:
-        The divergence of the outputs (`signals/divergence.py`) that is to be expected of a refit to all samples.
+        The divergence of the outputs (`signals/divergence.py`).
     """
     batches = calibration.batches
     if batches.folds < 2:
         raise ValueError("a trial needs samples in at least two folds")
-    given, last = range(batches.given or len(batches)), batches.folds - 1
-    held = [batch for batch in given if batches.fold(batch) == last]
-    others = [batch for batch in range(len(batches)) if batches.fold(batch) != last]
+    held = held_out(batches)
+    others = [batch for batch in range(len(batches)) if batches.fold(batch) != batches.folds - 1]
     fitted = refit(_on(calibration, others), kept, linear=linear, progress=progress)
-    seen = [batch for batch in given if batches.fold(batch) == 0]
-    inside, outside = (_error(fitted, calibration, chosen) for chosen in (seen, held))
-    return with_more_samples(inside, outside, (batches.folds - 1) / batches.folds)
+    dense, cut = _on(calibration, held).frontier(), _on(calibration, held).frontier()
+    fitted.change(cut, calibration.schedule)
+    meter, every = DivergenceMeter(), range(len(held))
+    for (batch, expected), (_, got) in zip(dense.outputs(every), cut.outputs(every), strict=True):
+        meter.add(expected, got, batches.mask(held[batch]))
+    return meter.value
 
 
-def with_more_samples(inside: float, outside: float, share: float) -> float:
-    """The error to be expected of a fit to all samples, from errors of a fit to a share of them.
+def expected_error(outside: float, seen: float, every: float, share: float) -> float:
+    """The error on other samples to be expected of a fit to all samples, given that of a trial.
 
-    With γ unknowns per row, least squares leave σ²(1 - γ) on the rows they are fitted to and σ²/(1 - γ) on others, if
-    rows are Gaussian and many (Hastie et al., 1903.08560; for small γ, the factors of Akaike's prediction error). That
-    gives σ² and γ, and γ times the share is that of all samples. If there are fewer rows than unknowns, γ is not
-    known, and the error is taken to fall as the inverse of the number of samples, which is the most that regularised
-    fits gain.
+    The few samples that the trial leaves out may be easier or harder than others. A fit to all samples tells by how
+    much, because its errors on them and on all samples can be compared; so the error of the trial is multiplied by the
+    quotient of these. With γ unknowns per row, least squares leave σ²(1 - γ) on the rows that they are fitted to and
+    σ²/(1 - γ) on others, if rows are Gaussian and many (Hastie et al., 1903.08560). Both errors on the samples left
+    out give γ, and from that what a fit to all samples gains on the trial, of which γ is larger by 1/share. More than
+    in proportion to the number of samples it is not taken to gain.
 
     Args:
-        inside: The error on samples that were fitted to.
-        outside: The error on others.
-        share: Samples that were fitted to over all samples, 0..1.
+        outside: The error of the trial on the samples that it leaves out.
+        seen: The error on these of a fit to all samples.
+        every: The error of that fit on all samples.
+        share: Samples that the trial was fitted to over all samples, 0..1.
 
     Example:
-        >>> with_more_samples(inside=0.5, outside=2.0, share=0.5)  # σ² = 1, γ = 0.5, then 0.25
-        1.3333333333333333
+        >>> round(expected_error(outside=2.0, seen=0.75, every=0.75, share=0.5), 6)  # σ² = 1, γ = 0.25
+        1.333333
     """
-    if not inside < outside:
-        return outside
-    level, left = sqrt(inside * outside), sqrt(inside / outside)
-    return max(level / (1 - share * (1 - left)), share * outside)
-
-
-def _error(fitted: Refitted, calibration: Calibration, batches: Sequence[int]) -> float:
-    """The divergence of the refitted network from the original one on some batches."""
-    part = _on(calibration, batches)
-    dense, cut = part.frontier(), part.frontier()
-    fitted.change(cut, calibration.schedule)
-    meter, every = DivergenceMeter(), range(len(batches))
-    for (batch, expected), (_, got) in zip(dense.outputs(every), cut.outputs(every), strict=True):
-        meter.add(expected, got, calibration.batches.mask(batches[batch]))
-    return meter.value
+    if seen <= _EXPLAINED * outside:
+        return share * outside
+    if outside <= seen:
+        return every
+    # The smaller root of (1 - γ/share)(1 - γ) = seen/outside.
+    unknowns = share / 2 * (1 + 1 / share - sqrt((1 - 1 / share) ** 2 + 4 * seen / outside / share))
+    gained = (1 - unknowns / share) / (1 - unknowns)
+    return outside * every / seen * max(gained, share)
 
 
 def _on(calibration: Calibration, batches: Sequence[int]) -> Calibration:

@@ -86,8 +86,8 @@ def fit_work(calibration: Calibration, effort: Effort) -> tuple[Work, Work]:
     if calibration.real and refitting.multiplications <= effort.trial:
         folds = calibration.batches.folds
         trial = refitting.times((folds - 1) / folds)
-        # Both networks are compared on two folds.
-        planning = planning.plus(replace(trial, passes=trial.passes + 4 / folds))
+        # Outputs of both networks are compared on the fold that is left out, those of the original also on all.
+        planning = planning.plus(replace(trial, passes=trial.passes + 2 / folds + 1))
     return planning, refitting
 
 

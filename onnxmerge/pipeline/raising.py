@@ -106,11 +106,11 @@ def wider_cut(session: Session, cut: Cut, measured: Measured) -> Cut | None:
     run.raised += [_raised(each, taken=each is taken) for each in tried]
     if taken is first:
         return None
-    found = session.tried(taken.plan)
+    found = taken.plan
     run.notes[:] = [words for words in run.notes if words != reached_words(run, cut.plan)]
     check_reached(run, session.prepared, found)
     run.caution(_words(first, taken, measured))
-    return session.cut(found)
+    return session.predict(session.cut(found))
 
 
 def _words(first: _Timed, taken: _Timed, measured: Measured) -> str:

@@ -59,7 +59,7 @@ def test_the_passes_of_an_estimate_are_those_of_the_fit(name: str, effort: Liter
     known = session.prepared.calibration
     assert known is not None
     planning, refitting = fit_work(known, EFFORTS[effort])
-    session.cut(session.tried(session.plan(0.5)))
+    session.predict(session.cut(session.plan(0.5)))
     passes = session.run.passes
     assert planning.passes == pytest.approx(passes["planning"], rel=0.1)
     assert refitting.passes == pytest.approx(passes["refitting"], rel=0.1)
