@@ -28,7 +28,7 @@ TIMING = 7.0
 """Seconds for which two models are timed: five or more, as `verify.measure` limits them, and their sessions."""
 _SIZE = 512
 """Rows and columns of the matrices whose product is timed, in a few milliseconds."""
-_PASS, _PRODUCT, _SOLVING, _GATHERED, _CALL = 1.6, 2.0, 1.4, 4e-9, 2e-4
+_PASS, _PRODUCT, _SOLVING, _GATHERED, _CALL = 1.4, 2.0, 1.4, 4e-9, 3e-4
 """Time of a pass over that of the network alone, for activations that are stored and sessions that are opened; of a
 multiplication in products of rows, and in factorisations and eliminations, over that in a product of large matrices;
 seconds per number copied into rows, and per call. Least squares over ten fits, all of which they give within a factor
@@ -97,7 +97,7 @@ def fit_seconds(work: Work, speed: Speed) -> float:
     Example:
         >>> work = Work(passes=10.0, gathered=0.0, products=1e9, solving=0.0, calls=0.0, network=1e9)
         >>> fit_seconds(work, Speed(dense=2.0, product=1e-9))
-        34.0
+        30.0
     """
     algebra = (_PRODUCT * work.products + _SOLVING * work.solving) * speed.product
     return _PASS * work.passes * speed.dense + algebra + _GATHERED * work.gathered + _CALL * work.calls

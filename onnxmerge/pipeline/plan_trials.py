@@ -38,7 +38,7 @@ _NEAR = 0.01
 
 def best_of_trials(run: Run, prepared: Prepared, planner: Planner, plan: Plan) -> Plan:
     """The given plan, or a more even one for the same ratio if its error on held-out samples is lower."""
-    if not triable(prepared) or planner.predicted(plan) < _LARGE:
+    if not _triable(prepared) or planner.predicted(plan) < _LARGE:
         return plan
     candidates = [plan]
     for floor in EFFORTS[run.options.effort].floors:
@@ -60,7 +60,7 @@ def best_of_trials(run: Run, prepared: Prepared, planner: Planner, plan: Plan) -
 def predicted(run: Run, prepared: Prepared, cut: Cut) -> Cut:
     """The cut with the error that a trial predicts, if a trial costs little enough for the effort."""
     calibration, plan = prepared.calibration, cut.plan
-    if calibration is None or not plan.groups or not triable(prepared):
+    if calibration is None or not plan.groups or not _triable(prepared):
         return cut
     outside = plan.tried
     if outside is None:
@@ -80,7 +80,7 @@ def predicted(run: Run, prepared: Prepared, cut: Cut) -> Cut:
     return replace(cut, predicted=expected_error(outside, seen.value, every.value, share))
 
 
-def triable(prepared: Prepared) -> bool:
+def _triable(prepared: Prepared) -> bool:
     """Whether plans are fitted to real samples, and say what error they predict."""
     calibration, preset = prepared.calibration, prepared.preset
     if calibration is None or not calibration.real or calibration.batches.folds < 2:
