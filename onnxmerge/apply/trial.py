@@ -8,6 +8,7 @@ better: `expected_error` allows for both.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import sqrt
@@ -91,7 +92,7 @@ def expected_error(outside: float, seen: float, every: float, share: float) -> f
     # The smaller root of (1 - γ/share)(1 - γ) = seen/outside.
     unknowns = share / 2 * (1 + 1 / share - sqrt((1 - 1 / share) ** 2 + 4 * seen / outside / share))
     gained = (1 - unknowns / share) / (1 - unknowns)
-    return outside * every / seen * max(gained, share)
+    return min(outside * every / seen * max(gained, share), sys.float_info.max)
 
 
 def _on(calibration: Calibration, batches: Sequence[int]) -> Calibration:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -103,6 +105,8 @@ def test_an_interpolating_fit_does_not_promise_miracles() -> None:
     assert expected_error(1.0, 1e-12, 1e-13, 0.75) == 0.75
     assert expected_error(1.0, 0.01, 0.01, 0.75) == 0.75
     assert expected_error(1.0, 1.5, 1.2, 0.75) == 1.2
+    assert expected_error(0.0, 0.0, 0.0, 0.75) == 0.0
+    assert np.isfinite(expected_error(1e10, 1e9, sys.float_info.max, 0.75))
 
 
 def test_a_plan_that_removes_what_repeats_costs_nothing() -> None:
