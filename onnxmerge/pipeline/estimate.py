@@ -31,8 +31,8 @@ _SIZE = 512
 _PASS, _PRODUCT, _SOLVING, _GATHERED, _CALL = 1.4, 2.0, 1.4, 4e-9, 3e-4
 """Time of a pass over that of the network alone, for activations that are stored and sessions that are opened; of a
 multiplication in products of rows, and in factorisations and eliminations, over that in a product of large matrices;
-seconds per number copied into rows, and per call. Least squares over ten fits, rounded; the times of all ten are within a
-factor of 1.4 (docs/benchmarks.md).
+seconds per number copied into rows, and per call. Least squares over ten fits, rounded; the times of all ten are within
+a factor of 1.4 (docs/benchmarks.md).
 """
 _RUNS, _LONG = 3, 1.0
 """Runs of a batch of which the fastest counts, and seconds after which there is none; others use the machine, too."""

@@ -18,6 +18,8 @@ from tests.calls import compress
 
 MODELS = Path(__file__).resolve().parents[2] / "sample_models"
 CPU = Verification(provider="cpu")
+BAND = 1.7
+"""Factor within which the error of networks that see samples of one kind is predicted."""
 
 
 def _cut(name: str, samples: int, ratio: float, **options: Any) -> Report:
@@ -41,8 +43,8 @@ def test_a_deep_cut_is_predicted_by_a_trial() -> None:
     assert _tried(report)
     assert report.predicted is not None
     assert report.measured is not None
-    # The error of the trial is one of those that the note lists, and what other samples show.
-    assert f"{report.predicted:.3f}" in _tried(report)
+    # The sum of what each group does alone is far from what other samples show.
+    assert _sum(report) > 2 * report.measured
     assert 0.6 < report.measured / report.predicted < 1.6
     assert not _tried(_cut("vgg_bn", 128, 0.9, effort="fast"))
 
@@ -60,7 +62,7 @@ def test_the_error_of_a_trial_is_what_other_samples_show(name: str, ratio: float
     report = _cut(name, 128, ratio)
     assert report.predicted is not None
     assert report.measured is not None
-    assert 0.65 < report.measured / report.predicted < 1.5
+    assert 1 / BAND < report.measured / report.predicted < BAND
     # It is not the sum of what each group does alone, and known without the samples that it is compared with.
     assert abs(report.predicted / _sum(report) - 1) > 0.02
     assert "refitting" in report.passes
