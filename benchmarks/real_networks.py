@@ -90,20 +90,20 @@ def crops(folder: Path, pictures: Pictures, count: int, held: bool, rng: np.rand
     return {pictures.name: np.stack(made).astype(np.float32)}
 
 
-def samples(corpus: Path, name: str, count: int) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Samples to fit to and held-out ones."""
+def samples(corpus: Path, name: str, count: int, held: int = HELD) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Samples to fit to and a number of held-out ones."""
     rng = np.random.default_rng(0)
     if name in PICTURES:
         folder = corpus / "data" / "photos"
-        return crops(folder, PICTURES[name], count, False, rng), crops(folder, PICTURES[name], HELD, True, rng)
+        return crops(folder, PICTURES[name], count, False, rng), crops(folder, PICTURES[name], held, True, rng)
     if name in LINES:
         lines = np.load(corpus / "data" / "textlines_en.npz")["images"]
         values = (lines / 127.5 - 1.0).transpose(0, 3, 1, 2).astype(np.float32)
-        return {LINES[name]: values[:count]}, {LINES[name]: values[-HELD:]}
+        return {LINES[name]: values[:count]}, {LINES[name]: values[-held:]}
     sound = np.load(corpus / "data" / "pitch_tones16k.npz")["audio"].astype(np.float32)
     frames = sound[:, 2000 : 2000 + 1024 * 4].reshape(-1, 1024)
     frames = (frames - frames.mean(axis=1, keepdims=True)) / np.maximum(frames.std(axis=1, keepdims=True), 1e-8)
-    return {TONES[name]: frames[: 4 * count]}, {TONES[name]: frames[-4 * HELD :]}
+    return {TONES[name]: frames[: 4 * count]}, {TONES[name]: frames[-4 * held :]}
 
 
 CUTS = {

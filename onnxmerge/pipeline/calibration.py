@@ -11,7 +11,7 @@ from onnxmerge.graph import Draft, is_foreign
 from onnxmerge.methods import Preset
 from onnxmerge.network import Network
 from onnxmerge.pipeline.batching import in_folds, unpadded
-from onnxmerge.pipeline.estimate import dense_seconds, duration, fit_seconds
+from onnxmerge.pipeline.estimate import TIMING, dense_seconds, duration, fit_seconds, fit_work, measured_speed
 from onnxmerge.pipeline.memory import free_memory
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
 from onnxmerge.pipeline.synthetic_fit import RIDGE, synthetic_fit
@@ -155,11 +155,13 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None, held
         if run.model.bytes_of_weights() <= MEMORY_LIMIT:
             dense = dense_seconds(ort_source(run.source), calibration.batches, provider)
             _LOGGER.debug("one pass over the samples takes %.2f s", dense)
-            said = [(fit_seconds(dense, effort), "planning and refitting")]
-            if held is not None:
+            planning, refitting = fit_work(calibration, effort)
+            seconds = fit_seconds(planning.plus(refitting), measured_speed(dense))
+            if seconds >= _WORTH_SAYING:
+                _LOGGER.info("planning and refitting will take %s", duration(seconds))
+            if held is not None and run.request.verification.enabled:
                 seconds = 2 * dense * held.count / calibration.batches.count
-                said.append((seconds, f"comparing outputs on {held.count} samples"))
-            for seconds, what in said:
                 if seconds >= _WORTH_SAYING:
-                    _LOGGER.info("%s will take %s", what, duration(seconds))
+                    what = f"comparing outputs on {held.count} samples, and timing,"
+                    _LOGGER.info("%s will take %s", what, duration(seconds + TIMING))
     return calibration

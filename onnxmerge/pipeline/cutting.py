@@ -33,6 +33,7 @@ class Cut:
         curves: Sensitivity curves by group position, if the method measured them.
         twin: Creates its dense reference; True: removed channels are masked for all consumers, not only for those whose
             weights cannot be zeroed.
+        predicted: The error on other samples that a trial predicts; None if none was made.
         trained: Whether its weights were trained after it was cut, so that its dense reference is not that of them.
     """
 
@@ -43,6 +44,7 @@ class Cut:
     curves: Mapping[int, Curve]
     twin: Callable[[bool], bytes]
     trained: bool = False
+    predicted: float | None = None
 
     @property
     def macs_ratio(self) -> float | None:

@@ -1,46 +1,106 @@
 """Estimate the duration of a fit before it starts.
 
-A dense pass is timed on one batch. The work is counted in such passes (`plan/effort.py`), including what is done
-besides running the network: accumulating the inputs of every layer, and solving for trial weights while probing.
+A dense pass is timed on one batch, and so is a product of matrices. The work is counted in these
+(`signals/fit_work.py`): passes over the samples, calls, numbers copied into rows, and multiplications of the algebra.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from onnxmerge.plan.effort import Effort
+import numpy as np
+
+from onnxmerge.plan.effort import Effort, behind_groups, probing_for, probing_passes
 from onnxmerge.runtime.kernels import usable_cores
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.signals.batches import Batches
+from onnxmerge.signals.calibration import Calibration
+from onnxmerge.signals.fit_work import Work, planning_work, refit_work
+from onnxmerge.signals.refit_schedule import refusal
 
-__all__ = ["dense_seconds", "duration", "fit_seconds"]
+__all__ = ["TIMING", "Speed", "dense_seconds", "duration", "fit_seconds", "fit_work", "measured_speed"]
 
-_PROBING, _WALK, _WALKS = 1.3, 5.0, 3
-"""Time of a probing pass, and of a pass that accumulates the inputs of every layer, in dense passes; number of the
-latter in a fit. Measured on ResNet-56 and EfficientNet-Lite2 at balanced.
+TIMING = 7.0
+"""Seconds for which two models are timed: five or more, as `verify.measure` limits them, and their sessions."""
+_SIZE = 512
+"""Rows and columns of the matrices whose product is timed, in a few milliseconds."""
+_PASS, _PRODUCT, _SOLVING, _GATHERED, _CALL = 1.4, 2.0, 1.4, 4e-9, 3e-4
+"""Time of a pass over that of the network alone, for activations that are stored and sessions that are opened; of a
+multiplication in products of rows, and in factorisations and eliminations, over that in a product of large matrices;
+seconds per number copied into rows, and per call. Least squares over ten fits, rounded; the times of all ten are within
+a factor of 1.4 (docs/benchmarks.md).
 """
+_RUNS, _LONG = 3, 1.0
+"""Runs of a batch of which the fastest counts, and seconds after which there is none; others use the machine, too."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Times of this machine.
+
+    Attributes:
+        dense: Seconds of a pass of the network over all samples.
+        product: Seconds of a multiplication in a product of float32 matrices.
+    """
+
+    dense: float
+    product: float
 
 
 def dense_seconds(model: bytes | Path, batches: Batches, provider: Provider) -> float:
-    """Seconds for one pass of a model over all samples, estimated from its second run on the first batch."""
+    """Seconds for one pass of a model over all samples, estimated from the first batch."""
     with Session.open(model, provider, spin=False) as session:
         feed = {name: batches.feeds[0][name] for name in session.input_names}
         session.run(feed)
+        return _fastest(partial(session.run, feed)) * batches.count / batches.sizes[0]
+
+
+def measured_speed(dense: float) -> Speed:
+    """Times of this machine, given that of a pass over the samples."""
+    one, two = np.ones((2, _SIZE, _SIZE), np.float32)
+    return Speed(dense, _fastest(partial(np.matmul, one, two)) / _SIZE**3)
+
+
+def _fastest(run: Callable[[], object]) -> float:
+    """Seconds of the fastest of a few runs."""
+    times: list[float] = []
+    while len(times) < _RUNS and sum(times) < _LONG:
         started = time.perf_counter()
-        session.run(feed)
-        return (time.perf_counter() - started) * batches.count / batches.sizes[0]
+        run()
+        times.append(time.perf_counter() - started)
+    return min(times)
 
 
-def fit_seconds(dense: float, effort: Effort) -> float:
-    """Estimated seconds for planning and a refit together.
+def fit_work(calibration: Calibration, effort: Effort) -> tuple[Work, Work]:
+    """The work of planning, and that of a refit, which a trial repeats where it is affordable."""
+    network, schedule = calibration.network, calibration.schedule
+    positions = [place for place, group in enumerate(network.groups) if not refusal(network, schedule, group)]
+    behind = list(behind_groups(calibration, positions).values())
+    probing = probing_for(effort, behind, 0.0, calibration.batches)
+    passes = probing_passes(probing, behind, calibration.batches)
+    planning, refitting = planning_work(calibration, positions, probing, passes), refit_work(calibration)
+    if calibration.real and refitting.multiplications <= effort.trial:
+        folds = calibration.batches.folds
+        trial = refitting.times((folds - 1) / folds)
+        # Outputs of both networks are compared on the fold that is left out, those of the original also on all.
+        planning = planning.plus(replace(trial, passes=trial.passes + 2 / folds + 1))
+    return planning, refitting
+
+
+def fit_seconds(work: Work, speed: Speed) -> float:
+    """Estimated seconds for some work.
 
     Example:
-        >>> from onnxmerge.plan.effort import EFFORTS
-        >>> fit_seconds(2.0, EFFORTS["balanced"]) > fit_seconds(2.0, EFFORTS["fast"])
-        True
+        >>> work = Work(passes=10.0, gathered=0.0, products=1e9, solving=0.0, calls=0.0, network=1e9)
+        >>> fit_seconds(work, Speed(dense=2.0, product=1e-9))
+        30.0
     """
-    return dense * (_PROBING * effort.passes + _WALK * _WALKS)
+    algebra = (_PRODUCT * work.products + _SOLVING * work.solving) * speed.product
+    return _PASS * work.passes * speed.dense + algebra + _GATHERED * work.gathered + _CALL * work.calls
 
 
 def duration(seconds: float) -> str:

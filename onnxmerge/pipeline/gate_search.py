@@ -29,7 +29,7 @@ def find_cut(session: Session) -> Cut:
     run, verification = session.run, session.request.verification
     ratio = run.options.ratio
     if run.plan is not None or ratio is not None or not verification.gated:
-        return session.cut(session.plan(_USUAL if ratio is None else ratio))
+        return session.predict(session.cut(session.plan(_USUAL if ratio is None else ratio)))
     if session.held is None:
         raise UsageError("--min-cosine or --max-drop without --ratio needs samples to search on: --data or --calib")
     best: Cut | None = None
@@ -59,4 +59,4 @@ def find_cut(session: Session) -> Cut:
         *of_best,
         f"the largest cut that passes the gate on {session.held.source}; tried {', '.join(tried)}",
     ]
-    return best
+    return session.predict(best)

@@ -110,7 +110,7 @@ def wider_cut(session: Session, cut: Cut, measured: Measured) -> Cut | None:
     run.notes[:] = [words for words in run.notes if words != reached_words(run, cut.plan)]
     check_reached(run, session.prepared, found)
     run.caution(_words(first, taken, measured))
-    return session.cut(found)
+    return session.predict(session.cut(found))
 
 
 def _words(first: _Timed, taken: _Timed, measured: Measured) -> str:

@@ -19,7 +19,6 @@ from onnxmerge.network import Network
 from onnxmerge.pipeline.cutting import Cut
 from onnxmerge.pipeline.provenance import Origin, environment
 from onnxmerge.pipeline.run import Run
-from onnxmerge.plan.plan import Plan
 from onnxmerge.report.model import GroupEntry, PinnedEntry, Sizes
 from onnxmerge.report.results import Report
 from onnxmerge.report.text import sentence
@@ -169,7 +168,7 @@ def account(
         hashes_after=hashes,
         call=origin.call,
         passes=dict(run.passes),
-        predicted=_predicted(plan, groups),
+        predicted=_predicted(result, groups),
         measured=seen.divergence,
         synthetic=seen.synthetic,
         raised=tuple(run.raised),
@@ -178,12 +177,12 @@ def account(
     )
 
 
-def _predicted(plan: Plan, groups: Sequence[GroupEntry]) -> float | None:
-    """The error of a trial on held-out samples or, without one, the sum of the groups' sensitivities."""
-    if plan.tried is not None:
-        return plan.tried
+def _predicted(result: Cut, groups: Sequence[GroupEntry]) -> float | None:
+    """The error that a trial predicts or, without one, the sum of the groups' sensitivities."""
+    if result.predicted is not None:
+        return result.predicted
     harms = [each.harm for each in groups if each.harm is not None]
-    return sum(harms) if harms and plan.allocate == "global" else None
+    return sum(harms) if harms and result.plan.allocate == "global" else None
 
 
 def _groups(result: Cut) -> tuple[GroupEntry, ...]:

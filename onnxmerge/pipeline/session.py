@@ -1,9 +1,10 @@
-"""One request, from the model to the report, in five calls.
+"""One request, from the model to the report, in six calls.
 
     session = Session(request)
     session.network                  # the analysed model
     plan = session.plan(0.5)         # what to remove
     cut = session.cut(plan)          # the smaller model
+    cut = session.predict(cut)       # with the error that a trial predicts
     measured = session.verify(cut, written)
     session.report(cut, measured)
 
@@ -25,8 +26,9 @@ from onnxmerge.graph import to_proto
 from onnxmerge.network import Network
 from onnxmerge.pipeline.analysis import analyse
 from onnxmerge.pipeline.cutting import Cut, cut_by
+from onnxmerge.pipeline.plan_trials import predicted
 from onnxmerge.pipeline.planning import plan_at
-from onnxmerge.pipeline.preparing import Prepared, prepare
+from onnxmerge.pipeline.preparing import Prepared, counting, prepare
 from onnxmerge.pipeline.provenance import origin
 from onnxmerge.pipeline.recovering import check_recovery, recovered, withdraw
 from onnxmerge.pipeline.reporting import NO_HASHES, account
@@ -97,6 +99,11 @@ class Session:
         """Carry out a plan."""
         with self.input_hint():
             return cut_by(self.run, self.prepared, plan)
+
+    def predict(self, cut: Cut) -> Cut:
+        """A cut with the error on other samples that a trial predicts, if that costs little enough for the effort."""
+        with self.input_hint(), self.run.stage("planning"), counting(self.run, "planning", self.prepared.calibration):
+            return predicted(self.run, self.prepared, cut)
 
     def recover(self, cut: Cut) -> Cut:
         """Train the weights of a cut, if that is requested; the cut itself if it is not, or does not help."""

@@ -69,7 +69,7 @@ def compress_each(request: Request, ratios: Sequence[float], progress: Progress 
 
 def _at(session: Session, ratio: float) -> Compression:
     run, verification = session.run, session.run.request.verification
-    cut = session.cut(session.plan(ratio))
+    cut = session.predict(session.cut(session.plan(ratio)))
     proto, measured = to_proto(cut.model), None
     if verification.enabled:
         measured = session.verify(cut, proto.SerializeToString(), timed=False)

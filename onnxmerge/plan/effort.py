@@ -2,11 +2,11 @@
 
 Planning cost is counted in dense passes; one dense pass runs the whole network on all calibration samples.
 
-| effort | levels of a group | dense passes for probing | statistics | plans tried where much is removed | steps |
-|---|---|---|---|---|---|
-| fast | 2 | 2 | half of the rows; channels only, beyond 1152 unknowns | 1 | 4 |
-| balanced | 4 | 9 | all | 2 | 16 |
-| thorough | 9 | 45 | all | 3 | 16 |
+| effort | levels of a group | dense passes for probing | statistics | plans tried | if much is removed | steps |
+|---|---|---|---|---|---|---|
+| fast | 2 | 2 | half of the rows; channels only, beyond 1152 unknowns | 0 | 0 | 4 |
+| balanced | 4 | 9 | all | 1 | 2 | 16 |
+| thorough | 9 | 45 | all | 1 | 3 | 16 |
 
 The steps are those of `signals/matched_images.py`, without samples; each costs about three dense passes, and there are
 fewer if these take long.
@@ -19,15 +19,16 @@ Whole batches are taken, from every fold; from three of the four at least at `fa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from onnxmerge.signals.batches import Batches
+from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.sensitivity import Probing
 from onnxmerge.signals.statistics import WIDEST
 
-__all__ = ["EFFORTS", "Effort", "probing_for"]
+__all__ = ["EFFORTS", "Effort", "behind_groups", "probing_for", "probing_passes"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Effort:
         levels: Fractions of channels, descending, at which a group is cut.
         passes: Maximum number of dense passes for probing.
         samples: Number of samples beyond which no gain was measured.
+        trial: Maximum number of multiplications of a refit that is made once more to predict the error of a plan.
         floors: Minimum fractions of the channels of every group, of further plans to try if the predicted error is
             large.
         rows: Factor of the number of rows drawn for the statistics of a node.
@@ -50,6 +52,7 @@ class Effort:
     levels: tuple[float, ...]
     passes: float
     samples: int
+    trial: float
     floors: tuple[float, ...]
     rows: float = 1.0
     widest: int = WIDEST
@@ -59,15 +62,32 @@ class Effort:
 
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
     {
-        "fast": Effort((0.75, 0.4), 2.0, 128, (), 0.5, 1152, 4, folds=3),
-        "balanced": Effort((0.85, 0.65, 0.4, 0.15), 9.0, 256, (0.3,)),
-        "thorough": Effort((0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), 45.0, 1024, (0.15, 0.3)),
+        "fast": Effort((0.75, 0.4), 2.0, 128, 0.0, (), 0.5, 1152, 4, folds=3),
+        "balanced": Effort((0.85, 0.65, 0.4, 0.15), 9.0, 256, 1e12, (0.3,)),
+        "thorough": Effort((0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), 45.0, 1024, 1e13, (0.15, 0.3)),
     }
 )
 _FEWEST = 32
 """The number of levels is reduced before the number of samples falls below this. A guess: the divergence of 32 samples
 is off by a fifth.
 """
+
+
+def behind_groups(calibration: Calibration, positions: Iterable[int]) -> dict[int, float]:
+    """By group: the fraction of the network that runs from its first consumer on."""
+    order = calibration.schedule.order
+    places = {index: place for place, index in enumerate(order)}
+    behind = {}
+    for position in positions:
+        first = min(places[consumer.node] for consumer in calibration.network.groups[position].consumers)
+        behind[position] = calibration.counter.share(order[first:])
+    return behind
+
+
+def probing_passes(probing: Probing, behind: Sequence[float], batches: Batches) -> float:
+    """Dense passes that a probing takes."""
+    samples = sum(batches.sizes[batch] for batch in probing.batches)
+    return (1.0 + sum(behind) * len(probing.levels)) * samples / batches.given_count
 
 
 def probing_for(effort: Effort, behind: Sequence[float], vanishing: float, batches: Batches) -> Probing:

@@ -33,7 +33,7 @@ from onnxmerge.plan.allocation import (
 )
 from onnxmerge.plan.batchnorm_threshold import below_valley
 from onnxmerge.plan.budget import Cost, descend
-from onnxmerge.plan.effort import EFFORTS, probing_for
+from onnxmerge.plan.effort import EFFORTS, behind_groups, probing_for
 from onnxmerge.plan.eligibility import allowed_counts, eligible
 from onnxmerge.plan.group_plan import plan_group
 from onnxmerge.plan.later_repair import later_repair
@@ -102,7 +102,7 @@ class Planner:
         if preset.select in RANKINGS and calibration is not None:
             self._curves = self._measured(calibration, progress)
             if preset.fitted and preset.allocate == "global" and calibration.batches.tokens is None:
-                self._repair = later_repair(self._behind(calibration))
+                self._repair = later_repair(behind_groups(calibration, self._sizes))
         self.most = self._allocation(0.0).most
 
     @property
@@ -190,19 +190,9 @@ class Planner:
         effort = EFFORTS[self._options.effort]
         if self._preset.allocate != "global":
             return Probing(effort.levels, ())
-        behind = self._behind(calibration)
+        behind = behind_groups(calibration, self._sizes)
         vanishing = sum(behind[position] for position in self._vanishing)
         return probing_for(effort, list(behind.values()), vanishing, calibration.batches)
-
-    def _behind(self, calibration: Calibration) -> dict[int, float]:
-        """By group: the fraction of the network that runs from its first consumer on."""
-        order = calibration.schedule.order
-        places = {index: place for place, index in enumerate(order)}
-        behind = {}
-        for position in self._sizes:
-            first = min(places[consumer.node] for consumer in self._network.groups[position].consumers)
-            behind[position] = calibration.counter.share(order[first:])
-        return behind
 
     def _allocation(self, ratio: float, floor: float = 0.0) -> Allocation:
         if not self._curves:

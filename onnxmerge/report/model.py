@@ -147,8 +147,9 @@ class Account:
         hashes_after: Likewise of those that were written.
         call: The command or Python call that reproduces the result.
         passes: Passes over all calibration samples by stage, in units of the whole network.
-        predicted: Divergence of the outputs that the plan predicts: the sum of the groups' `harm`, or the error on
-            held-out samples of a trial refit if the plan was tried; None if the method makes no prediction.
+        predicted: Divergence of the outputs that is to be expected: the error of a trial refit on held-out samples, as
+            of a refit to all samples, or, where no trial was made, the sum of the groups' `harm`; None if the method
+            makes no prediction.
         measured: The same, measured on `samples`; None without verification.
         synthetic: Whether `samples` were synthetic.
         raised: Wider plans that were timed because the result saved next to no time. If one was taken, the

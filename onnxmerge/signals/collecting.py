@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +22,37 @@ from onnxmerge.signals.statistics import Statistics, fits_taps
 from onnxmerge.signals.tap_statistics import TapStatistics
 from onnxmerge.signals.weighted_nodes import WeightedNode
 
-__all__ = ["collect"]
+__all__ = ["Detail", "collect", "level_of_detail"]
 
 _TWO_FOLDS = 1152
 """Number of unknowns beyond which only two folds are used: every fold takes a factorisation for every count."""
 _TAPS = 3
 """Rows that the taps of one patch count as where each is a sample of its channel: neighbours are alike."""
+
+
+class Detail(NamedTuple):
+    """What is collected of a node's inputs.
+
+    Attributes:
+        folds: Number of folds that statistics are kept of.
+        by_taps: Whether every tap is an unknown, rather than a sample of its channel.
+        rows: Number of rows to draw.
+    """
+
+    folds: int
+    by_taps: bool
+    rows: int
+
+
+def level_of_detail(node: WeightedNode, groups: Sequence[ChannelGroup], calibration: Calibration) -> Detail:
+    """What to collect of a node's inputs for the given groups that it reads."""
+    folds = min(calibration.batches.folds, 2) if node.unknowns > _TWO_FOLDS else calibration.batches.folds
+    by_taps = node.groups > 1 or fits_taps(node, folds, calibration.memory, calibration.widest)
+    unknowns = node.unknowns if by_taps else max(group.size for group in groups)
+    wanted = rows_wanted(unknowns, node.groups if by_taps else 1, calibration.rows)
+    if not by_taps and node.patches.taps > 1:
+        wanted = -(-wanted // _TAPS)
+    return Detail(folds, by_taps, wanted)
 
 
 def collect(
@@ -49,12 +75,7 @@ def collect(
     if norm is not None:
         frontier.advance(frontier.place(norm.add) + 1, keep=(*node.reads, norm.total))
     counted = None if norm is None else row_weights(norm, frontier, batches)
-    folds = min(batches.folds, 2) if node.unknowns > _TWO_FOLDS else batches.folds
-    by_taps = node.groups > 1 or fits_taps(node, folds, calibration.memory, calibration.widest)
-    unknowns = node.unknowns if by_taps else max(group.size for group in groups)
-    wanted = rows_wanted(unknowns, node.groups if by_taps else 1, calibration.rows)
-    if not by_taps and node.patches.taps > 1:
-        wanted = -(-wanted // _TAPS)
+    folds, by_taps, wanted = level_of_detail(node, groups, calibration)
     draw = Draw(node, wanted, batches.count, len(batches), rng)
     moments = [Moments.empty(node.unknowns, 0, node.groups) for _ in range(folds)] if by_taps else []
     channels = [] if by_taps else [ChannelStatistics.empty(node, group, folds) for group in groups]

@@ -29,13 +29,13 @@ from onnxmerge.signals.draws import rows_wanted
 from onnxmerge.signals.statistics import fits_taps
 from onnxmerge.signals.weighted_nodes import WeightedNode
 
-__all__ = ["Cuts", "Fit", "Regression", "regression_for"]
+__all__ = ["MOST_ROWS", "Cuts", "Fit", "Regression", "regression_for"]
 
 Floats = NDArray[np.float64]
 Values = NDArray[np.float32]
 Cuts = Sequence[tuple[ChannelGroup, Indices]]
 
-_MOST_ROWS = 4096
+MOST_ROWS = 4096
 """Number of rows that a `RowRegression` keeps: their Gram matrix takes a second to compute and decompose."""
 
 _WEAKER, _ROWS_FOR_IT = 0.2, 8
@@ -202,7 +202,7 @@ class RowRegression:
             [Moments.empty(group.size, 0) for _ in range(2)] if wide and len(kept) else [] for group, kept in cuts
         ]
         held = max(256, memory // (16 * max(node.unknowns, 1)))
-        self.wanted = int(min(_MOST_ROWS, held))
+        self.wanted = int(min(MOST_ROWS, held))
         self.approximate = wide
 
     def add(self, half: int, rows: Values, targets: Values, weights: Values | None = None) -> None:

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnxmerge.graph import infer_shapes, joined_outputs, load
+from onnxmerge.graph import Joins, infer_shapes, joined_outputs, load
 
 BATCH = 2
 
 
 def joins(
     nodes: list[onnx.NodeProto], inputs: dict[str, tuple[int, ...]], constants: dict[str, list[int]], rank: int = 3
-) -> dict:
+) -> Joins:
     """Joins of the output "out" of a graph of these nodes."""
     given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()]
     held = [onnx.numpy_helper.from_array(np.array(values, np.int64), name) for name, values in constants.items()]
@@ -24,7 +26,7 @@ def joins(
     return joined_outputs(model, infer_shapes(model, inputs).dims).get("out", {})
 
 
-def node(op: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:
+def node(op: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(op, inputs.split(), [output], **attributes)
 
 
@@ -35,7 +37,8 @@ def test_boxes_and_scores() -> None:
 
 def test_strides_of_joined_kinds() -> None:
     """Two strides of boxes and scores, flattened, joined along places, transposed."""
-    nodes, shapes = [], {}
+    nodes: list[onnx.NodeProto] = []
+    shapes: dict[str, tuple[int, ...]] = {}
     for stride, side in enumerate((4, 2)):
         shapes |= {f"b{stride}": (BATCH, 4, side, side), f"s{stride}": (BATCH, 1, side, side)}
         nodes += [
@@ -52,7 +55,7 @@ def test_strides_of_joined_kinds() -> None:
     ("shape", "expected"),
     [([BATCH, 3, 8, 2], {1: (0, 1, 3)}), ([BATCH, 48], {1: (0, 16, 48)}), ([BATCH, 16, 3], {}), ([BATCH * 3, 16], {})],
 )
-def test_places_through_a_reshape(shape: list[int], expected: dict) -> None:
+def test_places_through_a_reshape(shape: list[int], expected: dict[int, tuple[int, ...]]) -> None:
     nodes = [node("Abs", "a", "a1"), node("Abs", "b", "b1"), node("Concat", "a1 b1", "c", axis=1)]
     nodes.append(node("Reshape", "c to", "out"))
     assert joins(nodes, {"a": (BATCH, 1, 16), "b": (BATCH, 2, 16)}, {"to": shape}, len(shape)) == expected

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from onnxmerge.graph import Joins
 from onnxmerge.runtime.fidelity import FidelityMeter
 from onnxmerge.samples.output_parts import OutputParts
 from onnxmerge.signals.divergence import DivergenceMeter
@@ -11,7 +13,7 @@ BOXES, SCORES = slice(0, 4), slice(4, 9)
 JOINED = {"out": {1: (0, 4, 9), 2: (0, 30, 50)}}
 
 
-def detections(seed: int = 0) -> np.ndarray:
+def detections(seed: int = 0) -> NDArray[np.float64]:
     """(8, 9, 50): coordinates on a grid, which samples move a little, and small scores."""
     rng = np.random.default_rng(seed)
     grid = rng.uniform(0, 320, (1, 4, 50))
@@ -26,7 +28,7 @@ def test_unlike_parts_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("joined", [{}, {"out": {1: (0, 4, 10)}}, {"out": {3: (0, 4, 9)}}])
-def test_an_output_without_parts_or_of_another_length_is_whole(joined: dict) -> None:
+def test_an_output_without_parts_or_of_another_length_is_whole(joined: dict[str, Joins]) -> None:
     values = detections()
     assert [name for name, *_ in OutputParts(joined).of("out", values, values)] == ["out"]
 

@@ -26,6 +26,6 @@ def test_only_nodes_that_keep_values_may_stand_between_sums(between: str, stream
     x = net.add("Mul", net.input("n", 8), net.const(np.float32(1)))
     for _ in range(2):
         total = net.add("Add", x, net.matmul(net.add("Relu", net.matmul(x, 8, 12)), 12, 8))
-        x = net.add(between, total, **({"to": onnx.TensorProto.FLOAT} if between == "Cast" else {}))
+        x = net.add("Cast", total, to=onnx.TensorProto.FLOAT) if between == "Cast" else net.add(between, total)
     net.output(x, 2)
     assert _stream(net.model()) == stream
