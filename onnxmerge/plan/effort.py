@@ -63,7 +63,7 @@ class Effort:
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
     {
         "fast": Effort((0.75, 0.4), 2.0, 128, 0.0, (), 0.5, 1152, 4, folds=3),
-        "balanced": Effort((0.85, 0.65, 0.4, 0.15), 9.0, 256, 1e12, (0.3,)),
+        "balanced": Effort((0.85, 0.65, 0.4, 0.15), 9.0, 256, 5e11, (0.3,)),
         "thorough": Effort((0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), 45.0, 1024, 1e13, (0.15, 0.3)),
     }
 )
