@@ -1,8 +1,8 @@
 """Where graph outputs are joined from several tensors, such as boxes and scores of a detector.
 
 A detector is often exported with one output of, say, shape (1, 84, 8400): coordinates in pixels, then scores.
-Compared as a whole, the scores hardly count. From each output the graph is followed backwards through operators that
-only move values, and the places where a Concat joins its inputs are carried to the axes of the output.
+Compared as a whole, the scores hardly count. The places where a Concat joins its inputs are carried through operators
+that change or move single values, to the axes of the outputs.
 """
 
 from __future__ import annotations
@@ -33,48 +33,49 @@ def joined_outputs(model: Model, dims: _Dims) -> dict[str, Joins]:
     Returns:
         By output: the places along each axis that is joined, without axis 0. Outputs of one part are absent.
     """
+    places: dict[str, _Places] = {}
+    for node in model.nodes:
+        known = all(name in dims for name in (node.input(0), *node.outputs[:1]))
+        if known and not node.domain and (inside := _carried(node, dims, places)):
+            places[node.outputs[0]] = inside
     found: dict[str, Joins] = {}
     for spec in model.outputs:
-        shape = dims.get(spec.name, ())
-        places = _places(model, dims, spec.name)
-        joins = {axis: (0, *sorted(inner), shape[axis]) for axis, inner in sorted(places.items()) if axis and inner}
-        if joins:
-            found[spec.name] = joins
+        inner = {axis: each for axis, each in sorted(places.get(spec.name, {}).items()) if axis}
+        if inner:
+            shape = dims[spec.name]
+            found[spec.name] = {axis: (0, *sorted(each), shape[axis]) for axis, each in inner.items()}
     return found
 
 
-def _places(model: Model, dims: _Dims, tensor: str) -> _Places:
-    """Where parts start inside of each axis of a tensor."""
-    node = model.writer.get(tensor)
-    if node is None or node.domain or any(name and name not in dims for name in (tensor, node.input(0))):
-        return {}
+def _carried(node: Node, dims: _Dims, places: Mapping[str, _Places]) -> _Places:
+    """Where parts start inside of each axis of a node's output, given those of its inputs."""
     if node.op == "Concat":
-        return _joined(model, dims, node)
+        return _joined(node, dims, places)
+    first, inner = dims[node.input(0)], places.get(node.input(0), {})
     if node.op in _ENTRYWISE:
-        return _places(model, dims, node.input(0))
+        return inner
     if node.op == "Transpose":
-        inner = _places(model, dims, node.input(0))
-        order = node.attributes.get("perm") or list(range(len(dims[tensor])))[::-1]
+        order = node.attributes.get("perm") or list(range(len(first)))[::-1]
         return {axis: inner[source] for axis, source in enumerate(order) if source in inner}
     if node.op in _REGROUPING:
-        return _regrouped(_places(model, dims, node.input(0)), dims[node.input(0)], dims[tensor])
+        return _regrouped(inner, first, dims[node.outputs[0]])
     return {}
 
 
-def _joined(model: Model, dims: _Dims, node: Node) -> _Places:
+def _joined(node: Node, dims: _Dims, places: Mapping[str, _Places]) -> _Places:
     if any(name not in dims for name in node.inputs):
         return {}
     axis, rank = int(node.attributes.get("axis", 0)), len(dims[node.outputs[0]])
     axis %= rank
-    inner = [_places(model, dims, name) for name in node.inputs]
+    inner = [places.get(name, {}) for name in node.inputs]
     # Along other axes, a place counts if all of the joined tensors have it.
     found = {other: frozenset.intersection(*(each.get(other, frozenset()) for each in inner)) for other in range(rank)}
-    start, places = 0, set[int]()
+    start, starts = 0, set[int]()
     for name, each in zip(node.inputs, inner, strict=True):
-        places |= {start, *(start + place for place in each.get(axis, ()))}
+        starts |= {start, *(start + place for place in each.get(axis, ()))}
         start += dims[name][axis]
-    found[axis] = frozenset(places - {0, start})
-    return {axis: inside for axis, inside in found.items() if inside}
+    found[axis] = frozenset(starts - {0, start})
+    return {each: inside for each, inside in found.items() if inside}
 
 
 def _regrouped(places: _Places, before: tuple[int, ...], after: tuple[int, ...]) -> _Places:

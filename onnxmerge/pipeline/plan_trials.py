@@ -18,6 +18,7 @@ from functools import partial
 
 from onnxmerge.apply.trial import expected_error, held_out, held_out_error
 from onnxmerge.graph import to_proto
+from onnxmerge.methods import Preset
 from onnxmerge.pipeline.cutting import Cut
 from onnxmerge.pipeline.preparing import Prepared
 from onnxmerge.pipeline.run import Run
@@ -25,6 +26,7 @@ from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.planner import Planner
 from onnxmerge.runtime.session import Session as OrtSession
+from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.divergence import DivergenceMeter
 from onnxmerge.signals.fit_work import refit_work
 
@@ -38,7 +40,8 @@ _NEAR = 0.01
 
 def best_of_trials(run: Run, prepared: Prepared, planner: Planner, plan: Plan) -> Plan:
     """The given plan, or a more even one for the same ratio if its error on held-out samples is lower."""
-    if not _triable(prepared) or planner.predicted(plan) < _LARGE:
+    calibration = _tried_on(prepared)
+    if calibration is None or planner.predicted(plan) < _LARGE:
         return plan
     candidates = [plan]
     for floor in EFFORTS[run.options.effort].floors:
@@ -47,7 +50,7 @@ def best_of_trials(run: Run, prepared: Prepared, planner: Planner, plan: Plan) -
             candidates.append(even)
     if len(candidates) == 1:
         return plan
-    errors = _errors(run, prepared, candidates)
+    errors = _errors(run, prepared.preset, calibration, candidates)
     best = errors.index(min(errors))
     listed = ", ".join(f"{error:.3f}" for error in errors)
     run.notes.append(
@@ -59,14 +62,14 @@ def best_of_trials(run: Run, prepared: Prepared, planner: Planner, plan: Plan) -
 
 def predicted(run: Run, prepared: Prepared, cut: Cut) -> Cut:
     """The cut with the error that a trial predicts, if a trial costs little enough for the effort."""
-    calibration, plan = prepared.calibration, cut.plan
-    if calibration is None or not plan.groups or not _triable(prepared):
+    calibration, plan = _tried_on(prepared), cut.plan
+    if calibration is None or not plan.groups:
         return cut
     outside = plan.tried
     if outside is None:
         if refit_work(calibration).multiplications > EFFORTS[run.options.effort].trial:
             return cut
-        (outside,) = _errors(run, prepared, [plan])
+        (outside,) = _errors(run, prepared.preset, calibration, [plan])
     batches = calibration.batches
     held, joined = set(held_out(batches)), calibration.network.joined
     seen, every = DivergenceMeter(joined), DivergenceMeter(joined)
@@ -81,20 +84,18 @@ def predicted(run: Run, prepared: Prepared, cut: Cut) -> Cut:
     return replace(cut, predicted=expected_error(outside, seen.value, every.value, share))
 
 
-def _triable(prepared: Prepared) -> bool:
-    """Whether plans are fitted to real samples, and say what error they predict."""
+def _tried_on(prepared: Prepared) -> Calibration | None:
+    """The samples of trials; None unless plans are fitted to real ones, and say what error they predict."""
     calibration, preset = prepared.calibration, prepared.preset
     if calibration is None or not calibration.real or calibration.batches.folds < 2:
-        return False
-    return isinstance(prepared.planner, Planner) and preset.fitted and preset.allocate == "global"
+        return None
+    predicts = isinstance(prepared.planner, Planner) and preset.fitted and preset.allocate == "global"
+    return calibration if predicts else None
 
 
-def _errors(run: Run, prepared: Prepared, plans: Sequence[Plan]) -> list[float]:
+def _errors(run: Run, preset: Preset, calibration: Calibration, plans: Sequence[Plan]) -> list[float]:
     """Errors of plans on the fold of the samples that they are not fitted to."""
-    calibration, linear = prepared.calibration, prepared.preset.compensate == "linear"
-    if calibration is None:
-        return []
-    errors = []
+    errors, linear = [], preset.compensate == "linear"
     for place, plan in enumerate(plans):
         report = partial(_report, run, place, len(plans))
         errors.append(held_out_error(calibration, plan.kept(), linear=linear, progress=report))

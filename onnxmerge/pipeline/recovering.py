@@ -123,10 +123,8 @@ def withdraw(run: Run, refused: GateError) -> None:
 
 def _errors(run: Run, before: Model, after: Model, judging: Samples) -> tuple[DivergenceMeter, DivergenceMeter]:
     """The errors of two models in ONNX Runtime, by feed."""
-    provider, meters = (
-        run.request.verification.provider,
-        (DivergenceMeter(judging.joined), DivergenceMeter(judging.joined)),
-    )
+    provider = run.request.verification.provider
+    meters = DivergenceMeter(judging.joined), DivergenceMeter(judging.joined)
     with ExitStack() as opened:
         sources = (ort_source(run.source), *(to_proto(each).SerializeToString() for each in (before, after)))
         original, *smaller = (opened.enter_context(Session.open(source, provider)) for source in sources)

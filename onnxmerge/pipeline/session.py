@@ -167,11 +167,11 @@ class Session:
     @cached_property
     def measured_on(self) -> Samples:
         """The samples to verify on, synthetic if there are no others."""
-        if self.held is not None:
-            return replace(self.held, joined=self.network.joined)
-        dims, seed = self.network.cost.dims, self.run.options.seed
-        made = synthetic_samples(self.run.model.inputs, dims, SYNTHETIC, seed)
-        return replace(made, joined=self.network.joined)
+        samples = self.held
+        if samples is None:
+            dims, seed = self.network.cost.dims, self.run.options.seed
+            samples = synthetic_samples(self.run.model.inputs, dims, SYNTHETIC, seed)
+        return replace(samples, joined=self.network.joined)
 
     @contextmanager
     def input_hint(self) -> Iterator[None]:

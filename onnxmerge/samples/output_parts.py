@@ -62,8 +62,7 @@ class OutputParts:
 
 
 def _parts(name: str, values: Array, joins: Joins) -> Iterator[Part]:
-    along = {axis: _unlike(values, axis, places) for axis, places in joins.items()}
-    cut = {axis: ranges for axis, ranges in along.items() if len(ranges) > 1}
+    cut = {axis: ranges for axis, places in joins.items() if (ranges := _unlike(values, axis, places))}
     if not cut:
         yield name, (...,)
         return
@@ -75,7 +74,7 @@ def _parts(name: str, values: Array, joins: Joins) -> Iterator[Part]:
 
 
 def _unlike(values: Array, axis: int, places: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Ranges along an axis; a single one if the parts are alike, or the axis has another length."""
+    """Ranges along an axis; none if the parts are alike, or the axis has another length."""
     if values.dtype.kind != "f" or values.ndim <= axis or values.shape[axis] != places[-1]:
         return []
     moved = np.moveaxis(values, axis, 0)
