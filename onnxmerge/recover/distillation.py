@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onnxmerge.errors import UsageError
-from onnxmerge.graph import Model
+from onnxmerge.graph import Joins, Model
 from onnxmerge.recover.inputs import Feed, Inputs
 from onnxmerge.recover.network import TorchNetwork
 from onnxmerge.recover.recipe import Recipe
@@ -97,7 +97,7 @@ def distil(
         cut: The cut network; it has the same inputs and outputs.
         kept: For each tensor that lost channels, the indices that are left along each axis.
         samples: Calibration samples to train on.
-        judging: Samples to judge on.
+        judging: Samples to judge on; they say where outputs are joined.
         seed: Determines order and variations of the samples. With the same number of threads, results repeat.
         recipe: How weights are trained.
         progress: Called with the fraction that is done.
@@ -108,9 +108,9 @@ def distil(
     teacher, student = TorchNetwork(dense, trained=False), TorchNetwork(cut, trained=True)
     most = _most(student, cut, Inputs.of(samples.part(0, 1), 1))
     inputs = Inputs.of(samples, most)
-    targets = Targets.of((dense, cut), (teacher, student), kept, inputs.some(_MEASURED))
+    targets = Targets.of((dense, cut), (teacher, student), kept, inputs.some(_MEASURED), judging.joined)
     training = _Training(targets, teacher, student, inputs)
-    judge = _Judge(dense, teacher, student, Inputs.of(judging, most))
+    judge = _Judge(dense, teacher, student, Inputs.of(judging, most), judging.joined)
     for rate in recipe.rates:
         with _restored(student.weights):
             done = _run(training, judge, replace(recipe, rate=rate), seed, progress)
@@ -140,13 +140,20 @@ def _run(training: _Training, judge: _Judge, recipe: Recipe, seed: int, progress
 class _Judge:
     """The error of the student on samples that it is not trained on."""
 
-    def __init__(self, dense: Model, teacher: TorchNetwork, student: TorchNetwork, inputs: Inputs) -> None:
+    def __init__(
+        self,
+        dense: Model,
+        teacher: TorchNetwork,
+        student: TorchNetwork,
+        inputs: Inputs,
+        joined: Mapping[str, Joins],
+    ) -> None:
         self._outputs = [spec.name for spec in dense.outputs]
-        self._teacher, self._student, self._inputs = teacher, student, inputs
+        self._teacher, self._student, self._inputs, self._joined = teacher, student, inputs, joined
 
     def error(self, weights: Mapping[str, Tensor] = MappingProxyType({})) -> float:
         """The error with these weights; those that are not given are the current ones."""
-        meter = DivergenceMeter()
+        meter = DivergenceMeter(self._joined)
         with _restored(self._student.weights):
             _put(self._student.weights, weights)
             for feed in self._inputs.chunks():  # outputs can be large: those of the original are computed again

@@ -4,7 +4,8 @@
 2. The sums of residual blocks. Each is a short way for gradients: outputs alone train the early layers of a deep
    network slowly.
 
-Each of both kinds makes up half of the loss. Errors are squared, in units of the tensor's variance.
+Each of both kinds makes up half of the loss. Errors are squared, in units of the tensor's variance; the unlike parts of
+an output that joins them, such as boxes and scores, count alike, each in units of its own.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onnxmerge.errors import UsageError
-from onnxmerge.graph import Model, Node
+from onnxmerge.graph import Joins, Model, Node
 from onnxmerge.recover.inputs import Feed
 from onnxmerge.recover.network import TorchNetwork
+from onnxmerge.samples.output_parts import OutputParts, Part
 
 __all__ = ["Kept", "Targets"]
 
@@ -36,11 +38,11 @@ class Targets:
     """Tensors to compare.
 
     Attributes:
-        weights: The weight of the squared error of each, by name.
+        weights: The weight of the mean squared error of each, by name; of an output with parts, those of its entries.
         indices: For tensors that lost channels, what is left of them along each axis.
     """
 
-    weights: Mapping[str, float]
+    weights: Mapping[str, float | Tensor]
     indices: Mapping[str, Mapping[int, Tensor]]
 
     @classmethod
@@ -50,6 +52,7 @@ class Targets:
         networks: tuple[TorchNetwork, TorchNetwork],
         kept: Kept,
         feeds: Iterable[Feed],
+        joined: Mapping[str, Joins],
     ) -> Targets:
         """The targets of a pair of networks, the original first.
 
@@ -58,6 +61,7 @@ class Targets:
             networks: Both, in torch.
             kept: What is left of each tensor that lost channels.
             feeds: At least two samples, which variances are taken from.
+            joined: Where outputs are joined from parts.
 
         Raises:
             UsageError: There are none: no output is a number that differs between samples.
@@ -67,12 +71,12 @@ class Targets:
         made = set(models[1].writer)
         kinds = [[name for name in names if name in made] for names in (_outputs(models[0]), _sums(models[0]))]
         wanted = [name for names in kinds for name in names]
-        found = _moments(networks, wanted, indices, feeds)
+        found = _moments(networks, wanted, indices, feeds, OutputParts(joined))
         kinds = [[name for name in names if name in found and found[name].differs] for names in kinds]
         kinds = [names for names in kinds if names]
         if not kinds:
             raise UsageError("--recover: no output is a number that differs between samples; omit --recover")
-        weights = {name: 1 / (found[name].variance * len(names)) for names in kinds for name in names}
+        weights = {name: found[name].weights / len(names) for names in kinds for name in names}
         return cls(weights, indices)
 
     @property
@@ -85,7 +89,7 @@ class Targets:
         total = torch.zeros(())
         for name, weight in self.weights.items():
             wanted = _left(expected[name], self.indices.get(name, {}))
-            total = total + weight * (found[name] - wanted).square().mean()
+            total = total + (weight * (found[name] - wanted).square()).mean()
         return total
 
 
@@ -96,6 +100,7 @@ class _Moments:
     count: int
     total: Tensor
     squares: Tensor
+    parts: tuple[Part, ...]
 
     def add(self, other: _Moments) -> None:
         self.count += other.count
@@ -103,19 +108,32 @@ class _Moments:
         self.squares += other.squares
 
     @property
-    def square(self) -> float:
-        """The mean square of all elements."""
-        return float(self.squares.mean()) / self.count
-
-    @property
-    def variance(self) -> float:
-        """The mean of the variances of all elements."""
-        return self.square - float((self.total / self.count).square().mean())
-
-    @property
     def differs(self) -> bool:
         """Whether values differ between samples."""
-        return self.variance > _LEAST_VARIANCE * max(self.square, _LEAST_VARIANCE)
+        return _differ(self.variances, self.squares / self.count)
+
+    @property
+    def variances(self) -> Tensor:
+        """The variance of each element."""
+        return self.squares / self.count - (self.total / self.count).square()
+
+    @property
+    def weights(self) -> float | Tensor:
+        """What squared errors count: all parts that differ between samples alike, each in units of its variance."""
+        variances, squares = self.variances, self.squares / self.count
+        if len(self.parts) == 1:
+            return 1 / float(variances.mean())
+        weights = torch.zeros(1, *variances.shape)
+        for _, place in self.parts:
+            inside = variances[place[1:]]
+            if _differ(inside, squares[place[1:]]):
+                share = variances.numel() / inside.numel() / len(self.parts)
+                weights[place] = share / float(inside.mean())
+        return weights
+
+
+def _differ(variances: Tensor, squares: Tensor) -> bool:
+    return bool(variances.mean() > _LEAST_VARIANCE * max(float(squares.mean()), _LEAST_VARIANCE))
 
 
 def _moments(
@@ -123,6 +141,7 @@ def _moments(
     wanted: Sequence[str],
     indices: Mapping[str, Mapping[int, Tensor]],
     feeds: Iterable[Feed],
+    parts: OutputParts,
 ) -> dict[str, _Moments]:
     """Moments of the tensors of the original that can be compared with those of the cut network."""
     found: dict[str, _Moments] = {}
@@ -136,7 +155,8 @@ def _moments(
                     apart.add(name)
                     continue
                 wide = values.double()
-                each = _Moments(len(wide), wide.sum(0), wide.square().sum(0))
+                places = parts.places(name, values.numpy())
+                each = _Moments(len(wide), wide.sum(0), wide.square().sum(0), places)
                 if name in found and found[name].total.shape != each.total.shape:
                     apart.add(name)
                 elif name in found:

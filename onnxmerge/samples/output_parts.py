@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.graph.joined_outputs import Joins
 
-__all__ = ["OutputParts"]
+__all__ = ["OutputParts", "Part"]
 
 _UNLIKE = 10.0
 """Ratio of standard deviations from which parts are unlike: the smaller one decides less than a hundredth of the
@@ -19,6 +19,7 @@ squared error of both.
 """
 Array = NDArray[Any]
 Part = tuple[str, tuple[Any, ...]]
+"""The name of a part, and the slices that take it from the output; the first is that of the samples."""
 
 
 class OutputParts:
@@ -48,13 +49,21 @@ class OutputParts:
         Yields:
             The name of the part, in NumPy's notation ("output0[:, 4:]"), and its values in both networks.
         """
-        if name not in self._joined:
-            yield name, one, other
-            return
-        if name not in self._parts:
-            self._parts[name] = tuple(_parts(name, one, self._joined[name]))
-        for label, place in self._parts[name]:
+        for label, place in self.places(name, one):
             yield label, *((one, other) if one.shape != other.shape else (one[place], other[place]))
+
+    def places(self, name: str, values: Array) -> tuple[Part, ...]:
+        """The names of the parts of an output, and the slices that take them from it.
+
+        Args:
+            name: The output.
+            values: Its values in the original network; those of the first call decide.
+        """
+        if name not in self._joined:
+            return ((name, (...,)),)
+        if name not in self._parts:
+            self._parts[name] = tuple(_parts(name, values, self._joined[name]))
+        return self._parts[name]
 
     def names(self, name: str) -> tuple[str, ...]:
         """Names of the parts of an output that were seen; its own if it has none."""

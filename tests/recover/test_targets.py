@@ -23,7 +23,7 @@ from tests.recover.networks import images, residual  # noqa: E402
 def of(model: Model, kept: Kept, cut: Model | None = None) -> Targets:
     models = (model, cut or model)
     networks = (TorchNetwork(models[0], trained=False), TorchNetwork(models[1], trained=False))
-    return Targets.of(models, networks, kept, [{"x": torch.from_numpy(images(4))}])
+    return Targets.of(models, networks, kept, [{"x": torch.from_numpy(images(4))}], {})
 
 
 def test_outputs_and_residual_sums() -> None:
@@ -62,10 +62,28 @@ def test_variances_are_those_of_all_samples_together() -> None:
     model = load(residual())
     network, name = TorchNetwork(model, trained=False), model.outputs[0].name
     batch = torch.from_numpy(images(5))
-    found = Targets.of((model, model), (network, network), {}, ({"x": each} for each in (batch[:2], batch[2:])))
+    found = Targets.of((model, model), (network, network), {}, ({"x": each} for each in (batch[:2], batch[2:])), {})
     with torch.no_grad():
         values = network.run({"x": batch}, [name])[name]
     assert 1 / found.weights[name] == pytest.approx(float(values.var(0, unbiased=False).mean()), rel=1e-5)
+
+
+def test_unlike_parts_of_an_output_count_alike() -> None:
+    net = Net()
+    x = net.conv(net.input("n", 3, 8, 8), 3, 4)
+    boxes = net.add("Mul", net.conv(x, 4, 2), net.const(np.full((), 100, np.float32)))
+    net.output(net.add("Concat", boxes, net.conv(x, 4, 6), axis=1))
+    model = load(net.model())
+    name, network = model.outputs[0].name, TorchNetwork(model, trained=False)
+    feed = {"x": torch.from_numpy(images(16))}
+    targets = Targets.of((model, model), (network, network), {}, [feed], {name: {1: (0, 2, 8)}})
+    with torch.no_grad():
+        values = network.run(feed, [name])[name]
+    # Replacing a part by its mean is an error of one variance there, and half of the outputs' weight.
+    for part in (slice(2), slice(2, 8)):
+        other = values.clone()
+        other[:, part] = values[:, part].mean(0)
+        assert float(targets.loss({name: values}, {name: other})) == pytest.approx(0.5, rel=1e-4)
 
 
 def test_targets_keep_no_values_of_earlier_feeds() -> None:
@@ -80,5 +98,6 @@ def test_targets_keep_no_values_of_earlier_feeds() -> None:
 
     made: list[weakref.ref[Tensor]] = []
     network = Watched(model, trained=False)
-    Targets.of((model, model), (network, network), {}, ({"x": torch.from_numpy(images(2))} for _ in range(6)))
+    feeds = ({"x": torch.from_numpy(images(2))} for _ in range(6))
+    Targets.of((model, model), (network, network), {}, feeds, {})
     assert max(alive) <= 6
