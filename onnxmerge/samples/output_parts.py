@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.graph.joined_outputs import Joins
+from onnxmerge.samples.casting import is_float
 
 __all__ = ["OutputParts", "Part"]
 
@@ -84,7 +85,7 @@ def _parts(name: str, values: Array, joins: Joins) -> Iterator[Part]:
 
 def _unlike(values: Array, axis: int, places: tuple[int, ...]) -> list[tuple[int, int]]:
     """Ranges along an axis; none if the parts are alike, or the axis has another length."""
-    if values.dtype.kind != "f" or values.ndim <= axis or values.shape[axis] != places[-1]:
+    if not is_float(values.dtype) or values.ndim <= axis or values.shape[axis] != places[-1]:
         return []
     moved = np.moveaxis(values, axis, 0)
     starts, spreads = [0], list[float]()

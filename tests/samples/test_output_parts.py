@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -20,8 +21,9 @@ def detections(seed: int = 0) -> NDArray[np.float64]:
     return np.concatenate([grid + rng.normal(0, 2, (8, 4, 50)), rng.uniform(0, 0.1, (8, 5, 50))], axis=1)
 
 
-def test_unlike_parts_are_told_apart() -> None:
-    values = detections()
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16])
+def test_unlike_parts_are_told_apart(dtype: type) -> None:
+    values = detections().astype(dtype)
     parts = {name: one for name, one, _ in OutputParts(JOINED).of("out", values, values)}
     assert list(parts) == ["out[:, :4]", "out[:, 4:]"]  # not along axis 2, whose parts are alike
     np.testing.assert_array_equal(parts["out[:, 4:]"], values[:, SCORES])
