@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import onnxmerge
-from onnxmerge.pipeline import calibration
+from onnxmerge.pipeline import announcing
 from onnxmerge.pipeline.estimate import Speed, fit_seconds, fit_work
 from onnxmerge.pipeline.request import Request, Sampling
 from onnxmerge.pipeline.session import Session
@@ -27,7 +27,7 @@ def announced(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, dense: float, held: int = 48
 ) -> list[str]:
     """What a run says if a pass over its samples takes so many seconds."""
-    monkeypatch.setattr(calibration, "dense_seconds", lambda *_: dense)
+    monkeypatch.setattr(announcing, "dense_seconds", lambda *_: dense)
     images = np.random.default_rng(0).standard_normal((48, 1, 28, 28), np.float32)
     with caplog.at_level(logging.INFO, "onnxmerge"):
         onnxmerge.compress(MODEL, 0.2, calibration=images[:16], data=images[:held], effort="fast")
