@@ -45,6 +45,7 @@ class Run:
         progress: Called with the name of each stage.
         size: Bytes of the model's files.
         seconds: Duration of each stage.
+        latest: The same of the last time that it ran.
         notes: Notes for the report.
         cautions: The notes so far that a caller should act on. A search for the largest cut withdraws notes, so only
             the cautions among the final notes count.
@@ -62,6 +63,7 @@ class Run:
     progress: Progress
     size: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    latest: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
     passes: dict[str, float] = field(default_factory=dict)
@@ -84,6 +86,7 @@ class Run:
         yield
         taken = time.perf_counter() - started
         _LOGGER.debug("%s took %.3f s", name, taken)
+        self.latest[name] = taken
         self.seconds[name] = self.seconds.get(name, 0.0) + taken
 
     def caution(self, words: str) -> None:
