@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from onnxmerge.pipeline.estimate import (
+    POINT,
     TIMING,
     dense_seconds,
     duration,
@@ -60,16 +61,18 @@ def announce_fit(run: Run, calibration: Calibration, held: Samples | None, synth
     dense = dense_seconds(ort_source(run.source), calibration.batches, calibration.provider)
     _LOGGER.debug("one pass over the samples takes %.2f s", dense)
     planning, refitting = fit_work(calibration, EFFORTS[run.options.effort])
-    seconds = fit_seconds(planning.plus(refitting), measured_speed(dense))
+    speed = measured_speed(dense)
+    seconds = fit_seconds(planning, speed) + run.cuts * fit_seconds(refitting, speed)
     if synthesis is None:
         announce("planning and refitting", seconds)
     else:
         seconds += _synthesis_seconds(run, calibration, synthesis, dense)
         announce("making synthetic images, planning and refitting", seconds)
     if held is not None and run.request.verification.enabled:
-        seconds = 2 * dense * held.count / calibration.batches.count
+        seconds = (1 + run.cuts) * dense * held.count / calibration.batches.count
         if seconds >= _WORTH_SAYING:
-            announce(f"comparing outputs on {held.count} samples, and timing,", seconds + TIMING)
+            timing = TIMING if run.points == 1 else run.points * POINT
+            announce(f"comparing outputs on {held.count} samples, and timing,", seconds + timing)
 
 
 def stand_ins(run: Run, synthesis: Synthesis) -> Samples:

@@ -23,6 +23,7 @@ from onnxmerge.signals.fit_work import Work, planning_work, refit_work
 from onnxmerge.signals.refit_schedule import refusal
 
 __all__ = [
+    "POINT",
     "TIMING",
     "Speed",
     "dense_seconds",
@@ -34,8 +35,10 @@ __all__ = [
     "synthesis_seconds",
 ]
 
-TIMING = 7.0
-"""Seconds for which two models are timed: five or more, as `verify.measure` limits them, and their sessions."""
+TIMING, POINT = 7.0, 3.0
+"""Seconds for which two models are timed: five or more, two or more for a point of a curve, as `verify.measure` limits
+them, and their sessions.
+"""
 _SIZE = 512
 """Rows and columns of the matrices whose product is timed, in a few milliseconds."""
 _PASS, _PRODUCT, _SOLVING, _GATHERED, _CALL = 1.4, 2.0, 1.4, 4e-9, 3e-4

@@ -50,6 +50,8 @@ class Run:
         cautions: The notes so far that a caller should act on. A search for the largest cut withdraws notes, so only
             the cautions among the final notes count.
         passes: Number of passes over the samples.
+        cuts: Cuts that will be fitted and compared, as far as is known before the first, for estimates of the duration.
+        points: Those that will be timed, too.
         raised: Wider plans that were timed because the result saved next to no time.
         recovery: What training the result did; None if it was not trained.
         view: A quantized model and its float view; None if the model has no quantized weights.
@@ -67,6 +69,8 @@ class Run:
     notes: list[str] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
     passes: dict[str, float] = field(default_factory=dict)
+    cuts: int = 1
+    points: int = 1
     raised: list[Raised] = field(default_factory=list)
     recovery: Recovery | None = None
     view: FloatView | None = None

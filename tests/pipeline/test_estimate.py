@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,10 @@ from tests.builders import Net
 
 pytestmark = pytest.mark.filterwarnings("ignore::onnxmerge.OnnxMergeWarning")  # noise is no image
 MODEL = Path(__file__).resolve().parents[2] / "sample_models" / "vgg_bn.onnx"
+
+
+class StoppedError(Exception):
+    """Nothing further is of interest."""
 
 
 def announced(
@@ -76,11 +81,8 @@ def test_more_work_takes_longer() -> None:
 
 
 def test_what_takes_time_without_samples_is_announced_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    class StartedError(Exception):
-        pass
-
     def made(*_: object) -> None:
-        raise StartedError
+        raise StoppedError
 
     def said(gradient: float) -> float:
         """Announced seconds if a gradient of a batch, or making it, takes this long."""
@@ -89,7 +91,7 @@ def test_what_takes_time_without_samples_is_announced_before_it_starts(monkeypat
         monkeypatch.setattr(announcing, "fastest", lambda _run: gradient)
         monkeypatch.setattr(announcing, "announce", lambda what, seconds: found.append(seconds))
         monkeypatch.setattr(calibration, "synthetic_fit", made)
-        with pytest.raises(StartedError):
+        with pytest.raises(StoppedError):
             onnxmerge.compress(MODEL, 0.2, effort="fast")
         return found[0]
 
@@ -103,6 +105,35 @@ def images_of_the_model() -> synthetic_fit.Synthesis:
     """What is made for the model at this effort."""
     session = Session(Request(MODEL, Options(ratio=0.2, effort="fast"), Sampling()))
     return synthetic_fit.synthesis_of(session.run, session.network)
+
+
+def test_every_cut_of_a_curve_or_search_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(call: Callable[..., object], *given: object, **options: object) -> list[float]:
+        """Announced seconds if a pass over the samples takes one."""
+        found: list[float] = []
+
+        def announce(_what: str, seconds: float) -> None:
+            found.append(seconds)
+            if len(found) == 2:
+                raise StoppedError
+
+        monkeypatch.setattr(announcing, "announce", announce)
+        monkeypatch.setattr(announcing, "dense_seconds", lambda *_: 1.0)
+        monkeypatch.setattr(announcing, "measured_speed", lambda dense: Speed(dense, 0.0))
+        with pytest.raises(StoppedError):
+            call(MODEL, *given, calibration=images[:16], data=images, effort="fast", **options)
+        return found
+
+    images = np.random.default_rng(0).standard_normal((160, 1, 28, 28), np.float32)
+    fit, comparison = said(onnxmerge.compress, 0.2)
+    one, four = said(onnxmerge.tradeoff, [0.2]), said(onnxmerge.tradeoff, [0.1, 0.2, 0.3, 0.4])
+    assert one == [fit, comparison]
+    assert comparison == 2 * 10 + 7.0
+    assert four[1] == 5 * 10 + 4 * 3.0
+    search = said(onnxmerge.compress, None, min_cosine=0.9)
+    refit = (four[0] - fit) / 3
+    assert refit > 2.0  # two passes each
+    assert search == pytest.approx([fit + 5 * refit, 7 * 10 + 7.0])
 
 
 @pytest.mark.parametrize("batch", ["batch", 3])
