@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -158,7 +159,7 @@ def test_the_rest_of_a_training_is_announced_after_its_first_steps(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(announcing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     seen: list[float] = []
     told = announcing.while_announcing("recovering", seen.append)
     with caplog.at_level(logging.INFO, "onnxmerge"):
