@@ -10,11 +10,11 @@ from onnxmerge.errors import UsageError
 from onnxmerge.graph import Draft, is_foreign
 from onnxmerge.methods import Preset
 from onnxmerge.network import Network
+from onnxmerge.pipeline.announcing import announce_fit, stand_ins
 from onnxmerge.pipeline.batching import in_folds, unpadded
-from onnxmerge.pipeline.estimate import TIMING, dense_seconds, duration, fit_seconds, fit_work, measured_speed
 from onnxmerge.pipeline.memory import free_memory
-from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
-from onnxmerge.pipeline.synthetic_fit import RIDGE, synthetic_fit
+from onnxmerge.pipeline.run import MEMORY_LIMIT, Run
+from onnxmerge.pipeline.synthetic_fit import RIDGE, Synthesis, synthesis_of, synthetic_fit
 from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.signals.batch_statistics import batch_statistics
@@ -30,8 +30,6 @@ _BATCH, _FEWEST_BATCH, _BATCH_ELEMENTS = 32, 4, 1 << 20
 239 nodes on 224x224 images takes 5.6 ms of CPU per image in batches of 4 and 10.8 ms in batches of 32.
 """
 _LOGGER = logging.getLogger(__name__)
-_WORTH_SAYING = 10.0
-"""Seconds; shorter runs need no estimate."""
 _AFFORDABLE_MACS, _AFFORDABLE_WORK = 2e10, 1e11
 """Maximum cost of a fit on synthetic images; beyond it `auto` merges instead. MACs of one image (a fit makes a dozen
 passes over at least 16 images), and elements that the eliminations update (`solving_work`), some 1e8 a second: 6e10
@@ -127,12 +125,12 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None, held
     effort, provider = EFFORTS[run.options.effort], run.request.verification.provider
     memory = run.options.memory or free_memory() // 4
     with run.stage("measuring signals"):
-        samples, ridge = fitting, RIDGE
-        if samples is None:
-            samples, ridge = synthetic_fit(run, network, memory, provider)
-            run.notes.append(f"no samples were given: weights were fitted on {samples.source}")
+        synthesis = None
+        if fitting is not None:
+            samples = unpadded(run, fitting)
         else:
-            samples = unpadded(run, samples)
+            synthesis = synthesis_of(run, network)
+            samples = stand_ins(run, synthesis)
         schedule = refit_schedule_of(network)
         calibration = Calibration(
             network=network,
@@ -140,28 +138,25 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None, held
             batches=in_folds(run, network, schedule, samples, _batch_size(network, samples.rows)),
             counter=PassCounter(network.cost.work(), samples.count),
             real=fitting is not None,
-            ridge=ridge,
+            ridge=RIDGE,
             memory=memory,
             provider=provider,
             seed=run.options.seed,
             rows=effort.rows,
             widest=effort.widest,
         )
-        if fitting is None:
-            draft = Draft(run.model)
-            for name, array in batch_statistics(calibration).items():
-                draft.set_weight(name, array)
-            calibration = replace(calibration, network=replace(network, model=draft.finish()))
-        if run.model.bytes_of_weights() <= MEMORY_LIMIT:
-            dense = dense_seconds(ort_source(run.source), calibration.batches, provider)
-            _LOGGER.debug("one pass over the samples takes %.2f s", dense)
-            planning, refitting = fit_work(calibration, effort)
-            seconds = fit_seconds(planning.plus(refitting), measured_speed(dense))
-            if seconds >= _WORTH_SAYING:
-                _LOGGER.info("planning and refitting will take %s", duration(seconds))
-            if held is not None and run.request.verification.enabled:
-                seconds = 2 * dense * held.count / calibration.batches.count
-                if seconds >= _WORTH_SAYING:
-                    what = f"comparing outputs on {held.count} samples, and timing,"
-                    _LOGGER.info("%s will take %s", what, duration(seconds + TIMING))
-    return calibration
+        announce_fit(run, calibration, held, synthesis)
+        return calibration if synthesis is None else _on_synthetic(run, calibration, synthesis)
+
+
+def _on_synthetic(run: Run, calibration: Calibration, synthesis: Synthesis) -> Calibration:
+    """A calibration with synthetic images, and a network whose BatchNormalizations use their statistics."""
+    network, schedule, memory = calibration.network, calibration.schedule, calibration.memory
+    samples, ridge = synthetic_fit(run, network, synthesis, memory, calibration.provider)
+    run.notes.append(f"no samples were given: weights were fitted on {samples.source}")
+    batches = in_folds(run, network, schedule, samples, _batch_size(network, samples.rows))
+    calibration = replace(calibration, batches=batches, ridge=ridge)
+    draft = Draft(run.model)
+    for name, array in batch_statistics(calibration).items():
+        draft.set_weight(name, array)
+    return replace(calibration, network=replace(network, model=draft.finish()))

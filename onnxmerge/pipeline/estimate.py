@@ -22,10 +22,23 @@ from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.fit_work import Work, planning_work, refit_work
 from onnxmerge.signals.refit_schedule import refusal
 
-__all__ = ["TIMING", "Speed", "dense_seconds", "duration", "fit_seconds", "fit_work", "measured_speed"]
+__all__ = [
+    "POINT",
+    "TIMING",
+    "Speed",
+    "dense_seconds",
+    "duration",
+    "fastest",
+    "fit_seconds",
+    "fit_work",
+    "measured_speed",
+    "synthesis_seconds",
+]
 
-TIMING = 7.0
-"""Seconds for which two models are timed: five or more, as `verify.measure` limits them, and their sessions."""
+TIMING, POINT = 7.0, 3.0
+"""Seconds for which two models are timed: five or more, two or more for a point of a curve, as `verify.measure` limits
+them, and their sessions.
+"""
 _SIZE = 512
 """Rows and columns of the matrices whose product is timed, in a few milliseconds."""
 _PASS, _PRODUCT, _SOLVING, _GATHERED, _CALL = 1.4, 2.0, 1.4, 4e-9, 3e-4
@@ -33,6 +46,10 @@ _PASS, _PRODUCT, _SOLVING, _GATHERED, _CALL = 1.4, 2.0, 1.4, 4e-9, 3e-4
 multiplication in products of rows, and in factorisations and eliminations, over that in a product of large matrices;
 seconds per number copied into rows, and per call. Least squares over ten fits, rounded; the times of all ten are within
 a factor of 1.4 (docs/benchmarks.md).
+"""
+_SCORING, _STATISTICS, _MATCHING = 1.4, 3.0, 1.1
+"""Time over that of a pass of the network alone, of a pass that scores images to choose from, and of recomputing the
+statistics of BatchNormalization; and time of matching images over that of its gradients alone.
 """
 _RUNS, _LONG = 3, 1.0
 """Runs of a batch of which the fastest counts, and seconds after which there is none; others use the machine, too."""
@@ -56,16 +73,16 @@ def dense_seconds(model: bytes | Path, batches: Batches, provider: Provider) -> 
     with Session.open(model, provider, spin=False) as session:
         feed = {name: batches.feeds[0][name] for name in session.input_names}
         session.run(feed)
-        return _fastest(partial(session.run, feed)) * batches.count / batches.sizes[0]
+        return fastest(partial(session.run, feed)) * batches.count / batches.sizes[0]
 
 
 def measured_speed(dense: float) -> Speed:
     """Times of this machine, given that of a pass over the samples."""
     one, two = np.ones((2, _SIZE, _SIZE), np.float32)
-    return Speed(dense, _fastest(partial(np.matmul, one, two)) / _SIZE**3)
+    return Speed(dense, fastest(partial(np.matmul, one, two)) / _SIZE**3)
 
 
-def _fastest(run: Callable[[], object]) -> float:
+def fastest(run: Callable[[], object]) -> float:
     """Seconds of the fastest of a few runs."""
     times: list[float] = []
     while len(times) < _RUNS and sum(times) < _LONG:
@@ -101,6 +118,18 @@ def fit_seconds(work: Work, speed: Speed) -> float:
     """
     algebra = (_PRODUCT * work.products + _SOLVING * work.solving) * speed.product
     return _PASS * work.passes * speed.dense + algebra + _GATHERED * work.gathered + _CALL * work.calls
+
+
+def synthesis_seconds(making: float, passes: float, gradients: float, dense: float) -> float:
+    """Estimated seconds for synthetic images.
+
+    Args:
+        making: Seconds for making them.
+        passes: Passes over as many images as are fitted to, for choosing these.
+        gradients: Seconds for the gradients of those that are changed.
+        dense: Seconds of a pass of the network over all that are fitted to.
+    """
+    return making + (_SCORING * passes + _STATISTICS) * dense + _MATCHING * gradients
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil, log2
+
 from onnxmerge.errors import GateError, NothingToCutError, OnnxMergeError, UsageError
 from onnxmerge.pipeline.cutting import Cut
 from onnxmerge.pipeline.session import Session
@@ -35,6 +37,7 @@ def find_cut(session: Session) -> Cut:
     best: Cut | None = None
     tried: list[str] = []
     refused: OnnxMergeError = GateError("no channel can be removed; nothing was written")
+    run.cuts = ceil(log2(1 / _STEP))
     low, high = 0.0, session.prepared.most
     notes = list(run.notes)
     while high - low > _STEP:

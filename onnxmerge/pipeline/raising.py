@@ -19,9 +19,11 @@ or a plan determines the widths, or if the result is fast.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from onnxmerge.pipeline.announcing import announce
 from onnxmerge.pipeline.cutting import Cut
 from onnxmerge.pipeline.planning import USELESS, check_reached, reached_words
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run
@@ -38,6 +40,9 @@ from onnxmerge.verify import Measured
 
 __all__ = ["wider_cut"]
 
+_LOGGER = logging.getLogger(__name__)
+_AGAIN = ("refitting", "planning", "verifying the cut", "measuring")
+"""Stages of the first result that a wider plan runs again; the last planning was a trial."""
 _BLOCKS = (Blocks(8, 8), Blocks(16, 8), Blocks(16, 16))
 _MOST = 4 / 3
 """Largest cut that a wider plan may make, over the one asked for: blocks of 16 in a layer of 16 channels are coarse."""
@@ -101,6 +106,8 @@ def wider_cut(session: Session, cut: Cut, measured: Measured) -> Cut | None:
     first = _Timed(cut.plan, DEFAULT_BLOCKS, timing, cut.macs_ratio)
     if first.saves(_SHARE):
         return None
+    again = sum(run.latest.get(stage, 0.0) for stage in _AGAIN)
+    _LOGGER.info("the result saves next to no time; up to %d plans in wider blocks are timed", len(_BLOCKS))
     tried = _wider(session, planner, first)
     taken = _choice([first, *tried])
     run.raised += [_raised(each, taken=each is taken) for each in tried]
@@ -110,6 +117,7 @@ def wider_cut(session: Session, cut: Cut, measured: Measured) -> Cut | None:
     run.notes[:] = [words for words in run.notes if words != reached_words(run, cut.plan)]
     check_reached(run, session.prepared, found)
     run.caution(_words(first, taken, measured))
+    announce("refitting and measuring the wider plan", again)
     return session.predict(session.cut(found))
 
 

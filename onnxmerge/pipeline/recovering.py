@@ -12,6 +12,7 @@ from onnxmerge.channels.groups import kept_elements
 from onnxmerge.channels.relations import Indices
 from onnxmerge.errors import GateError, UsageError
 from onnxmerge.graph import Draft, Model, to_proto
+from onnxmerge.pipeline.announcing import while_announcing
 from onnxmerge.pipeline.cutting import Cut
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
 from onnxmerge.recover import require_torch
@@ -83,7 +84,7 @@ def recovered(run: Run, cut: Cut, fitting: Samples, judging: Samples) -> Cut:
     with run.stage("recovering"):
         done = distil(
             run.model, cut.model, _left(cut), fitting, judging, run.options.seed, USUAL,
-            progress=lambda part: run.progress("recovering", part),
+            progress=while_announcing("recovering", lambda part: run.progress("recovering", part)),
         )  # fmt: skip
         draft = Draft(cut.model)
         for name, values in done.weights.items():

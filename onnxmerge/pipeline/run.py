@@ -45,10 +45,13 @@ class Run:
         progress: Called with the name of each stage.
         size: Bytes of the model's files.
         seconds: Duration of each stage.
+        latest: The same of the last time that it ran.
         notes: Notes for the report.
         cautions: The notes so far that a caller should act on. A search for the largest cut withdraws notes, so only
             the cautions among the final notes count.
         passes: Number of passes over the samples.
+        cuts: Cuts that will be fitted and compared, as far as is known before the first, for estimates of the duration.
+        points: Those that will be timed, too.
         raised: Wider plans that were timed because the result saved next to no time.
         recovery: What training the result did; None if it was not trained.
         view: A quantized model and its float view; None if the model has no quantized weights.
@@ -62,9 +65,12 @@ class Run:
     progress: Progress
     size: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    latest: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
     passes: dict[str, float] = field(default_factory=dict)
+    cuts: int = 1
+    points: int = 1
     raised: list[Raised] = field(default_factory=list)
     recovery: Recovery | None = None
     view: FloatView | None = None
@@ -84,6 +90,7 @@ class Run:
         yield
         taken = time.perf_counter() - started
         _LOGGER.debug("%s took %.3f s", name, taken)
+        self.latest[name] = taken
         self.seconds[name] = self.seconds.get(name, 0.0) + taken
 
     def caution(self, words: str) -> None:

@@ -10,8 +10,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from math import prod
 
 from onnxmerge.graph import ImageGradient, before_softmax
@@ -24,7 +24,7 @@ from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import most_confident, synthetic_samples
 
-__all__ = ["RIDGE", "synthetic_fit"]
+__all__ = ["RIDGE", "Synthesis", "synthesis_of", "synthetic_fit"]
 
 _MOST_SYNTHETIC, _FEWEST_SYNTHETIC, _SYNTHETIC_ELEMENTS, _SYNTHETIC_MACS = 512, 16, 24_000_000, 2e11
 """Synthetic images to fit on: 512 small ones, 160 of 3x224x224, fewer if one image takes many MACs, at least 16."""
@@ -49,27 +49,64 @@ in part. With matched images, the relative error of the logits with half of the 
 """
 
 
-def synthetic_fit(run: Run, network: Network, memory: int, provider: Provider) -> tuple[Samples, float]:
-    """Synthetic samples to fit to.
+@dataclass(frozen=True)
+class Synthesis:
+    """How many synthetic images are made, and what is done to them.
 
-    Args:
-        run: The run.
-        network: The analysed model.
-        memory: Bytes that a descent may take.
-        provider: The execution provider.
-
-    Returns:
-        The samples, and the minimum ridge of what is fitted to them.
+    Attributes:
+        shapes: Shape of each input.
+        count: Images to fit to.
+        pool: Images of which those are chosen; 0 if there is no choice.
+        scores: The output that they are chosen by; None if the network is no classifier.
+        recorded: The error of their statistics; None if none are recorded.
+        matching: What they are changed for; None if they stay.
     """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    count: int
+    pool: int
+    scores: str | None
+    recorded: ImageGradient | None
+    matching: Matching | None
+
+    @property
+    def made(self) -> int:
+        """Images that are made."""
+        return max(self.pool, self.count)
+
+
+def synthesis_of(run: Run, network: Network) -> Synthesis:
+    """What to make for a network."""
     shapes = {spec.name: network.cost.dims[spec.name] for spec in run.model.inputs}
     largest, macs = max(prod(shape) for shape in shapes.values()), max(network.cost.macs({}), 1)
     fitting_size = min(_SYNTHETIC_ELEMENTS // largest, int(_SYNTHETIC_MACS / macs))
     most = max(_MOST_SYNTHETIC, min(_CHEAP_SYNTHETIC, int(_CHEAP_MACS / macs)))
     count = max(_FEWEST_SYNTHETIC, min(most, fitting_size))
     recorded, scores = statistics_target(network), _scores(network)
+    few = scores is not None and (network.dims(scores) or (0, 0))[1] <= count // _PER_CLASS
+    matching = _matching(run, network, recorded, scores, macs * count)
+    return Synthesis(shapes, count, _pool(network, count) if few else 0, scores, recorded, matching)
+
+
+def synthetic_fit(
+    run: Run, network: Network, synthesis: Synthesis, memory: int, provider: Provider
+) -> tuple[Samples, float]:
+    """Synthetic samples to fit to.
+
+    Args:
+        run: The run.
+        network: The analysed model.
+        synthesis: What to make.
+        memory: Bytes that a descent may take.
+        provider: The execution provider.
+
+    Returns:
+        The samples, and the minimum ridge of what is fitted to them.
+    """
+    recorded, scores, matching = synthesis.recorded, synthesis.scores, synthesis.matching
 
     def made(wanted: int) -> Samples:
-        samples = synthetic_samples(run.model.inputs, shapes, wanted, run.options.seed)
+        samples = synthetic_samples(run.model.inputs, synthesis.shapes, wanted, run.options.seed)
         if recorded is not None:
             return in_recorded_range(recorded, samples, memory, provider)
         large = in_plausible_range(network, samples, provider, small=scores is None)
@@ -77,10 +114,7 @@ def synthetic_fit(run: Run, network: Network, memory: int, provider: Provider) -
             return large
         return in_telling_range(ort_source(run.source), scores, samples, provider)
 
-    few = scores is not None and (network.dims(scores) or (0, 0))[1] <= count // _PER_CLASS
-    samples = _clearest(run, network, made, count, scores, provider) if scores is not None and few else None
-    samples = samples or made(count)
-    matching = _matching(run, network, recorded, scores, macs * count)
+    samples = _clearest(run, synthesis, made, provider) or made(synthesis.count)
     if matching is None:
         return samples, _RIDGE_SYNTHETIC
     matched = matched_samples(
@@ -112,23 +146,27 @@ def _scores(network: Network) -> str | None:
     return next(iter([*certain, *rows]), None)
 
 
-def _clearest(
-    run: Run, network: Network, made: Callable[[int], Samples], count: int, scores: str, provider: Provider
-) -> Samples | None:
-    """The most confident synthetic samples of a pool; None if the pool would be too small."""
-    elements = sum(prod(network.cost.dims[spec.name]) for spec in run.model.inputs)
+def _pool(network: Network, count: int) -> int:
+    """Number of images to choose from; 0 if there would be too few."""
+    shapes = [network.cost.dims[spec.name] for spec in network.model.inputs]
+    elements = sum(map(prod, shapes))
     pool = min(_POOL * count, _POOL_ELEMENTS // max(elements, 1), int(_POOL_MACS / max(network.cost.macs({}), 1)))
-    if pool < 2 * count:
+    return pool if pool >= 2 * count else 0
+
+
+def _clearest(run: Run, synthesis: Synthesis, made: Callable[[int], Samples], provider: Provider) -> Samples | None:
+    """The most confident synthetic samples of a pool; None without a pool, or if their scores are unknown."""
+    if not synthesis.pool or synthesis.scores is None:
         return None
-    samples = made(pool)
+    samples = made(synthesis.pool)
     if samples.rows != 1:
         return None
     with Session.open(ort_source(run.source), provider) as session:
-        found = scores_of(session, scores, samples)
+        found = scores_of(session, synthesis.scores, samples)
     if found is None:
         return None
     return replace(
         samples,
-        feeds=tuple(samples.feeds[place] for place in most_confident(found, count)),
-        source=f"{samples.source}: the {count} with the most confident predictions, evenly from all classes",
+        feeds=tuple(samples.feeds[place] for place in most_confident(found, synthesis.count)),
+        source=f"{samples.source}: the {synthesis.count} with the most confident predictions, evenly from all classes",
     )

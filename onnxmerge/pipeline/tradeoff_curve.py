@@ -45,6 +45,7 @@ def tradeoff(request: Request, ratios: Sequence[float], progress: Progress = qui
         raise UsageError("a ratio of auto is a single point; a trade-off curve takes fractions")
     session = Session(request, progress)
     run, verification = session.run, request.verification
+    run.cuts = run.points = len(wanted)
     if run.model.bytes_of_weights() > MEMORY_LIMIT:
         raise UsageError("above 2 GB there is no trade-off curve; compress the model at the ratios of interest")
     with session.input_hint():

@@ -100,9 +100,10 @@ class Planner:
         self._curves: Mapping[int, Curve] = {}
         self._repair: Mapping[int, float] = {}
         if preset.select in RANKINGS and calibration is not None:
-            self._curves = self._measured(calibration, progress)
+            behind = behind_groups(calibration, self._sizes)
+            self._curves = self._measured(calibration, behind, progress)
             if preset.fitted and preset.allocate == "global" and calibration.batches.tokens is None:
-                self._repair = later_repair(behind_groups(calibration, self._sizes))
+                self._repair = later_repair(behind)
         self.most = self._allocation(0.0).most
 
     @property
@@ -175,22 +176,23 @@ class Planner:
             return plan
         return replace(plan, reached=reached_by(plan, self._network))
 
-    def _measured(self, calibration: Calibration, progress: Callable[[float], None]) -> dict[int, Curve]:
+    def _measured(
+        self, calibration: Calibration, behind: Mapping[int, float], progress: Callable[[float], None]
+    ) -> dict[int, Curve]:
         return measure_curves(
             calibration,
             list(self._sizes),
-            self._probing(calibration),
+            self._probing(calibration, behind),
             rank=RANKINGS[self._preset.select],
             vanishing=self._vanishing,
             progress=progress,
         )
 
-    def _probing(self, calibration: Calibration) -> Probing:
+    def _probing(self, calibration: Calibration, behind: Mapping[int, float]) -> Probing:
         """Measure sensitivity; outputs are compared only if groups have to be weighed against each other."""
         effort = EFFORTS[self._options.effort]
         if self._preset.allocate != "global":
             return Probing(effort.levels, ())
-        behind = behind_groups(calibration, self._sizes)
         vanishing = sum(behind[position] for position in self._vanishing)
         return probing_for(effort, list(behind.values()), vanishing, calibration.batches)
 

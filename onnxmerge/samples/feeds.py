@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,11 @@ class Samples:
         """The feeds ``start`` up to, not including, ``stop``, with their labels."""
         labels = None if self.labels is None else self.labels[start * self.rows : stop * self.rows]
         return replace(self, feeds=self.feeds[start:stop], labels=labels)
+
+    def cycled(self, count: int) -> Samples:
+        """At least `count` unlabelled samples, in whole feeds: these, again and again."""
+        wanted = -(-count // self.rows)
+        return replace(self, feeds=tuple(islice(cycle(self.feeds), wanted)), labels=None)
 
     def split(self, n: int) -> tuple[Samples, Samples]:
         """Two disjoint parts: the first ``n`` samples, and all others.

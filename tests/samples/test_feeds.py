@@ -113,3 +113,11 @@ def test_batches_of_large_inputs_are_small(side: int, rows: int, size: int) -> N
     samples = Samples((feed,) * (80 // rows), None, "zeros", synthetic=True, rows=rows, batchable=True)
     first, *_ = samples.in_cache(64)
     assert len(first["x"]) == size
+
+
+@pytest.mark.parametrize(("count", "firsts"), [(4, [0, 2]), (9, [0, 2, 4, 0, 2])])
+def test_samples_are_repeated_in_whole_feeds(count: int, firsts: list[int]) -> None:
+    feeds = tuple({"x": np.array([2 * i, 2 * i + 1])} for i in range(3))
+    samples = Samples(feeds, np.arange(6), "six", synthetic=True, rows=2).cycled(count)
+    assert [int(feed["x"][0]) for feed in samples.feeds] == firsts
+    assert samples.labels is None

@@ -1,0 +1,116 @@
+"""Say how long something will take before it starts, if it takes ten seconds or more."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+
+from onnxmerge.pipeline.estimate import (
+    POINT,
+    TIMING,
+    dense_seconds,
+    duration,
+    fastest,
+    fit_seconds,
+    fit_work,
+    measured_speed,
+    synthesis_seconds,
+)
+from onnxmerge.pipeline.matched_samples import FEWEST, batch_of, images_of
+from onnxmerge.pipeline.pixel_ranges import RANGES
+from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
+from onnxmerge.pipeline.synthetic_fit import Synthesis
+from onnxmerge.plan.effort import EFFORTS
+from onnxmerge.runtime.session import Session
+from onnxmerge.samples.feeds import Samples
+from onnxmerge.samples.synthetic import synthetic_samples
+from onnxmerge.signals.calibration import Calibration
+
+__all__ = ["announce", "announce_fit", "stand_ins", "while_announcing"]
+
+_LOGGER = logging.getLogger(__name__)
+_WORTH_SAYING = 10.0
+"""Seconds; what is shorter needs no estimate."""
+_FEW = 16
+"""Synthetic images that are made to measure how long others take. Gradients of 4 take up to 2.5 times less each than
+those of 32, because they fit into the cache (MobileNetV2); of 16, 0.96 to 1.15 times as long (five networks).
+"""
+_FIRST = 0.01
+"""Fraction of a training that is left out of its estimate, because memory is allocated in it, and that it is from."""
+
+
+def announce(what: str, seconds: float) -> None:
+    """Say how long something will take, if that is worth saying."""
+    if seconds >= _WORTH_SAYING:
+        _LOGGER.info("%s will take %s", what, duration(seconds))
+
+
+def announce_fit(run: Run, calibration: Calibration, held: Samples | None, synthesis: Synthesis | None) -> None:
+    """Say how long a fit, and the comparison with held-out samples, will take.
+
+    Args:
+        run: The run.
+        calibration: Its samples, or `stand_ins` for synthetic ones.
+        held: Samples to compare outputs on; None if there are none.
+        synthesis: The synthetic images that are still to be made; None for real samples.
+    """
+    if run.model.bytes_of_weights() > MEMORY_LIMIT:
+        return
+    dense = dense_seconds(ort_source(run.source), calibration.batches, calibration.provider)
+    _LOGGER.debug("one pass over the samples takes %.2f s", dense)
+    planning, refitting = fit_work(calibration, EFFORTS[run.options.effort])
+    speed = measured_speed(dense)
+    seconds = fit_seconds(planning, speed) + run.cuts * fit_seconds(refitting, speed)
+    if synthesis is None:
+        announce("planning and refitting", seconds)
+    else:
+        seconds += _synthesis_seconds(run, calibration, synthesis, dense)
+        announce("making synthetic images, planning and refitting", seconds)
+    if held is not None and run.request.verification.enabled:
+        seconds = (1 + run.cuts) * dense * held.count / calibration.batches.count
+        if seconds >= _WORTH_SAYING:
+            timing = TIMING if run.points == 1 else run.points * POINT
+            announce(f"comparing outputs on {held.count} samples, and timing,", seconds + timing)
+
+
+def stand_ins(run: Run, synthesis: Synthesis) -> Samples:
+    """As many samples as will be made, of the same shapes: a few synthetic ones again and again."""
+    few = synthetic_samples(run.model.inputs, synthesis.shapes, min(_FEW, synthesis.count), run.options.seed)
+    return few.cycled(synthesis.count)
+
+
+def _synthesis_seconds(run: Run, calibration: Calibration, synthesis: Synthesis, dense: float) -> float:
+    """Estimated seconds for making synthetic images."""
+    count = min(_FEW, synthesis.count)
+    make = partial(synthetic_samples, run.model.inputs, synthesis.shapes, count, run.options.seed)
+    making = fastest(make) * synthesis.made / count
+    passes = synthesis.pool / synthesis.count
+    matching = synthesis.matching
+    if matching is None:
+        return synthesis_seconds(making, passes, 0.0, dense)
+    samples = stand_ins(run, synthesis)
+    batch = batch_of(matching.target, samples, calibration.memory)
+    if batch < FEWEST:
+        return synthesis_seconds(making, passes, 0.0, dense)
+    target, images = matching.target, images_of(matching.target, samples.part(0, -(-count // samples.rows)))[:batch]
+    with Session.open(target.data, calibration.provider, spin=False) as session:
+        once = fastest(partial(session.run, {target.image: images})) / len(images)
+    ranges = len(RANGES) * batch if synthesis.recorded is not None else 0
+    return synthesis_seconds(making, passes, once * ((matching.steps + 1) * samples.count + ranges), dense)
+
+
+def while_announcing(what: str, progress: Callable[[float], None]) -> Callable[[float], None]:
+    """A callback for the fraction completed that says how long the rest will take once the first steps tell."""
+    started: list[tuple[float, float]] = []
+
+    def told(done: float) -> None:
+        progress(done)
+        if len(started) < 2 and done >= _FIRST * (1 + len(started)):
+            started.append((done, time.perf_counter()))
+            if len(started) == 2:
+                (before, first), (after, second) = started
+                announce(what, (second - first) / (after - before) * (1 - after))
+
+    return told
