@@ -19,6 +19,7 @@ from onnxmerge.network import Network
 from onnxmerge.pipeline.matched_samples import Matching, class_target, matched_samples, statistics_target, takes_images
 from onnxmerge.pipeline.pixel_ranges import in_plausible_range, in_recorded_range, in_telling_range, scores_of
 from onnxmerge.pipeline.run import Run, ort_source
+from onnxmerge.pipeline.synthetic_texts import macs_of_text, synthetic_texts, takes_texts
 from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
@@ -63,9 +64,9 @@ def synthetic_fit(run: Run, network: Network, memory: int, provider: Provider) -
     """
     shapes = {spec.name: network.cost.dims[spec.name] for spec in run.model.inputs}
     largest, macs = max(prod(shape) for shape in shapes.values()), max(network.cost.macs({}), 1)
-    fitting_size = min(_SYNTHETIC_ELEMENTS // largest, int(_SYNTHETIC_MACS / macs))
-    most = max(_MOST_SYNTHETIC, min(_CHEAP_SYNTHETIC, int(_CHEAP_MACS / macs)))
-    count = max(_FEWEST_SYNTHETIC, min(most, fitting_size))
+    if takes_texts(network):
+        return synthetic_texts(run, network, _count(largest, macs_of_text(run, network))), RIDGE
+    count = _count(largest, macs)
     recorded, scores = statistics_target(network), _scores(network)
 
     def made(wanted: int) -> Samples:
@@ -88,6 +89,13 @@ def synthetic_fit(run: Run, network: Network, memory: int, provider: Provider) -
     )
     settled = recorded is not None and matched is not samples and not recorded.partial
     return matched, RIDGE if settled else _RIDGE_SYNTHETIC
+
+
+def _count(elements: int, macs: int) -> int:
+    """Number of synthetic samples, each of so many elements and MACs."""
+    fitting_size = min(_SYNTHETIC_ELEMENTS // elements, int(_SYNTHETIC_MACS / macs))
+    most = max(_MOST_SYNTHETIC, min(_CHEAP_SYNTHETIC, int(_CHEAP_MACS / macs)))
+    return max(_FEWEST_SYNTHETIC, min(most, fitting_size))
 
 
 def _matching(
