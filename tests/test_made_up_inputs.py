@@ -70,8 +70,9 @@ def test_made_up_values_that_do_not_fit_are_answered_with_samples(tmp_path: Path
     net = Net()
     rows = net.add("Gather", net.random(40, 16), net.input(1, 5, name="ids", dtype=np.int64))
     h = net.matmul(net.add("Relu", net.matmul(rows, 16, 32)), 32, 4)
-    # A table of one row: the other value that is made up, 1, is out of range.
-    net.output(net.add("Add", h, net.add("Gather", net.random(1, 4), "ids")), rank=3)
+    # Numbers of rows are made up for the table that they select from as they are, not for that of their doubles.
+    doubled = net.add("Mul", "ids", net.const(np.int64(2)))
+    net.output(net.add("Add", h, net.add("Gather", net.random(2, 4), doubled)), rank=3)
     with pytest.raises(FeedError, match="the values were synthetic: pass samples with --calib or --data"):
         compress(saved(tmp_path, net.model()), QUICK)
 

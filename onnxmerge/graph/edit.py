@@ -111,7 +111,11 @@ class Draft:
     def make_constant(self, node: Node, position: int, value: NDArray[Any]) -> None:
         """Replace an output of a node by an initializer; the node is removed, and so are inputs that only it read."""
         name = node.outputs[position]
-        self._nodes[node.index].output[position] = self.fresh(f"{name}_unread")
+        # A bias that was added behind the node writes the output in its place.
+        for writer in (self._nodes[node.index], *self._after.get(node.index, ())):
+            for place, output in enumerate(writer.output):
+                if output == name:
+                    writer.output[place] = self.fresh(f"{name}_unread")
         self.set_weight(name, value)
         self._dropping = True
 

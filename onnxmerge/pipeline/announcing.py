@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from onnxmerge.network import Network
 from onnxmerge.pipeline.estimate import (
     POINT,
     TIMING,
@@ -22,6 +23,7 @@ from onnxmerge.pipeline.matched_samples import FEWEST, batch_of, images_of
 from onnxmerge.pipeline.pixel_ranges import RANGES
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
 from onnxmerge.pipeline.synthetic_fit import Synthesis
+from onnxmerge.pipeline.synthetic_texts import synthetic_texts, takes_texts
 from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.runtime.session import Session
 from onnxmerge.samples.feeds import Samples
@@ -54,7 +56,7 @@ def announce_fit(run: Run, calibration: Calibration, held: Samples | None, synth
         run: The run.
         calibration: Its samples, or `stand_ins` for synthetic ones.
         held: Samples to compare outputs on; None if there are none.
-        synthesis: The synthetic images that are still to be made; None for real samples.
+        synthesis: What is still to be made; None for real samples.
     """
     if run.model.bytes_of_weights() > MEMORY_LIMIT:
         return
@@ -63,7 +65,7 @@ def announce_fit(run: Run, calibration: Calibration, held: Samples | None, synth
     planning, refitting = fit_work(calibration, EFFORTS[run.options.effort])
     speed = measured_speed(dense)
     seconds = fit_seconds(planning, speed) + run.cuts * fit_seconds(refitting, speed)
-    if synthesis is None:
+    if synthesis is None or takes_texts(calibration.network):
         announce("planning and refitting", seconds)
     else:
         seconds += _synthesis_seconds(run, calibration, synthesis, dense)
@@ -75,8 +77,10 @@ def announce_fit(run: Run, calibration: Calibration, held: Samples | None, synth
             announce(f"comparing outputs on {held.count} samples, and timing,", seconds + timing)
 
 
-def stand_ins(run: Run, synthesis: Synthesis) -> Samples:
-    """As many samples as will be made, of the same shapes: a few synthetic ones again and again."""
+def stand_ins(run: Run, network: Network, synthesis: Synthesis) -> Samples:
+    """As many samples as will be made, of the same shapes: a few images again and again, or the texts themselves."""
+    if takes_texts(network):
+        return synthetic_texts(run, network, synthesis.count)
     few = synthetic_samples(run.model.inputs, synthesis.shapes, min(_FEW, synthesis.count), run.options.seed)
     return few.cycled(synthesis.count)
 
@@ -90,7 +94,7 @@ def _synthesis_seconds(run: Run, calibration: Calibration, synthesis: Synthesis,
     matching = synthesis.matching
     if matching is None:
         return synthesis_seconds(making, passes, 0.0, dense)
-    samples = stand_ins(run, synthesis)
+    samples = stand_ins(run, calibration.network, synthesis)
     batch = batch_of(matching.target, samples, calibration.memory)
     if batch < FEWEST:
         return synthesis_seconds(making, passes, 0.0, dense)

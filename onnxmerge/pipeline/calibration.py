@@ -15,6 +15,7 @@ from onnxmerge.pipeline.batching import in_folds, unpadded
 from onnxmerge.pipeline.memory import free_memory
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run
 from onnxmerge.pipeline.synthetic_fit import RIDGE, Synthesis, synthesis_of, synthetic_fit
+from onnxmerge.pipeline.synthetic_texts import macs_of_text, takes_texts
 from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.signals.batch_statistics import batch_statistics
@@ -44,7 +45,8 @@ def choose_preset(run: Run, network: Network, fitting: Samples | None) -> Preset
         return method
     problem = why_unfitted(network)
     if not problem:
-        seen = fitting is not None or (_image_like(network) and _affordable(run, network))
+        known = _image_like(network) or takes_texts(network)
+        seen = fitting is not None or (known and _affordable(run, network))
         return run.options.resolved(measurable=seen)
     method = run.options.resolved(measurable=False)
     if method.measured:
@@ -93,7 +95,8 @@ def _affordable(run: Run, network: Network) -> bool:
     """Whether a fit on synthetic images takes minutes rather than a quarter of an hour; adds a note if it does not."""
     if run.options.method != "auto":
         return True
-    if network.cost.macs({}) > _AFFORDABLE_MACS:
+    macs = macs_of_text(run, network) if takes_texts(network) else network.cost.macs({})
+    if macs > _AFFORDABLE_MACS:
         what = "a network of this size is"
     elif solving_work(network, refit_schedule_of(network)) > _AFFORDABLE_WORK:
         what = "layers of this width are"
@@ -130,7 +133,7 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None, held
             samples = unpadded(run, fitting)
         else:
             synthesis = synthesis_of(run, network)
-            samples = stand_ins(run, synthesis)
+            samples = stand_ins(run, network, synthesis)
         schedule = refit_schedule_of(network)
         calibration = Calibration(
             network=network,

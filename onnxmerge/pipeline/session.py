@@ -40,6 +40,7 @@ from onnxmerge.plan.plan import Plan
 from onnxmerge.report.results import Report
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import synthetic_samples
+from onnxmerge.samples.token_inputs import token_roles
 from onnxmerge.verify import Measured, Progress, Remembered, compare_outputs, measure_point, quiet
 
 __all__ = ["Session"]
@@ -170,7 +171,8 @@ class Session:
         samples = self.held
         if samples is None:
             dims, seed = self.network.cost.dims, self.run.options.seed
-            samples = synthetic_samples(self.run.model.inputs, dims, SYNTHETIC, seed)
+            model = self.run.model
+            samples = synthetic_samples(model.inputs, dims, SYNTHETIC, seed, token_roles(model))
         return replace(samples, joined=self.network.joined)
 
     @contextmanager

@@ -19,6 +19,7 @@ from onnxmerge.network import Network
 from onnxmerge.pipeline.matched_samples import Matching, class_target, matched_samples, statistics_target, takes_images
 from onnxmerge.pipeline.pixel_ranges import in_plausible_range, in_recorded_range, in_telling_range, scores_of
 from onnxmerge.pipeline.run import Run, ort_source
+from onnxmerge.pipeline.synthetic_texts import macs_of_text, synthetic_texts, takes_texts
 from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
@@ -51,11 +52,11 @@ in part. With matched images, the relative error of the logits with half of the 
 
 @dataclass(frozen=True)
 class Synthesis:
-    """How many synthetic images are made, and what is done to them.
+    """How many synthetic images or texts are made, and what is done to images.
 
     Attributes:
         shapes: Shape of each input.
-        count: Images to fit to.
+        count: Samples to fit to.
         pool: Images of which those are chosen; 0 if there is no choice.
         scores: The output that they are chosen by; None if the network is no classifier.
         recorded: The error of their statistics; None if none are recorded.
@@ -64,25 +65,25 @@ class Synthesis:
 
     shapes: Mapping[str, tuple[int, ...]]
     count: int
-    pool: int
-    scores: str | None
-    recorded: ImageGradient | None
-    matching: Matching | None
+    pool: int = 0
+    scores: str | None = None
+    recorded: ImageGradient | None = None
+    matching: Matching | None = None
 
     @property
     def made(self) -> int:
-        """Images that are made."""
+        """Samples that are made."""
         return max(self.pool, self.count)
 
 
 def synthesis_of(run: Run, network: Network) -> Synthesis:
     """What to make for a network."""
     shapes = {spec.name: network.cost.dims[spec.name] for spec in run.model.inputs}
-    largest, macs = max(prod(shape) for shape in shapes.values()), max(network.cost.macs({}), 1)
-    fitting_size = min(_SYNTHETIC_ELEMENTS // largest, int(_SYNTHETIC_MACS / macs))
-    most = max(_MOST_SYNTHETIC, min(_CHEAP_SYNTHETIC, int(_CHEAP_MACS / macs)))
-    count = max(_FEWEST_SYNTHETIC, min(most, fitting_size))
-    recorded, scores = statistics_target(network), _scores(network)
+    largest = max(prod(shape) for shape in shapes.values())
+    if takes_texts(network):
+        return Synthesis(shapes, _count(largest, macs_of_text(run, network)))
+    macs = max(network.cost.macs({}), 1)
+    count, recorded, scores = _count(largest, macs), statistics_target(network), _scores(network)
     few = scores is not None and (network.dims(scores) or (0, 0))[1] <= count // _PER_CLASS
     matching = _matching(run, network, recorded, scores, macs * count)
     return Synthesis(shapes, count, _pool(network, count) if few else 0, scores, recorded, matching)
@@ -103,6 +104,8 @@ def synthetic_fit(
     Returns:
         The samples, and the minimum ridge of what is fitted to them.
     """
+    if takes_texts(network):
+        return synthetic_texts(run, network, synthesis.count), RIDGE
     recorded, scores, matching = synthesis.recorded, synthesis.scores, synthesis.matching
 
     def made(wanted: int) -> Samples:
@@ -122,6 +125,13 @@ def synthetic_fit(
     )
     settled = recorded is not None and matched is not samples and not recorded.partial
     return matched, RIDGE if settled else _RIDGE_SYNTHETIC
+
+
+def _count(elements: int, macs: int) -> int:
+    """Number of synthetic samples, each of so many elements and MACs."""
+    fitting_size = min(_SYNTHETIC_ELEMENTS // elements, int(_SYNTHETIC_MACS / macs))
+    most = max(_MOST_SYNTHETIC, min(_CHEAP_SYNTHETIC, int(_CHEAP_MACS / macs)))
+    return max(_FEWEST_SYNTHETIC, min(most, fitting_size))
 
 
 def _matching(

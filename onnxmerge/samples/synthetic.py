@@ -27,6 +27,7 @@ from onnxmerge.errors import UsageError
 from onnxmerge.graph.values import TensorSpec
 from onnxmerge.samples.casting import as_declared, is_float
 from onnxmerge.samples.feeds import Samples, batch_axis_is_free
+from onnxmerge.samples.token_inputs import NO_ROLES, Role
 
 __all__ = ["channel_axis", "dead_leaves", "most_confident", "synthetic_samples"]
 
@@ -102,7 +103,11 @@ def _standardised(images: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def synthetic_samples(
-    inputs: Sequence[TensorSpec], dims: Mapping[str, tuple[int, ...]], count: int, seed: int
+    inputs: Sequence[TensorSpec],
+    dims: Mapping[str, tuple[int, ...]],
+    count: int,
+    seed: int,
+    roles: Mapping[str, Role] = NO_ROLES,
 ) -> Samples:
     """Generate synthetic samples for a model.
 
@@ -110,13 +115,15 @@ def synthetic_samples(
     1. float of rank 4 with 1 to 4 channels at axis 1 (NCHW) or 3 (NHWC), height and width at least 8: dead leaves;
        uint8 of that shape: dead leaves brought to 0..255;
     2. any other float: independent standard normal values;
-    3. any other integer: 0 or 1, which every embedding table has rows for; bool: false or true.
+    3. an input that holds tokens, or goes with them: see `token_inputs`; tokens are drawn uniformly from all rows;
+    4. any other integer: 0 or 1; bool: false or true.
 
     Args:
         inputs: The model's inputs.
         dims: The concrete shape of each input's feed, by name; an input without one cannot be generated.
         count: Samples, rounded up to whole feeds.
         seed: The same seed gives the same samples.
+        roles: Roles of the inputs that hold tokens, by name (`token_roles`).
 
     Raises:
         UsageError: An input takes strings, is no tensor, or has no concrete shape.
@@ -130,7 +137,8 @@ def synthetic_samples(
     arrays: dict[str, NDArray[Any]] = {}
     kinds: list[str] = []
     for spec in inputs:
-        arrays[spec.name], kind = _values(spec, dims[spec.name], feeds, rng)
+        role, shape = roles.get(spec.name), (feeds, *dims[spec.name])
+        arrays[spec.name], kind = _told(spec, shape, role, rng) if role else _values(spec, shape, rng)
         kinds.append(kind if len(inputs) == 1 else f"{kind} for '{spec.name}'")
     return Samples(
         feeds=tuple({name: np.asarray(array[i]) for name, array in arrays.items()} for i in range(feeds)),
@@ -183,26 +191,40 @@ def _check_answerable(spec: TensorSpec, dims: Mapping[str, tuple[int, ...]]) -> 
     raise UsageError(f"input '{spec.name}' takes {what}, which cannot be generated; pass real samples with --calib")
 
 
-def _values(spec: TensorSpec, shape: tuple[int, ...], feeds: int, rng: np.random.Generator) -> tuple[NDArray[Any], str]:
+def _values(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[NDArray[Any], str]:
+    """Values for any other input, for all feeds: shape (feeds, ...)."""
     where = f"synthetic samples for input '{spec.name}'"
     if spec.dtype == "bool":
-        return rng.random((feeds, *shape)) < 0.5, "random booleans"
+        return rng.random(shape) < 0.5, "random booleans"
     declared, _ = as_declared(np.zeros(1, np.uint8), spec, where)
     floating = is_float(declared.dtype)
-    last = channel_axis(shape)
+    last = channel_axis(shape[1:])
     if last is not None and (floating or spec.dtype == "uint8"):
-        batch, channels = shape[0], shape[last]
-        height, width = (shape[1], shape[2]) if last == 3 else (shape[2], shape[3])
-        images = dead_leaves(feeds * batch, height, width, channels, rng)
+        channels = shape[1 + last]
+        height, width = shape[2:4] if last == 3 else shape[3:5]
+        images = dead_leaves(shape[0] * shape[1], height, width, channels, rng)
         if last == 3:
             images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-        images = images.reshape(feeds, *shape)
+        images = images.reshape(shape)
         if not floating:
             return np.clip(np.round(128 + 64 * images), 0, 255).astype(np.uint8), f"{_IMAGES} in 0..255"
         return images.astype(declared.dtype, copy=False), _IMAGES
     if floating:
-        return rng.standard_normal((feeds, *shape), np.float32).astype(declared.dtype, copy=False), "standard normal"
-    return rng.integers(0, 2, (feeds, *shape)).astype(declared.dtype), "integers 0 and 1"
+        return rng.standard_normal(shape, np.float32).astype(declared.dtype, copy=False), "standard normal"
+    return rng.integers(0, 2, shape).astype(declared.dtype), "integers 0 and 1"
+
+
+def _told(spec: TensorSpec, shape: tuple[int, ...], role: Role, rng: np.random.Generator) -> tuple[NDArray[Any], str]:
+    """Values for an input of a known role, for all feeds: shape (feeds, ...)."""
+    values, words = np.zeros(shape, np.int64), "zeros"
+    if role.kind == "rows":
+        values, words = rng.integers(0, role.rows, shape), f"random tokens (0 to {role.rows - 1})"
+    elif role.kind == "positions" and len(shape) > 1:
+        values, words = values + np.arange(shape[-1]) % role.rows, "positions"
+    elif role.kind == "mask":
+        values, words = values + 1, "ones"
+    kind = bool if spec.dtype == "bool" else as_declared(np.zeros(1, np.uint8), spec, f"input '{spec.name}'")[0].dtype
+    return values.astype(kind), words
 
 
 def channel_axis(shape: tuple[int, ...]) -> int | None:

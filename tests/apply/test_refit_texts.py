@@ -12,7 +12,8 @@ from onnxmerge.pipeline.session import Session
 from onnxmerge.plan.options import Options
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.verify import Verification
-from tests.encoder import encoder, texts
+from tests.calls import compress
+from tests.encoder import INNER, encoder, texts
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +70,11 @@ def test_nothing_is_held_back_where_sums_are_added_up(monkeypatch: pytest.Monkey
         monkeypatch.setattr(module, "HELD_BACK", held_back)
         found.append(module.refit(calibration, kept).weights)
     assert all(np.array_equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_an_mlp_without_a_bias_vanishes() -> None:
+    """A constant takes the place of the product and of the bias that was added behind it."""
+    options = Options(0.1, only=("layer*/in",), round_to=INNER)
+    made = compress(encoder(2), options, calibration=texts(64), verification=Verification(provider="cpu"))
+    assert [(group.size, group.kept) for group in made.report.groups if group.kept < group.size] == [(INNER, 0)]
+    assert made.report.fidelity is not None

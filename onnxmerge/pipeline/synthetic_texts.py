@@ -1,0 +1,71 @@
+"""Random texts to fit to, for a network of texts without samples.
+
+Each token is any row of the table of words, so a text means nothing; but its embeddings, norms and attention are those
+of texts, and the network is the teacher of its own outputs. Fitted to texts of zeros and ones, every token would be one
+of two. Numbers of measurements are in docs/methods-measured.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
+
+from onnxmerge.graph import infer_shapes, input_dims
+from onnxmerge.network import Network
+from onnxmerge.pipeline.run import Run
+from onnxmerge.samples.feeds import Samples
+from onnxmerge.samples.synthetic import synthetic_samples
+from onnxmerge.samples.token_inputs import token_roles
+
+__all__ = ["macs_of_text", "synthetic_texts", "takes_texts"]
+
+_LENGTHS = (16, 24, 32, 40, 48, 56, 64)
+"""Tokens of texts where their number is free: sentences and short paragraphs."""
+_BLOCKS = 32
+"""Texts of one length follow each other, so that they can be joined, in this many blocks: every fold has all lengths,
+and so have the first batches, on which sensitivities are measured."""
+
+
+def takes_texts(network: Network) -> bool:
+    """Whether every input of a network holds tokens or goes with them, so that random texts can be made."""
+    roles = token_roles(network.model)
+    return bool(roles) and all(spec.name in roles for spec in network.model.inputs)
+
+
+def macs_of_text(run: Run, network: Network) -> int:
+    """MACs of a random text of average length."""
+    tokens, mean = _tokens(network, network.cost.dims), [_tokens(network, dims) for dims in _shapes(run, network)]
+    return max(1, round(network.cost.macs({}) * sum(mean) / len(mean) / max(tokens, 1)))
+
+
+def synthetic_texts(run: Run, network: Network, count: int) -> Samples:
+    """Random texts of several lengths.
+
+    Args:
+        run: The run.
+        network: A network that takes texts.
+        count: Number of texts, rounded up to whole feeds.
+    """
+    shapes, roles, seed = _shapes(run, network), token_roles(network.model), run.options.seed
+    size = max(1, count // _BLOCKS)
+    made = [
+        synthetic_samples(run.model.inputs, shapes[block % len(shapes)], size, seed + block, roles)
+        for block in range(-(-count // size))
+    ]
+    total = sum(each.count for each in made)
+    lengths = f" of {_LENGTHS[0]} to {_LENGTHS[-1]} tokens" if len(shapes) > 1 else ""
+    source = f"{total} random texts{lengths} (seed {seed})"
+    return replace(made[0], feeds=tuple(feed for each in made for feed in each.feeds), source=source)
+
+
+def _shapes(run: Run, network: Network) -> list[Mapping[str, tuple[int, ...]]]:
+    """Shapes of the inputs at every length, or those at which costs are counted if the length is fixed."""
+    inputs, given = run.model.inputs, run.request.shapes
+    found = [input_dims(inputs, given, 1, length) for length in _LENGTHS]
+    fixed = found[0] == found[-1] or any(infer_shapes(run.model, dims).failed for dims in (found[0], found[1]))
+    return [{spec.name: network.cost.dims[spec.name] for spec in inputs}] if fixed else list(found)
+
+
+def _tokens(network: Network, dims: Mapping[str, tuple[int, ...]]) -> int:
+    return max(prod(dims[spec.name]) for spec in network.model.inputs)
