@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ def detections(seed: int = 0) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16])
 def test_unlike_parts_are_told_apart(dtype: type) -> None:
-    values = detections().astype(dtype)
+    values: NDArray[Any] = detections().astype(dtype)
     parts = {name: one for name, one, _ in OutputParts(JOINED).of("out", values, values)}
     assert list(parts) == ["out[:, :4]", "out[:, 4:]"]  # not along axis 2, whose parts are alike
     np.testing.assert_array_equal(parts["out[:, 4:]"], values[:, SCORES])
