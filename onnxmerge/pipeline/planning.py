@@ -12,6 +12,7 @@ from onnxmerge.pipeline.run import Run
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.scope import why_little
 from onnxmerge.report.text import listed
+from onnxmerge.report.verdict import NAMES
 
 __all__ = ["USELESS", "check_reached", "plan_at", "reached_words"]
 
@@ -77,4 +78,4 @@ def reached_words(run: Run, plan: Plan) -> str:
         return ""
     limit = f"; at most {plan.most:.3f} can be removed" if plan.most < plan.asked else ""
     wider = _WIDER if run.options.multiple != 1 else ""
-    return f"asked for {plan.asked:.3f} of the {plan.of}, reached {plan.reached:.3f}{limit or wider}"
+    return f"asked for {plan.asked:.3f} of the {NAMES[plan.of]}, reached {plan.reached:.3f}{limit or wider}"

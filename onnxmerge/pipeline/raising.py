@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from onnxmerge.pipeline.cutting import Cut
+from onnxmerge.pipeline.cutting import Cut, scarce_words
 from onnxmerge.pipeline.planning import USELESS, check_reached, reached_words
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run
 from onnxmerge.pipeline.session import Session
@@ -107,7 +107,9 @@ def wider_cut(session: Session, cut: Cut, measured: Measured) -> Cut | None:
     if taken is first:
         return None
     found = taken.plan
-    run.notes[:] = [words for words in run.notes if words != reached_words(run, cut.plan)]
+    stale = {reached_words(run, cut.plan), *scarce_words(cut.plan, cut.curves)}
+    for notes in (run.notes, run.cautions):
+        notes[:] = [words for words in notes if words not in stale]
     check_reached(run, session.prepared, found)
     run.caution(_words(first, taken, measured))
     return session.predict(session.cut(found))
