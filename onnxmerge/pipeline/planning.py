@@ -58,13 +58,13 @@ def check_reached(run: Run, prepared: Prepared, plan: Plan) -> None:
     wider = _WIDER if run.options.multiple != 1 else ""
     if not plan.groups:
         raise NothingToCutError(
-            f"{source}: at a ratio of {asked:g} of the {plan.of}, no channel is removed; up to {plan.most:.3f} can "
-            f"be{wider}"
+            f"{source}: at a ratio of {asked:g} of the {NAMES[plan.of]}, no channel is removed; up to {plan.most:.3f} "
+            f"can be{wider}"
         )
     if can < USELESS * asked and not run.options.best_effort:
         why = listed(why_little(prepared.network, plan.left_alone))
         raise NothingToCutError(
-            f"{source}: asked for {asked:.3f} of the {plan.of}, but at most {can:.3f} can be removed: {why}; "
+            f"{source}: asked for {asked:.3f} of the {NAMES[plan.of]}, but at most {can:.3f} can be removed: {why}; "
             "ask for less, or accept what is possible with --best-effort (best_effort=True)"
         )
     words = reached_words(run, plan)
