@@ -140,7 +140,7 @@ def _clip(tape: Tape, node: Node, g: str) -> Gradients | None:
         value = tape.array(node.input(place)) if node.input(place) else node.attributes.get(name)
         if value is None and node.input(place):
             return None
-        bounds.append(None if value is None else float(np.asarray(value)))
+        bounds.append(None if value is None else float(np.asarray(value).item()))  # ONNX Runtime takes shape (1,) too
     if bounds[0] is None and (bounds[1] is None or not np.isfinite(bounds[1])):
         return [(node.inputs[0], g)]
     return [(node.inputs[0], tape.op("Mul", g, tape.inside(node.outputs[0], *bounds)))]

@@ -18,7 +18,7 @@ from onnxmerge.pipeline.run import Run
 from onnxmerge.plan.plan import Plan
 from onnxmerge.signals.sensitivity import Curve
 
-__all__ = ["Cut", "cut_by"]
+__all__ = ["Cut", "cut_by", "scarce_words"]
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ _ENOUGH = 3
 _SHOWN = 3
 
 
-def _scarce(plan: Plan, curves: Mapping[int, Curve]) -> list[str]:
-    """Add a note if there are too few samples for the weights that read removed channels."""
+def scarce_words(plan: Plan, curves: Mapping[int, Curve]) -> list[str]:
+    """A note if there are too few samples for the weights that read removed channels."""
     cut = [(entry.name, curves[entry.group]) for entry in plan.groups if entry.group in curves]
     scarce = [f"{name} ({curve.rows} rows for {curve.unknowns} unknowns)"
               for name, curve in cut if curve.rows < _ENOUGH * curve.unknowns]  # fmt: skip
@@ -95,7 +95,7 @@ def _applied(run: Run, prepared: Prepared, plan: Plan) -> Applied:
         return method.apply(prepared.network, plan, calibration, lambda _done: None)
     with run.stage("refitting"), counting(run, "refitting", calibration):
         applied = method.apply(prepared.network, plan, calibration, lambda done: run.progress("refitting", done))
-    for words in _scarce(plan, prepared.curves):
+    for words in scarce_words(plan, prepared.curves):
         run.caution(words)
     if applied.approximated:
         run.notes.append(

@@ -12,6 +12,7 @@ from onnxmerge.pipeline.run import Run
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.scope import why_little
 from onnxmerge.report.text import listed
+from onnxmerge.report.verdict import NAMES
 
 __all__ = ["USELESS", "check_reached", "plan_at", "reached_words"]
 
@@ -57,13 +58,13 @@ def check_reached(run: Run, prepared: Prepared, plan: Plan) -> None:
     wider = _WIDER if run.options.multiple != 1 else ""
     if not plan.groups:
         raise NothingToCutError(
-            f"{source}: at a ratio of {asked:g} of the {plan.of}, no channel is removed; up to {plan.most:.3f} can "
-            f"be{wider}"
+            f"{source}: at a ratio of {asked:g} of the {NAMES[plan.of]}, no channel is removed; up to {plan.most:.3f} "
+            f"can be{wider}"
         )
     if can < USELESS * asked and not run.options.best_effort:
         why = listed(why_little(prepared.network, plan.left_alone))
         raise NothingToCutError(
-            f"{source}: asked for {asked:.3f} of the {plan.of}, but at most {can:.3f} can be removed: {why}; "
+            f"{source}: asked for {asked:.3f} of the {NAMES[plan.of]}, but at most {can:.3f} can be removed: {why}; "
             "ask for less, or accept what is possible with --best-effort (best_effort=True)"
         )
     words = reached_words(run, plan)
@@ -77,4 +78,4 @@ def reached_words(run: Run, plan: Plan) -> str:
         return ""
     limit = f"; at most {plan.most:.3f} can be removed" if plan.most < plan.asked else ""
     wider = _WIDER if run.options.multiple != 1 else ""
-    return f"asked for {plan.asked:.3f} of the {plan.of}, reached {plan.reached:.3f}{limit or wider}"
+    return f"asked for {plan.asked:.3f} of the {NAMES[plan.of]}, reached {plan.reached:.3f}{limit or wider}"

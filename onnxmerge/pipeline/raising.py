@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onnxmerge.pipeline.announcing import announce
-from onnxmerge.pipeline.cutting import Cut
+from onnxmerge.pipeline.cutting import Cut, scarce_words
 from onnxmerge.pipeline.planning import USELESS, check_reached, reached_words
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run
 from onnxmerge.pipeline.session import Session
@@ -114,7 +114,9 @@ def wider_cut(session: Session, cut: Cut, measured: Measured) -> Cut | None:
     if taken is first:
         return None
     found = taken.plan
-    run.notes[:] = [words for words in run.notes if words != reached_words(run, cut.plan)]
+    stale = {reached_words(run, cut.plan), *scarce_words(cut.plan, cut.curves)}
+    for notes in (run.notes, run.cautions):
+        notes[:] = [words for words in notes if words not in stale]
     check_reached(run, session.prepared, found)
     run.caution(_words(first, taken, measured))
     announce("refitting and measuring the wider plan", again)

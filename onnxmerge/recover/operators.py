@@ -37,8 +37,8 @@ def _gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
 
 
 def _clip(node: Node, x: Tensor, low: Array | None = None, high: Array | None = None) -> Tensor:
-    least = node.attributes.get("min") if low is None else float(low)
-    most = node.attributes.get("max") if high is None else float(high)
+    least = node.attributes.get("min") if low is None else float(low.item())
+    most = node.attributes.get("max") if high is None else float(high.item())
     return x if least is None and most is None else x.clamp(least, most)
 
 

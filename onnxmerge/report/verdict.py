@@ -27,6 +27,11 @@ __all__ = [
 ]
 
 NAMES = {"macs": "MACs", "params": "parameters", "channels": "channels", "latency": "time"}
+_TELLING = 0.1
+"""Squared error, in units of the outputs' variance, from which the first line names it beside the cosine, which outputs
+that are much the same for all samples keep high: a palm detector with a cosine of 0.956 and an error of 0.49 found 3 of
+56 palms again, a segmentation network with 0.980 and 0.14 overlapped by 93 %.
+"""
 CAUTION = "fidelity measured on synthetic inputs: it shows how far the outputs moved, not how good they are"
 
 
@@ -37,7 +42,7 @@ def account_verdict(account: Account) -> str:
     if account.latency is not None:
         parts.append(_speed(account.latency))
     accuracies = (account.accuracy_before, account.accuracy_after)
-    parts += _quality(account.fidelity, account.synthetic, accuracies)
+    parts += _quality(account.fidelity, account.synthetic, accuracies, account.measured)
     if account.fidelity is None and account.latency is None:
         parts.append("not verified")
     return ", ".join(parts) + "." + _instead(account)
@@ -134,7 +139,12 @@ def _speed(latency: Comparison) -> str:
     return speed(latency, latency.compressed.provider)
 
 
-def _quality(fidelity: Fidelity | None, synthetic: bool, accuracies: tuple[float | None, float | None]) -> list[str]:
+def _quality(
+    fidelity: Fidelity | None,
+    synthetic: bool,
+    accuracies: tuple[float | None, float | None],
+    error: float | None = None,
+) -> list[str]:
     before, after = accuracies
     if before is not None and after is not None:
         return [f"top-1 {units.percent(before / 100)} -> {units.percent(after / 100)}"]
@@ -147,6 +157,8 @@ def _quality(fidelity: Fidelity | None, synthetic: bool, accuracies: tuple[float
         parts.append(f"same top-1 class for {units.percent(min(agreements))} of the samples")
     elif fidelity.cosine is not None:
         parts.append(f"cosine of the outputs {units.cosine(fidelity.cosine)}")
+        if error is not None and error >= _TELLING and not synthetic:
+            parts.append(f"squared error {units.small(error)} times their variance")
     elif equal:
         parts.append(f"{units.percent(min(equal))} of the output entries equal")
     return [*parts, CAUTION] if synthetic else parts

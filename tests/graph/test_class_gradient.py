@@ -122,6 +122,20 @@ def test_opsets_before_and_after_softmax_flattened(opset: int) -> None:
     assert off_by(target) < 0.01
 
 
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_bounds_of_a_clip_are_numbers_of_any_shape(shape: tuple[int, ...]) -> None:
+    """The standard wants scalars; converters also write arrays of one number, which ONNX Runtime runs."""
+
+    def clipped(net: Net, h: str) -> str:
+        low, high = (net.const(np.full(shape, bound, dtype=np.float32)) for bound in (0.005, 0.02))
+        return every_pixel(net, net.add("Clip", h, low, high))
+
+    target = target_of(network(clipped))
+    assert target is not None
+    assert target.partial == ()
+    assert off_by(target) < 0.01
+
+
 @pytest.mark.parametrize("operator", ["Gemm", "GlobalAveragePool"])
 def test_a_wrong_rule_shows(monkeypatch: pytest.MonkeyPatch, operator: str) -> None:
     def doubled(tape: rules.Tape, node: object, g: str) -> object:

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from onnxmerge.pipeline import raising, timing
@@ -116,6 +117,15 @@ def test_what_is_said_of_the_first_plan_is_not_said_of_the_second(monkeypatch: p
     said = [words for words in result.report.notes if "asked for 0.300" in words]
     assert len(said) == 1
     assert f"reached {result.report.reached:.3f}" in said[0]
+
+
+def test_scarce_samples_are_noted_of_the_plan_that_is_taken_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocked(monkeypatch, 0.9, 0.95, 0.97, 1.3, 1.32, 1.28)
+    few = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    result = compress(network(), Options(ratio=0.45, method="refit"), calibration=few, verification=CPU)
+    assert any(each.taken for each in result.report.raised)
+    for said in (result.report.notes, result.cautions):
+        assert len([words for words in said if "samples are scarce" in words]) == 1
 
 
 def test_the_first_step_that_helps_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

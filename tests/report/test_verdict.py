@@ -51,6 +51,16 @@ def test_without_labels_agreement_and_without_classes_cosine(account: Account) -
     assert account_verdict(replace(account, fidelity=tokens)).endswith("50.0 % of the output entries equal.")
 
 
+def test_an_error_that_a_cosine_does_not_show_is_said(account: Account) -> None:
+    account = replace(account, accuracy_before=None, accuracy_after=None)
+    assert "squared error" not in account_verdict(replace(account, measured=0.5))  # top-1 agreement says it better
+    image = replace(account, fidelity=Fidelity((OutputFidelity("y", 0.956, 0.29, 0.1, None, None, 8),)))
+    assert "squared error" not in account_verdict(replace(image, measured=0.09))
+    assert "squared error" not in account_verdict(replace(image, measured=0.5, synthetic=True))
+    words = "cosine of the outputs 0.95600, squared error 0.49 times their variance."
+    assert account_verdict(replace(image, measured=0.49)).endswith(words)
+
+
 def test_synthetic_inputs_are_said(account: Account) -> None:
     account = replace(account, accuracy_before=None, accuracy_after=None)
     assert CAUTION in account_verdict(replace(account, synthetic=True))
