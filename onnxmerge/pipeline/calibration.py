@@ -127,9 +127,9 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None, held
     effort, provider = EFFORTS[run.options.effort], run.request.verification.provider
     memory = run.options.memory or free_memory() // 4
     with run.stage("measuring signals"):
-        samples, ridge = fitting, RIDGE
+        samples, ridge, share = fitting, RIDGE, 0.0
         if samples is None:
-            samples, ridge = synthetic_fit(run, network, memory, provider)
+            samples, ridge, share = synthetic_fit(run, network, memory, provider)
             run.notes.append(f"no samples were given: weights were fitted on {samples.source}")
         else:
             samples = unpadded(run, samples)
@@ -149,7 +149,7 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None, held
         )
         if fitting is None:
             draft = Draft(run.model)
-            for name, array in batch_statistics(calibration).items():
+            for name, array in batch_statistics(calibration, share).items():
                 draft.set_weight(name, array)
             calibration = replace(calibration, network=replace(network, model=draft.finish()))
         if run.model.bytes_of_weights() <= MEMORY_LIMIT:

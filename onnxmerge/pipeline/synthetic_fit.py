@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
+from typing import NamedTuple
 
 from onnxmerge.graph import ImageGradient, before_softmax
 from onnxmerge.network import Network
@@ -24,7 +25,7 @@ from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import most_confident, synthetic_samples
 
-__all__ = ["RIDGE", "synthetic_fit"]
+__all__ = ["RIDGE", "SyntheticFit", "synthetic_fit"]
 
 _MOST_SYNTHETIC, _FEWEST_SYNTHETIC, _SYNTHETIC_ELEMENTS, _SYNTHETIC_MACS = 512, 16, 24_000_000, 2e11
 """Synthetic images to fit on: 512 small ones, 160 of 3x224x224, fewer if one image takes many MACs, at least 16."""
@@ -49,7 +50,29 @@ in part. With matched images, the relative error of the logits with half of the 
 """
 
 
-def synthetic_fit(run: Run, network: Network, memory: int, provider: Provider) -> tuple[Samples, float]:
+_SHARE_MATCHED = 0.5
+"""Weight of the images' own statistics in those with which BatchNormalizations run, once they have been matched to the
+recorded ones. Unmatched images need all of it; matched ones, whose means and deviations are off by a fifth of a
+deviation, are in the middle nearest to what real images bring about: ResNet-56, ResNet-14 and others
+(docs/methods-measured.md).
+"""
+
+
+class SyntheticFit(NamedTuple):
+    """Synthetic samples, and how to fit to them.
+
+    Attributes:
+        samples: The samples.
+        ridge: Minimum ridge of what is fitted to them.
+        share: Weight of their own statistics in those of BatchNormalizations; the rest is that of the recorded ones.
+    """
+
+    samples: Samples
+    ridge: float
+    share: float
+
+
+def synthetic_fit(run: Run, network: Network, memory: int, provider: Provider) -> SyntheticFit:
     """Synthetic samples to fit to.
 
     Args:
@@ -57,9 +80,6 @@ def synthetic_fit(run: Run, network: Network, memory: int, provider: Provider) -
         network: The analysed model.
         memory: Bytes that a descent may take.
         provider: The execution provider.
-
-    Returns:
-        The samples, and the minimum ridge of what is fitted to them.
     """
     shapes = {spec.name: network.cost.dims[spec.name] for spec in run.model.inputs}
     largest, macs = max(prod(shape) for shape in shapes.values()), max(network.cost.macs({}), 1)
@@ -82,12 +102,12 @@ def synthetic_fit(run: Run, network: Network, memory: int, provider: Provider) -
     samples = samples or made(count)
     matching = _matching(run, network, recorded, scores, macs * count)
     if matching is None:
-        return samples, _RIDGE_SYNTHETIC
+        return SyntheticFit(samples, _RIDGE_SYNTHETIC, 1.0)
     matched = matched_samples(
         matching, samples, memory, provider, lambda done: run.progress("matching synthetic images", done)
     )
     settled = recorded is not None and matched is not samples and not recorded.partial
-    return matched, RIDGE if settled else _RIDGE_SYNTHETIC
+    return SyntheticFit(matched, *((RIDGE, _SHARE_MATCHED) if settled else (_RIDGE_SYNTHETIC, 1.0)))
 
 
 def _matching(
