@@ -51,10 +51,10 @@ in part. With matched images, the relative error of the logits with half of the 
 
 
 _SHARE_MATCHED = 0.5
-"""Weight of the images' own statistics in those with which BatchNormalizations run, once they have been matched to the
-recorded ones. Unmatched images need all of it; matched ones, whose means and deviations are off by a fifth of a
-deviation, are in the middle nearest to what real images bring about: ResNet-56, ResNet-14 and others
-(docs/methods-measured.md).
+"""Weight of the images' own statistics in those with which BatchNormalizations run, if the images were matched to the
+recorded ones; unmatched ones need all of it. The relative error of the logits with half of the MACs is, with all and
+with half of the weight: ResNet-56 0.041 and 0.039, the bundled ResNet 0.106 and 0.104, the bundled VGG 0.085 and 0.074;
+EfficientNet-Lite2 with 70 % of the MACs 0.395 and 0.359.
 """
 
 
