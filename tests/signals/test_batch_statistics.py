@@ -49,5 +49,6 @@ def test_statistics_lie_between_recorded_ones_and_those_of_the_samples(share: fl
         part.graph.output[0].name = node.input[0]
         z = run(part, {net.inputs[0].name: images})[0].astype(np.float64)
         for name, own in ((node.input[3], z.mean(axis=(0, 2, 3))), (node.input[4], z.var(axis=(0, 2, 3)))):
-            np.testing.assert_allclose(found[name], share * own + (1 - share) * held[name], rtol=1e-4, atol=1e-5)
+            wanted = share * own + (1 - share) * held[name]
+            np.testing.assert_allclose(np.asarray(found[name], np.float64), wanted, rtol=1e-4, atol=1e-5)
             held[name] = own.astype(np.float32)
