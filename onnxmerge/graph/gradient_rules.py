@@ -12,7 +12,7 @@ without a rule lets no gradient pass; what is computed behind it is then approxi
 | Sigmoid, Tanh, HardSigmoid | g · y(1 - y), g · (1 - y²), g · alpha where 0 < y < 1 |
 | Add, Sub, Mul, Div | as usual, but none for divisors, and none where a signal is broadcast |
 | MaxPool | g at the maximum, where windows do not overlap |
-| Pad, Concat, Transpose, Reshape, Flatten, Squeeze, Identity | the parts of g, rearranged |
+| Pad, Slice, Concat, Transpose, Reshape, Flatten, Squeeze, Identity | the parts of g, rearranged |
 | Gemm, MatMul by a matrix | g times the transposed matrix |
 | GlobalAveragePool, AveragePool of everything, ReduceMean | g/n at each of the n |
 """
@@ -200,6 +200,27 @@ def _pad(tape: Tape, node: Node, g: str) -> Gradients | None:
     return [(node.inputs[0], tape.op("Pad", g, pads=back) if old else tape.op("Pad", g, tape.integers(back)))]
 
 
+def _slice(tape: Tape, node: Node, g: str) -> Gradients | None:
+    whole, part = tape.dims[node.inputs[0]], tape.dims[node.outputs[0]]
+    given = [tape.array(name) if name else None for name in (*node.inputs[1:], "", "")]
+    starts, axes, steps = given[0], given[2], given[3]
+    if starts is None or len(whole) != 4 or 0 in part:
+        return None
+    firsts, strides = [0] * 4, [1] * 4
+    for place, start in enumerate(starts.tolist()):
+        axis = place if axes is None else int(axes[place]) % 4
+        firsts[axis] = min(max(start + whole[axis] if start < 0 else start, 0), whole[axis])
+        strides[axis] = 1 if steps is None else int(steps[place])
+    if whole[0] != part[0] or strides[:2] != [1, 1] or min(strides) < 1:
+        return None
+    if strides != [1] * 4:
+        ones = tape.floats(np.ones((part[1], 1, 1, 1)))
+        g = tape.op("ConvTranspose", g, ones, group=part[1], strides=strides[2:])
+    reached = [stride * (length - 1) + 1 for stride, length in zip(strides, part, strict=True)]
+    behind = [whole[axis] - firsts[axis] - reached[axis] for axis in range(1, 4)]
+    return [(node.inputs[0], tape.op("Pad", g, tape.integers([0, *firsts[1:], 0, *behind])))]
+
+
 def _concat(tape: Tape, node: Node, g: str) -> Gradients | None:
     axis, start, found = int(node.attributes["axis"]) % len(tape.dims[node.outputs[0]]), 0, []
     if tape.model.opsets[""] < 10 or axis == 0:  # the number of images is free
@@ -265,6 +286,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **dict.fromkeys(("Add", "Sum", "Sub", "Mul", "Div"), _arithmetic),
         "MaxPool": _max_pool,
         "Pad": _pad,
+        "Slice": _slice,
         "Concat": _concat,
         "Transpose": _transpose,
         **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),

@@ -155,11 +155,11 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None, held
 def _on_synthetic(run: Run, calibration: Calibration, synthesis: Synthesis) -> Calibration:
     """A calibration with synthetic images, and a network whose BatchNormalizations use their statistics."""
     network, schedule, memory = calibration.network, calibration.schedule, calibration.memory
-    samples, ridge = synthetic_fit(run, network, synthesis, memory, calibration.provider)
+    samples, ridge, share = synthetic_fit(run, network, synthesis, memory, calibration.provider)
     run.notes.append(f"no samples were given: weights were fitted on {samples.source}")
     batches = in_folds(run, network, schedule, samples, _batch_size(network, samples.rows))
     calibration = replace(calibration, batches=batches, ridge=ridge)
     draft = Draft(run.model)
-    for name, array in batch_statistics(calibration).items():
+    for name, array in batch_statistics(calibration, share).items():
         draft.set_weight(name, array)
     return replace(calibration, network=replace(network, model=draft.finish()))

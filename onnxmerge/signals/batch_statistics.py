@@ -10,12 +10,16 @@ from onnxmerge.signals.calibration import Calibration
 __all__ = ["batch_statistics"]
 
 
-def batch_statistics(calibration: Calibration) -> dict[str, NDArray[np.generic]]:
+def batch_statistics(calibration: Calibration, share: float = 1.0) -> dict[str, NDArray[np.generic]]:
     """Running means and variances of every BatchNormalization, recomputed from the samples.
 
     Each layer then receives exactly the mean and variance of each channel that it received in training, whatever the
     inputs are; these only supply the correlations. The network is run once; each node uses the statistics already
     replaced before it.
+
+    Args:
+        calibration: The network and its samples.
+        share: Weight of the statistics of the samples in what is returned; the rest is that of the recorded ones.
 
     Returns:
         New values of the running means and variances, by initializer.
@@ -38,4 +42,9 @@ def batch_statistics(calibration: Calibration) -> dict[str, NDArray[np.generic]]
         kind = context.model.weights.dtype(node.input(3))
         frontier.weights[node.input(3)] = mean.astype(kind)
         frontier.weights[node.input(4)] = variance.astype(kind)
-    return frontier.weights
+    if share == 1:
+        return frontier.weights
+    return {
+        name: (share * new + (1 - share) * context.model.weights[name]).astype(new.dtype)
+        for name, new in frontier.weights.items()
+    }

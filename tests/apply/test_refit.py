@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from onnxmerge.apply import refit as refit_module
 from onnxmerge.plan.options import Options
+from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.divergence import divergence
+from onnxmerge.signals.regression import Fit, Regression
 from onnxmerge.verify import Verification
 from tests.calls import compress
 
@@ -204,3 +209,19 @@ def test_divergence_sees_every_kind_of_output() -> None:
     assert divergence([{"y": classes}], [{"y": np.array([1, 2, 3, 5])}]) == pytest.approx(0.25)
     assert divergence([{"y": np.array(2.0)}], [{"y": np.array(2.0)}]) == 0.0
     assert divergence([{"y": np.zeros(3)}], [{"y": np.zeros(4)}]) == 1.0
+
+
+def test_variance_is_restored_up_to_a_limit_and_never_reduced() -> None:
+    explained = np.array([[1.0, 0.8, 0.25, 0.0, 2.0]])
+    one = np.ones((1, 5))
+    found = Fit(np.ones((1, 2, 5)), np.zeros((1, 2)), one, one, explained)
+
+    class Solved:
+        def solved(self, cuts: object, ridge: float, *, explain: bool) -> Fit:
+            assert explain
+            return found
+
+    calibration = cast("Calibration", SimpleNamespace(real=False, ridge=1e-3))
+    fit = refit_module._solved(cast("Regression", Solved()), [], calibration, linear=False)
+    factors = np.array([1.0, 0.8**-0.5, refit_module.MOST_RESTORED, 1.0, 1.0])
+    np.testing.assert_allclose(fit.weights, np.broadcast_to(factors, (1, 2, 5)))

@@ -71,6 +71,10 @@ STEPS: dict[str, Callable[[Net, str], str]] = {
     "Sub and Div": quotient,
     "MaxPool": lambda net, h: net.add("MaxPool", h, kernel_shape=[2, 2], strides=[2, 2]),
     "Pad": lambda net, h: net.add("Pad", h, net.ints(0, 0, 1, 0, 0, 0, 2, 1)),
+    "Slice": lambda net, h: net.add("Slice", h, net.ints(1, -7), net.ints(2**60, 8), net.ints(2, -1)),
+    "Slice of steps": lambda net, h: net.add(
+        "Slice", h, net.ints(0, 1), net.ints(9, 9), net.ints(2, 3), net.ints(2, 3)
+    ),
     "Identity": lambda net, h: net.add("Identity", h),
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 import onnxmerge
 from onnxmerge.channels.context import Context
@@ -17,6 +18,8 @@ from onnxmerge.pipeline import synthetic_fit
 from onnxmerge.pipeline.matched_samples import Matching, matched_samples, statistics_target
 from onnxmerge.pipeline.pixel_ranges import RANGES, in_plausible_range, in_recorded_range, in_telling_range
 from onnxmerge.samples import synthetic_samples
+from onnxmerge.signals.batch_statistics import batch_statistics
+from onnxmerge.signals.calibration import Calibration
 from tests.builders import Net, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -279,6 +282,14 @@ def test_a_network_cut_without_samples_is_nearer_on_real_images(monkeypatch: pyt
     if folded:
         model = to_proto(fold_batchnorm(load(path))[0])
 
+    shares: list[float] = []
+
+    def recording(found: Calibration, share: float) -> dict[str, NDArray[np.generic]]:
+        shares.append(share)
+        return batch_statistics(found, share)
+
+    monkeypatch.setattr("onnxmerge.pipeline.calibration.batch_statistics", recording)
+
     def error() -> float:
         result = onnxmerge.compress(model, 0.5, round_to=1, effort="fast", verify=False)
         return float(np.square(run(result.model, feed)[0] - dense).mean() / dense.var())
@@ -289,3 +300,4 @@ def test_a_network_cut_without_samples_is_nearer_on_real_images(monkeypatch: pyt
     monkeypatch.setattr(synthetic_fit, "class_target", lambda network, scores: None)
     without = error()
     assert with_steps < 0.8 * without
+    assert shares == [1.0 if folded else 0.5, 1.0]
