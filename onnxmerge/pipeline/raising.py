@@ -107,7 +107,7 @@ def wider_cut(session: Session, cut: Cut, measured: Measured) -> Cut | None:
     if first.saves(_SHARE):
         return None
     again = sum(run.latest.get(stage, 0.0) for stage in _AGAIN)
-    _LOGGER.info("the result saves next to no time; up to %d plans in wider blocks are timed", len(_BLOCKS))
+    _LOGGER.debug("the result saves next to no time; up to %d plans in wider blocks are timed", len(_BLOCKS))
     tried = _wider(session, planner, first)
     taken = _choice([first, *tried])
     run.raised += [_raised(each, taken=each is taken) for each in tried]

@@ -216,9 +216,9 @@ def _notes(run: Run, network: Network, measured: Measured) -> tuple[str, ...]:
 
 
 def _far_off(run: Run, network: Network, measured: Measured) -> str:
-    """What to do if a result without calibration samples is of no use; "" if it may be, or there were samples."""
+    """What to do if a result is of no use; "" if it may be of some."""
     fidelity, error = measured.fidelity, measured.divergence
-    if fidelity is None or run.request.samples.calibration is not None:
+    if fidelity is None:
         return ""
     cosine, relative = fidelity.cosine, fidelity.relative_l2
     astray = [] if cosine is None or cosine >= _FAR_COSINE else [f"cosine {cosine:.2f}"]
@@ -227,7 +227,9 @@ def _far_off(run: Run, network: Network, measured: Measured) -> str:
     if not astray:
         return ""
     advice = "lower --ratio"
-    if not why_unfitted(network):
+    if run.request.samples.calibration is not None:
+        advice = f"pass more samples, or {advice}"
+    elif not why_unfitted(network):
         fitted = run.options.resolved(measurable=True).measured
         advice = f"pass samples with --calib{'' if fitted else ' and leave out --method'}, or {advice}"
     return f"the outputs hardly follow those of the original any more ({', '.join(astray)}): {advice}"
