@@ -28,9 +28,13 @@ and so have the first batches, on which sensitivities are measured."""
 
 
 def takes_texts(network: Network) -> bool:
-    """Whether every input of a network holds tokens or goes with them, so that random texts can be made."""
+    """Whether every input of a network holds rows of tables or goes with them, so that random texts can be made.
+
+    One-hot codes are left out: Magika, which reads bytes of files, is better merged (docs/methods-measured.md).
+    """
     roles = token_roles(network.model)
-    return bool(roles) and all(spec.name in roles for spec in network.model.inputs)
+    known = (spec.name in roles and roles[spec.name].kind != "codes" for spec in network.model.inputs)
+    return bool(roles) and all(known)
 
 
 def macs_of_text(run: Run, network: Network) -> int:

@@ -217,7 +217,7 @@ def _values(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) 
 def _told(spec: TensorSpec, shape: tuple[int, ...], role: Role, rng: np.random.Generator) -> tuple[NDArray[Any], str]:
     """Values for an input of a known role, for all feeds: shape (feeds, ...)."""
     values, words = np.zeros(shape, np.int64), "zeros"
-    if role.kind == "rows":
+    if role.kind in ("rows", "codes"):
         values, words = rng.integers(0, role.rows, shape), f"random tokens (0 to {role.rows - 1})"
     elif role.kind == "positions" and len(shape) > 1:
         values, words = values + np.arange(shape[-1]) % role.rows, "positions"

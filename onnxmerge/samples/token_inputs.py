@@ -46,12 +46,12 @@ class Role:
     """What the values of an input are.
 
     Attributes:
-        kind: "rows" for any rows of a table; "positions", "types"; "mask" for what marks real tokens, and "padding" for
-            what marks the others.
+        kind: "rows" for any rows of a table; "codes" for what is encoded one-hot by a comparison; "positions",
+            "types"; "mask" for what marks real tokens, and "padding" for what marks the others.
         rows: Rows of the smallest table that the values select from; 0 for a mask.
     """
 
-    kind: Literal["rows", "positions", "types", "mask", "padding"]
+    kind: Literal["rows", "codes", "positions", "types", "mask", "padding"]
     rows: int = 0
 
 
@@ -63,7 +63,11 @@ def token_roles(model: Model) -> Mapping[str, Role]:
     inputs = {spec.name: spec for spec in model.inputs if spec.dims is not None}
     tables = {name: rows for name in inputs if (rows := _rows(model, name))}
     roles = {name: Role(_kind(spec, inputs, tables), tables[name]) for name, spec in inputs.items() if name in tables}
-    if not any(role.kind == "rows" for role in roles.values()):
+    for name in inputs.keys() - tables.keys():
+        coded = _rows(model, name, compared=True)
+        if coded:
+            roles[name] = Role("codes", coded)
+    if not any(role.kind in ("rows", "codes") for role in roles.values()):
         return NO_ROLES
     mask = find_mask(model)
     for name, spec in inputs.items():
@@ -86,8 +90,11 @@ def _kind(
     return "types" if few and tokens else "rows"
 
 
-def _rows(model: Model, name: str) -> int:
-    """Rows of the smallest table that the values of a tensor select from; 0 if there is none, or it is computed."""
+def _rows(model: Model, name: str, *, compared: bool = False) -> int:
+    """Rows of the smallest table that the values of a tensor select from; 0 if there is none, or it is computed.
+
+    Lists that values are `compared` with, to encode them one-hot, count as tables if asked for.
+    """
     waiting, seen, found = [name], set[str](), []
     while waiting:
         tensor = waiting.pop()
@@ -105,7 +112,7 @@ def _rows(model: Model, name: str) -> int:
                 found.append(rows)
             elif node.op in _COMPUTED and position == 1:
                 return 0
-            elif node.op == "Equal":
+            elif node.op == "Equal" and compared:
                 found.extend(_listed(model, node.input(1 - position)))
             elif node.op in _UNCHANGED and not node.domain and (position == 0 or node.op == "Concat"):
                 waiting.extend(output for output in node.outputs if output)

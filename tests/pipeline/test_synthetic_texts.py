@@ -97,3 +97,11 @@ def test_a_result_of_no_use_says_what_to_do() -> None:
     assert note.endswith(": pass more samples, or lower --ratio")
     for options, verification in ((Options(0.1), CPU), (much, Verification(enabled=False))):
         assert not far(compress(model, options, verification=verification).report)
+
+
+def test_one_hot_codes_are_not_fitted_to() -> None:
+    net = Net()
+    wide = net.add("Unsqueeze", net.input("N", 6, name="bytes", dtype=np.int64), net.ints(2))
+    codes = net.add("Cast", net.add("Equal", wide, net.const(np.arange(17).reshape(1, 1, 17))), to=1)
+    net.output(net.matmul(net.add("Relu", net.matmul(codes, 17, 32)), 32, 4), rank=3)
+    assert not described(net)

@@ -64,7 +64,7 @@ def test_one_hot_codes_written_as_a_comparison() -> None:
     net = Net()
     wide = net.add("Unsqueeze", net.input("N", 6, name="bytes", dtype=np.int64), net.ints(2))
     codes = net.add("Cast", net.add("Equal", wide, net.const(np.arange(17).reshape(1, 1, 17))), to=1)
-    assert roles(net, net.matmul(codes, 17, 4)) == {"bytes": Role("rows", 17)}
+    assert roles(net, net.matmul(codes, 17, 4)) == {"bytes": Role("codes", 17)}
 
 
 @pytest.mark.parametrize("also", [True, False])
