@@ -19,7 +19,6 @@ or a plan determines the widths, or if the result is fast.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -40,7 +39,6 @@ from onnxmerge.verify import Measured
 
 __all__ = ["wider_cut"]
 
-_LOGGER = logging.getLogger(__name__)
 _AGAIN = ("refitting", "planning", "verifying the cut", "measuring")
 """Stages of the first result that a wider plan runs again; the last planning was a trial."""
 _BLOCKS = (Blocks(8, 8), Blocks(16, 8), Blocks(16, 16))
@@ -107,7 +105,6 @@ def wider_cut(session: Session, cut: Cut, measured: Measured) -> Cut | None:
     if first.saves(_SHARE):
         return None
     again = sum(run.latest.get(stage, 0.0) for stage in _AGAIN)
-    _LOGGER.debug("the result saves next to no time; up to %d plans in wider blocks are timed", len(_BLOCKS))
     tried = _wider(session, planner, first)
     taken = _choice([first, *tried])
     run.raised += [_raised(each, taken=each is taken) for each in tried]

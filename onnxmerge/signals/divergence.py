@@ -1,14 +1,16 @@
 """The divergence of the outputs of a changed network from those of the dense one, as one number for planning.
 
 1. Class scores: squared error of the logits, without the mean of each row, which softmax ignores, in units of their
-   variance. The Kullback-Leibler divergence of the probabilities is dominated by the few samples between two classes;
-   ranking groups by it lost 1.4 points on ResNet-56 at 30 % of the MACs, and 0.1 at half.
+   variance over the samples, about the mean of each class: where one class is rare, its scores differ from the others
+   in every sample, and a constant would seem to explain most of them. The Kullback-Leibler divergence of the probabilities
+   is dominated by the few samples between two classes; ranking groups by it lost 1.4 points on ResNet-56 at 30 % of the
+   MACs, and 0.1 at half.
 2. Any other number: squared error in units of the output's variance.
 3. Anything else (classes, masks): the fraction of entries that changed.
 
 A batch whose output has another shape (boxes above a threshold) counts as entirely changed. Outputs are summed, and so
 are the parts of an output that is joined from unlike ones (`samples/output_parts.py`). Of a part, the variance is that
-of each entry over the samples: coordinates of boxes have a mean of their own at every place.
+of each entry over the samples, too: coordinates of boxes have a mean of their own at every place.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ Outputs = Mapping[str, NDArray[Any]]
 
 _LEAST_PROBABILITY = 1e-4
 """Lower bound for probabilities: the logarithm of smaller ones carries no information."""
-_LEAST_VARIANCE = 1e-12
+_LEAST_VARIANCE, _LEAST_SHARE = 1e-12, 1e-6
+"""Smallest variance, and the smallest one of the entries over the samples in units of that of all values together, in
+case that samples hardly differ.
+"""
 
 
 @dataclass
@@ -46,7 +51,7 @@ class _Sums:
     """Error, entries that changed, and whether the shape differed, by batch."""
     rows: int = 0
     by_entry: Floats | None = None
-    """Sums over `rows` samples of each entry of a part; None if its shape varies, or for a whole output."""
+    """Sums over `rows` samples of each entry of class scores or of a part; None if the shape varies, or of others."""
 
 
 @dataclass
@@ -77,8 +82,9 @@ class DivergenceMeter:
                 continue
             for part, one, two in self._parts.of(name, first, other[name]):
                 sums = self._sums.setdefault(part, _Sums())
-                _add(sums, np.atleast_1d(one), np.atleast_1d(two), mask, scores=one.ndim == 2 and one.shape[1] > 1)
-                if part != name:
+                scores = one.ndim == 2 and one.shape[1] > 1
+                _add(sums, np.atleast_1d(one), np.atleast_1d(two), mask, scores)
+                if part != name and not scores:
                     _add_entries(sums, one)
 
     @property
@@ -101,7 +107,7 @@ def divergence(dense: Sequence[Outputs], other: Sequence[Outputs]) -> float:
     return meter.value
 
 
-def _add(sums: _Sums, one: NDArray[Any], two: NDArray[Any], mask: Mask | None, *, scores: bool) -> None:
+def _add(sums: _Sums, one: NDArray[Any], two: NDArray[Any], mask: Mask | None, scores: bool) -> None:
     if mask is not None and of_tokens(one, mask) and of_tokens(two, mask):
         one, two = one[mask], two[mask]
     error, changed, misshapen = 0.0, 0, 0
@@ -116,8 +122,9 @@ def _add(sums: _Sums, one: NDArray[Any], two: NDArray[Any], mask: Mask | None, *
 
 
 def _add_entries(sums: _Sums, one: NDArray[Any]) -> None:
-    """Add the samples of a part, entry by entry."""
-    total = one.sum(axis=0, dtype=np.float64)
+    """Add the samples of class scores or of a part, entry by entry."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = one.sum(axis=0, dtype=np.float64)
     if sums.rows == 0:
         sums.by_entry = total
     elif sums.by_entry is not None:
@@ -129,6 +136,7 @@ def _add_numbers(sums: _Sums, one: Floats, two: Floats, scores: bool) -> float:
     """Add what `one` is; returns the squared error of `two`."""
     if scores:
         one, two = _logits(one, two)
+        _add_entries(sums, one)
     with np.errstate(over="ignore", invalid="ignore"):
         error = float(np.square(one - two).sum())
         sums.total += float(one.sum())
@@ -161,7 +169,8 @@ def _shares(sums: _Sums) -> Floats:
 def _variance(sums: _Sums) -> float:
     if not sums.entries:
         return _LEAST_VARIANCE
-    if sums.by_entry is not None and sums.rows > 1:
-        means = float(np.square(sums.by_entry).sum()) / sums.rows
-        return max((sums.squares - means) / sums.entries * sums.rows / (sums.rows - 1), _LEAST_VARIANCE)
-    return max(sums.squares / sums.entries - (sums.total / sums.entries) ** 2, _LEAST_VARIANCE)
+    whole = max(sums.squares / sums.entries - (sums.total / sums.entries) ** 2, _LEAST_VARIANCE)
+    if sums.by_entry is None or sums.rows < 2:
+        return whole
+    means = float(np.square(sums.by_entry).sum()) / sums.rows
+    return max((sums.squares - means) / sums.entries * sums.rows / (sums.rows - 1), _LEAST_SHARE * whole)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -93,22 +92,18 @@ def test_a_slower_result_gets_wider_layers_until_it_is_not_slower(monkeypatch: p
     assert "To remove time" not in account_verdict(result.report)
 
 
-def test_a_second_refit_is_announced(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_second_refit_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     announced: list[tuple[str, float]] = []
     monkeypatch.setattr(raising, "announce", lambda what, seconds: announced.append((what, seconds)))
     clocked(monkeypatch, 1.3)
-    with caplog.at_level(logging.INFO, "onnxmerge"):
-        compressed()
+    compressed()
     assert not announced
-    assert not any("wider blocks" in message for message in caplog.messages)
     clocked(monkeypatch, 0.9, 1.25, 1.25, 1.25)
-    with caplog.at_level(logging.INFO, "onnxmerge"):
-        result = compressed()
+    result = compressed()
     ((what, seconds),) = announced
     assert what == "refitting and measuring the wider plan"
     stages = result.report.seconds
     assert 0 < seconds < stages["measuring"] + stages["verifying the cut"] + stages["planning"]
-    assert "the result saves next to no time; up to 3 plans in wider blocks are timed" in caplog.messages
 
 
 def test_what_is_said_of_the_first_plan_is_not_said_of_the_second(monkeypatch: pytest.MonkeyPatch) -> None:

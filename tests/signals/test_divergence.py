@@ -32,3 +32,19 @@ def test_a_batch_without_differences_has_no_share() -> None:
     meter.add(outputs, outputs)
     meter.add(outputs, {"y": outputs["y"] + 1})
     assert meter.shares.tolist() == [0.0, pytest.approx(meter.value)]
+
+
+def test_scores_of_a_rare_class_are_judged_by_how_they_vary() -> None:
+    rng = np.random.default_rng(0)
+    scores = np.stack([np.full(200, 8.0), rng.standard_normal(200)], axis=1)  # the second class is rare
+    meter = DivergenceMeter()
+    for rows in np.split(scores, 4):
+        meter.add({"y": rows}, {"y": np.full_like(rows, 0) + scores.mean(axis=0)})
+    assert meter.value == pytest.approx(1.0, rel=0.02)
+    assert meter.shares.sum() == pytest.approx(meter.value)
+
+
+def test_scores_that_do_not_vary_have_a_finite_divergence() -> None:
+    meter, scores = DivergenceMeter(), np.tile([[1.0, 3.0]], (4, 1))
+    meter.add({"y": scores}, {"y": scores + np.array([0.1, 0.0])})
+    assert 0 < meter.value < 1e6
