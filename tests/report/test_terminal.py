@@ -53,6 +53,16 @@ def test_figures_of_an_account(account: Account) -> None:
     assert ["measuring", "3.5", "s"] in rows(shown(show_account, account, verbose=True))
 
 
+def test_errors_of_other_kinds_of_samples_are_told_apart(account: Account) -> None:
+    made = replace(account, predicted=0.0033, measured=0.189, settings={"calib": None})
+    for given, words in (
+        (made, "0.0033 predicted on synthetic samples, 0.189 measured."),
+        (replace(made, synthetic=True), "0.0033 predicted, 0.189 measured."),
+        (replace(made, settings={"calib": "samples.npz"}), "0.0033 predicted, 0.189 measured."),
+    ):
+        assert words in shown(show_account, given, 200)
+
+
 def test_pins_are_grouped_by_reason(account: Account) -> None:
     fix = advice(Reason("graph_output"))
     lines = [" ".join(line) for line in rows(shown(show_account, account, 200))]

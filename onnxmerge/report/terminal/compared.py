@@ -38,7 +38,7 @@ def show_account(console: Console, account: Account, *, verbose: bool = False) -
     measures(console, (account.before, account.after), accuracies, account.latency)
     shapes_of(console, account.shapes)
     fidelity_of(console, account.fidelity, account.samples, verbose=verbose)
-    divergence_of(console, account.predicted, account.measured)
+    divergence_of(console, account)
     notes_of(console, account.notes)
     if verbose and account.seconds:
         stage_times(console, account.seconds, account.passes)

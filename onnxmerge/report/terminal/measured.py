@@ -8,7 +8,7 @@ from types import MappingProxyType
 from rich.console import Console
 
 from onnxmerge.report import units
-from onnxmerge.report.model import Sizes
+from onnxmerge.report.model import Account, Sizes
 from onnxmerge.report.speed import clocked, remarks, speed
 from onnxmerge.report.terminal.lines import if_known, line, most, plain, print_table, rest, several, table_of
 from onnxmerge.report.terminal.names import Name
@@ -96,14 +96,13 @@ def fidelity_of(console: Console, fidelity: Fidelity | None, samples: str, *, ve
         line(console, f"Fidelity on {samples}.")
 
 
-def divergence_of(console: Console, predicted: float | None, measured: float | None) -> None:
-    """Print the predicted divergence beside the measured one."""
-    if predicted is not None:
-        found = "" if measured is None else f", {units.small(measured)} measured"
-        line(
-            console,
-            f"Squared error of the outputs relative to their variance: {units.small(predicted)} predicted{found}.",
-        )
+def divergence_of(console: Console, account: Account) -> None:
+    """Print the predicted divergence beside the measured one, and whether they are of samples of another kind."""
+    if account.predicted is not None:
+        guess = "" if account.settings.get("calib") or account.synthetic else " on synthetic samples"
+        found = "" if account.measured is None else f", {units.small(account.measured)} measured"
+        words = f"{units.small(account.predicted)} predicted{guess}{found}"
+        line(console, f"Squared error of the outputs relative to their variance: {words}.")
 
 
 def _nearness(output: OutputFidelity) -> float:
