@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnxmerge.graph.gradient_rules import Array, Tape
+from onnxmerge.graph.gradient_tape import Array, Tape
 from onnxmerge.graph.image_gradient import Arriving, ImageGradient, image_gradient
 from onnxmerge.graph.model import Model
 

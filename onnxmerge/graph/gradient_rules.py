@@ -11,86 +11,27 @@ without a rule lets no gradient pass; what is computed behind it is then approxi
 | Clip | g where y is inside the bounds |
 | Sigmoid, Tanh, HardSigmoid | g · y(1 - y), g · (1 - y²), g · alpha where 0 < y < 1 |
 | Add, Sub, Mul, Div | as usual, but none for divisors, and none where a signal is broadcast |
-| MaxPool | g at the maximum, where windows do not overlap |
+| MaxPool | g at the maximum of each window; at each of several |
+| AveragePool | the transposed convolution of g/n by ones, n being the pixels of a window that count |
 | Pad, Slice, Concat, Transpose, Reshape, Flatten, Squeeze, Identity | the parts of g, rearranged |
 | Gemm, MatMul by a matrix | g times the transposed matrix |
-| GlobalAveragePool, AveragePool of everything, ReduceMean | g/n at each of the n |
+| GlobalAveragePool, ReduceMean | g/n at each of the n |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from math import prod
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import onnx
-from numpy.typing import NDArray
 
-from onnxmerge.graph.model import Model, Node
+from onnxmerge.graph.gradient_tape import Gradients, Rule, Tape
+from onnxmerge.graph.model import Node
+from onnxmerge.graph.pool_gradients import average_pool, max_pool
 
-__all__ = ["RULES", "Tape"]
-
-Array = Callable[[str], NDArray[Any] | None]
-
-
-@dataclass
-class Tape:
-    """Nodes and constants that are added to a graph.
-
-    Attributes:
-        model: The model.
-        dims: Shape of every tensor.
-        array: Returns the values of a constant, None for other tensors.
-        nodes: New nodes, in an order in which they can run.
-        constants: New initializers.
-    """
-
-    model: Model
-    dims: Mapping[str, tuple[int, ...]]
-    array: Array
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    constants: list[onnx.TensorProto] = field(default_factory=list)
-
-    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:  # noqa: ANN401 - any attribute of any operator
-        """Add a node with one output, and return the name of the output."""
-        name = f"gradient__{len(self.nodes)}"
-        self.nodes.append(onnx.helper.make_node(kind, inputs, [name], **attributes))
-        return name
-
-    def floats(self, values: Any) -> str:  # noqa: ANN401 - anything that is an array
-        """Add a float32 constant, and return its name."""
-        return self._constant(np.asarray(values, dtype=np.float32))
-
-    def integers(self, values: Sequence[int]) -> str:
-        """Add an int64 constant, and return its name."""
-        return self._constant(np.asarray(values, dtype=np.int64))
-
-    def _constant(self, array: NDArray[Any]) -> str:
-        name = f"gradient_constant__{len(self.constants)}"
-        self.constants.append(onnx.numpy_helper.from_array(np.array(array, order="C"), name))
-        return name
-
-    def mean(self, tensor: str, axes: Sequence[int]) -> str:
-        """The mean over axes, which keep a length of 1."""
-        if self.model.opsets[""] >= 18:
-            return self.op("ReduceMean", tensor, self.integers(axes), keepdims=1)
-        return self.op("ReduceMean", tensor, axes=list(axes), keepdims=1)
-
-    def inside(self, tensor: str, low: float | None, high: float | None) -> str:
-        """1 where a tensor that never leaves the bounds is inside them, 0 where it has reached one."""
-        parts = []
-        if low is not None:
-            parts.append(self.op("Sign", tensor if low == 0 else self.op("Sub", tensor, self.floats(low))))
-        if high is not None and np.isfinite(high):
-            parts.append(self.op("Sign", self.op("Sub", self.floats(high), tensor)))
-        return parts[0] if len(parts) == 1 else self.op("Mul", *parts)
-
-
-Gradients = list[tuple[str, str]]
-Rule = Callable[[Tape, Node, str], Gradients | None]
+__all__ = ["RULES"]
 
 
 def _conv(tape: Tape, node: Node, g: str) -> Gradients | None:
@@ -175,22 +116,6 @@ def _arithmetic(tape: Tape, node: Node, g: str) -> Gradients | None:
     return found
 
 
-def _max_pool(tape: Tape, node: Node, g: str) -> Gradients | None:
-    x, y, kernel = node.inputs[0], node.outputs[0], list(node.attributes["kernel_shape"])
-    strides, pads = list(node.attributes.get("strides", (1, 1))), node.attributes.get("pads", (0,))
-    plain = node.attributes.get("auto_pad", "NOTSET") == "NOTSET" and not node.attributes.get("ceil_mode", 0)
-    dense = set(node.attributes.get("dilations", (1,))) == {1}
-    if len(kernel) != 2 or kernel != strides or any(pads) or not plain or not dense:
-        return None
-    channels, *sides = tape.dims[x][1:]
-    left = [length - strides[axis] * tape.dims[y][2 + axis] for axis, length in enumerate(sides)]
-    ones = tape.floats(np.ones((channels, 1, *kernel)))
-    shared = {"group": channels, "strides": strides, "kernel_shape": kernel, "output_padding": left}
-    at_maximum = tape.op("Equal", x, tape.op("ConvTranspose", y, ones, **shared))
-    mask = tape.op("Cast", at_maximum, to=onnx.TensorProto.FLOAT)
-    return [(x, tape.op("Mul", tape.op("ConvTranspose", g, ones, **shared), mask))]
-
-
 def _pad(tape: Tape, node: Node, g: str) -> Gradients | None:
     old = tape.model.opsets[""] < 11
     pads = node.attributes.get("pads") if old else tape.array(node.inputs[1])
@@ -213,12 +138,8 @@ def _slice(tape: Tape, node: Node, g: str) -> Gradients | None:
         strides[axis] = 1 if steps is None else int(steps[place])
     if whole[0] != part[0] or strides[:2] != [1, 1] or min(strides) < 1:
         return None
-    if strides != [1] * 4:
-        ones = tape.floats(np.ones((part[1], 1, 1, 1)))
-        g = tape.op("ConvTranspose", g, ones, group=part[1], strides=strides[2:])
-    reached = [stride * (length - 1) + 1 for stride, length in zip(strides, part, strict=True)]
-    behind = [whole[axis] - firsts[axis] - reached[axis] for axis in range(1, 4)]
-    return [(node.inputs[0], tape.op("Pad", g, tape.integers([0, *firsts[1:], 0, *behind])))]
+    places = list(zip(firsts, strides, whole, strict=True))[1:]
+    return [(node.inputs[0], tape.put_back(g, part, places))]
 
 
 def _concat(tape: Tape, node: Node, g: str) -> Gradients | None:
@@ -260,9 +181,6 @@ def _mean(tape: Tape, node: Node, g: str) -> Gradients | None:
         axes = set() if given is None else {int(axis) % len(lengths) for axis in given}
     else:
         axes = set(range(2, len(lengths)))
-        part = node.op != "GlobalAveragePool" and list(node.attributes["kernel_shape"]) != list(lengths[2:])
-        if part or any(node.attributes.get("pads", (0,))) or prod(tape.dims[node.outputs[0]][2:]) != 1:
-            return None
     if not axes or 0 in axes:
         return None
     kept = [1 if axis in axes else length for axis, length in enumerate(lengths)]
@@ -284,14 +202,15 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Clip": _clip,
         **dict.fromkeys(("Sigmoid", "Tanh", "HardSigmoid"), _squash),
         **dict.fromkeys(("Add", "Sum", "Sub", "Mul", "Div"), _arithmetic),
-        "MaxPool": _max_pool,
+        "MaxPool": max_pool,
+        "AveragePool": average_pool,
         "Pad": _pad,
         "Slice": _slice,
         "Concat": _concat,
         "Transpose": _transpose,
         **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
         **dict.fromkeys(("Gemm", "MatMul"), _product),
-        **dict.fromkeys(("GlobalAveragePool", "AveragePool", "ReduceMean"), _mean),
+        **dict.fromkeys(("GlobalAveragePool", "ReduceMean"), _mean),
         **dict.fromkeys(("Identity", "Dropout"), _identity),
     }
 )

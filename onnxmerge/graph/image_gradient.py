@@ -13,7 +13,8 @@ from math import prod
 import onnx
 
 from onnxmerge.graph.extract import extract
-from onnxmerge.graph.gradient_rules import RULES, Array, Tape
+from onnxmerge.graph.gradient_rules import RULES
+from onnxmerge.graph.gradient_tape import Array, Tape
 from onnxmerge.graph.model import Model, Node
 
 __all__ = ["Arriving", "ImageGradient", "image_gradient"]

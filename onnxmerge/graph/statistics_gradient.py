@@ -18,7 +18,7 @@ from math import prod
 import numpy as np
 import onnx
 
-from onnxmerge.graph.gradient_rules import Array, Tape
+from onnxmerge.graph.gradient_tape import Array, Tape
 from onnxmerge.graph.image_gradient import Arriving, ImageGradient, image_gradient
 from onnxmerge.graph.model import Model, Node
 

@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.graph import ImageGradient, statistics_gradient
+from onnxmerge.graph import ImageGradient, pool_gradients, statistics_gradient
 from onnxmerge.graph import gradient_rules as rules
 from tests.builders import Net, analyse
 
@@ -39,6 +39,10 @@ def last_axis(net: Net, h: str) -> str:
 
 def quotient(net: Net, h: str) -> str:
     return net.add("Div", net.add("Sub", h, net.random(CHANNELS, 1, 1)), net.positive(CHANNELS, 1, 1))
+
+
+def pool(kind: str, k: int, step: int, **attributes: Any) -> Callable[[Net, str], str]:
+    return lambda net, h: net.add(kind, h, kernel_shape=[k, k], strides=[step, step], **attributes)
 
 
 def conv(k: int, **attributes: Any) -> Callable[[Net, str], str]:
@@ -69,7 +73,29 @@ STEPS: dict[str, Callable[[Net, str], str]] = {
     "Concat": branches,
     "Transpose and Mul": last_axis,
     "Sub and Div": quotient,
-    "MaxPool": lambda net, h: net.add("MaxPool", h, kernel_shape=[2, 2], strides=[2, 2]),
+    "MaxPool": pool("MaxPool", 2, 2),
+    "MaxPool, overlapping": pool("MaxPool", 3, 2),
+    "MaxPool, overlapping, padded": pool("MaxPool", 3, 2, pads=[1, 1, 1, 1]),
+    "MaxPool, overlapping, uneven pads": pool("MaxPool", 3, 2, pads=[0, 1, 2, 0]),
+    "MaxPool, disjoint, padded": pool("MaxPool", 2, 2, pads=[1, 0, 0, 1]),
+    "MaxPool, overhanging": pool("MaxPool", 2, 2, ceil_mode=1),
+    "MaxPool, overlapping, overhanging": pool("MaxPool", 4, 3, ceil_mode=1),
+    "MaxPool of every pixel": pool("MaxPool", 3, 1, pads=[1, 1, 1, 1]),
+    "MaxPool, dilated": pool("MaxPool", 2, 2, dilations=[3, 2]),
+    "MaxPool, gaps": pool("MaxPool", 2, 3),
+    "MaxPool, oblong": lambda net, h: net.add("MaxPool", h, kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 0, 1]),
+    "MaxPool of everything": pool("MaxPool", 9, 9),
+    "MaxPool behind Relu": lambda net, h: pool("MaxPool", 3, 2, pads=[1, 1, 1, 1])(net, net.add("Relu", h)),
+    "AveragePool": pool("AveragePool", 2, 2),
+    "AveragePool, overlapping": pool("AveragePool", 3, 2),
+    "AveragePool, padded": pool("AveragePool", 3, 2, pads=[1, 1, 1, 1]),
+    "AveragePool, uneven pads": pool("AveragePool", 3, 2, pads=[0, 1, 2, 0]),
+    "AveragePool, padding counted": pool("AveragePool", 3, 2, pads=[1, 0, 2, 1], count_include_pad=1),
+    "AveragePool of every pixel": pool("AveragePool", 3, 1, pads=[1, 1, 1, 1]),
+    "AveragePool, overhanging": pool("AveragePool", 2, 2, ceil_mode=1),
+    "AveragePool, overlapping, overhanging": pool("AveragePool", 4, 3, ceil_mode=1),
+    "AveragePool, gaps": pool("AveragePool", 2, 3),
+    "AveragePool of everything": pool("AveragePool", 9, 9),
     "Pad": lambda net, h: net.add("Pad", h, net.ints(0, 0, 1, 0, 0, 0, 2, 1)),
     "Slice": lambda net, h: net.add("Slice", h, net.ints(1, -7), net.ints(2**60, 8), net.ints(2, -1)),
     "Slice of steps": lambda net, h: net.add(
@@ -167,26 +193,39 @@ def test_networks_without_recorded_statistics_have_no_gradient() -> None:
     assert target_of(net.model()) is None
 
 
-@pytest.mark.parametrize("step", ["dilated MaxPool", "gate of a channel", "divisor"])
+LEFT_OUT = {
+    "large MaxPool": pool("MaxPool", 7, 1, pads=[3, 3, 3, 3]),
+    "automatic padding": pool("MaxPool", 3, 2, auto_pad="SAME_UPPER"),
+    "overhang that counts": pool("AveragePool", 2, 2, ceil_mode=1, count_include_pad=1),
+}
+
+
+@pytest.mark.parametrize("step", [*LEFT_OUT, "gate of a channel", "divisor"])
 def test_a_gradient_that_is_left_out_is_named(step: str) -> None:
     def built(net: Net, h: str) -> str:
-        if step == "dilated MaxPool":
-            pooled = net.add("MaxPool", h, kernel_shape=[2, 2], strides=[2, 2], dilations=[2, 2])
-            return net.add("Concat", pooled, net.add("MaxPool", h, kernel_shape=[3, 3], strides=[2, 2]), axis=1)
+        if step in LEFT_OUT:
+            pooled = LEFT_OUT[step](net, h)
+            steps = [1, 1] if step == "large MaxPool" else [2, 2]
+            return net.add("Add", pooled, net.conv(h, CHANNELS, CHANNELS, 1, strides=steps))
         if step == "gate of a channel":
             return net.add("Mul", h, net.add("Sigmoid", net.add("GlobalAveragePool", h)))
         return net.add("Div", h, net.add("Exp", h))
 
-    target = target_of(network(built) if step != "dilated MaxPool" else _pooled(built))
+    target = target_of(network(built))
     assert target is not None
     assert target.partial != ()
 
 
-def _pooled(step: Callable[[Net, str], str]) -> onnx.ModelProto:
-    net = Net(opset=18)
-    h = step(net, net.batchnorm(net.conv(net.input("N", 3, 9, 9), 3, CHANNELS, 3), CHANNELS))
-    net.output(net.add("GlobalAveragePool", net.batchnorm(net.conv(h, 2 * CHANNELS, 5, 3), 5)))
-    return net.model()
+def test_wrong_gradients_of_pools_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    averages = {**rules.RULES, "MaxPool": rules.RULES["AveragePool"]}
+    monkeypatch.setattr(sys.modules["onnxmerge.graph.image_gradient"], "RULES", averages)
+    maxima = target_of(network(STEPS["MaxPool, overlapping, padded"]))
+    monkeypatch.setattr(pool_gradients._Axis, "counts", property(lambda axis: np.full(axis.windows, axis.size)))
+    means = target_of(network(STEPS["AveragePool, padded"]))
+    assert maxima is not None
+    assert means is not None
+    assert off_by(maxima) > 0.05
+    assert off_by(means) > 0.01
 
 
 def test_a_clip_without_bounds_lets_gradients_pass() -> None:
