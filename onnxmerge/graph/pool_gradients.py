@@ -93,7 +93,7 @@ def max_pool(tape: Tape, node: Node, g: str) -> Gradients | None:
 
 
 def _at_maximum_of_one(tape: Tape, x: str, y_and_g: tuple[str, str], axes: Sequence[_Axis]) -> str:
-    """G where x is the maximum of its window, if each pixel is in one: quicker than to go through the offsets."""
+    """The gradient of x if each pixel is in one window only: quicker than to go through the offsets."""
     y, g = (_spread(tape, each, tape.dims[x][1], axes) for each in y_and_g)
     return tape.op("Mul", g, tape.op("Cast", tape.op("Equal", x, y), to=onnx.TensorProto.FLOAT))
 
