@@ -12,6 +12,7 @@ from dataclasses import replace
 from math import prod
 
 from onnxmerge.graph import infer_shapes, input_dims
+from onnxmerge.graph.values import TensorSpec
 from onnxmerge.network import Network
 from onnxmerge.pipeline.run import Run
 from onnxmerge.samples.feeds import Samples
@@ -41,14 +42,17 @@ def takes_texts(network: Network) -> bool:
 def takes_known(network: Network) -> bool:
     """Whether every input holds floats, or tokens or what goes with them, so that synthetic samples can be made.
 
-    One-hot codes are left out, as in `takes_texts`, and so are other integers, of which a network may expect anything:
-    a sampling rate, the ends of edges.
+    One-hot codes are left out, as in `takes_texts`, and so are settings, for which random values may be absurd: other
+    integers, such as a sampling rate, and floats of less than two axes, such as the lowest frequency to look for.
     """
-    roles, dims = token_roles(network.model), network.cost.dims
-    return bool(network.model.inputs) and all(
-        spec.name in dims and (roles[spec.name].kind != "codes" if spec.name in roles else spec.dtype in _FLOATS)
-        for spec in network.model.inputs
-    )
+    return bool(network.model.inputs) and all(_known(network, spec) for spec in network.model.inputs)
+
+
+def _known(network: Network, spec: TensorSpec) -> bool:
+    roles, dims = token_roles(network.model), network.cost.dims.get(spec.name)
+    if dims is None or spec.name in roles:
+        return dims is not None and roles[spec.name].kind != "codes"
+    return spec.dtype in _FLOATS and len(dims) > 1
 
 
 def macs_of_text(run: Run, network: Network) -> int:

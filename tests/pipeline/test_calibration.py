@@ -42,6 +42,14 @@ def mixed(kind: type, *, selecting: bool) -> onnx.ModelProto:
     return net.model()
 
 
+def with_setting() -> onnx.ModelProto:
+    """A network of rows of 6 numbers that are multiplied by a setting."""
+    net = Net()
+    scaled = net.add("Mul", net.input("N", 6), net.input(name="gain"))
+    net.output(fully_connected(net, scaled, 6), rank=2)
+    return net.model()
+
+
 def chosen(model: onnx.ModelProto, options: Options | None = None) -> tuple[str, list[str]]:
     """The compensation without samples, and notes."""
     request = Request(model, options or Options(0.3), verification=CPU)
@@ -49,11 +57,12 @@ def chosen(model: onnx.ModelProto, options: Options | None = None) -> tuple[str,
     return choose_preset(run, Session(request).network, None).compensate, run.notes
 
 
-def test_floats_and_tokens_are_known_and_other_integers_are_not() -> None:
+def test_floats_and_tokens_are_known_and_settings_are_not() -> None:
     assert chosen(table()) == ("refit", [])
     assert chosen(mixed(np.int64, selecting=True)) == ("refit", [])
     assert chosen(mixed(np.float32, selecting=False)) == ("refit", [])
     assert chosen(mixed(np.int64, selecting=False)) == ("merge", [])
+    assert chosen(with_setting()) == ("merge", [])
 
 
 def test_a_model_that_does_not_run_on_synthetic_samples_is_merged() -> None:
