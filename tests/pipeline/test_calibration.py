@@ -92,3 +92,10 @@ def test_fitted_to_normal_values_is_better_than_merged(scale: float) -> None:
         one, two = outputs(model, rows), outputs(made.model, rows)
         errors.append(float(np.square(one - two).sum() / np.square(one - one.mean(axis=0)).sum()))
     assert errors[0] < 0.5 * errors[1], errors
+
+
+def test_tokens_beside_floats_are_any_of_the_table() -> None:
+    made = compress(mixed(np.int64, selecting=True), Options(0.3), verification=CPU)
+    (note,) = (note for note in made.report.notes if "weights were fitted on" in note)
+    assert "standard normal for" in note
+    assert "random tokens (0 to 39) for 'other'" in note
