@@ -28,6 +28,7 @@ from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.runtime.session import Session
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import synthetic_samples
+from onnxmerge.samples.token_inputs import token_roles
 from onnxmerge.signals.calibration import Calibration
 
 __all__ = ["announce", "announce_fit", "stand_ins", "while_announcing"]
@@ -81,8 +82,9 @@ def stand_ins(run: Run, network: Network, synthesis: Synthesis) -> Samples:
     """As many samples as will be made, of the same shapes: a few images again and again, or the texts themselves."""
     if takes_texts(network):
         return synthetic_texts(run, network, synthesis.count)
-    few = synthetic_samples(run.model.inputs, synthesis.shapes, min(_FEW, synthesis.count), run.options.seed)
-    return few.cycled(synthesis.count)
+    roles, few = token_roles(network.model), min(_FEW, synthesis.count)
+    made = synthetic_samples(run.model.inputs, synthesis.shapes, few, run.options.seed, roles)
+    return made.cycled(synthesis.count)
 
 
 def _synthesis_seconds(run: Run, calibration: Calibration, synthesis: Synthesis, dense: float) -> float:

@@ -6,18 +6,23 @@ import logging
 from dataclasses import replace
 from math import prod
 
-from onnxmerge.errors import UsageError
+import numpy as np
+
+from onnxmerge.errors import OnnxMergeError, UsageError
 from onnxmerge.graph import Draft, is_foreign
 from onnxmerge.methods import Preset
 from onnxmerge.network import Network
 from onnxmerge.pipeline.announcing import announce_fit, stand_ins
 from onnxmerge.pipeline.batching import in_folds, unpadded
 from onnxmerge.pipeline.memory import free_memory
-from onnxmerge.pipeline.run import MEMORY_LIMIT, Run
+from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
 from onnxmerge.pipeline.synthetic_fit import RIDGE, Synthesis, synthesis_of, synthetic_fit
-from onnxmerge.pipeline.synthetic_texts import macs_of_text, takes_texts
+from onnxmerge.pipeline.synthetic_texts import macs_of_text, takes_known, takes_texts
 from onnxmerge.plan.effort import EFFORTS
+from onnxmerge.runtime.session import Session
 from onnxmerge.samples.feeds import Samples
+from onnxmerge.samples.synthetic import synthetic_samples
+from onnxmerge.samples.token_inputs import token_roles
 from onnxmerge.signals.batch_statistics import batch_statistics
 from onnxmerge.signals.batches import PassCounter
 from onnxmerge.signals.calibration import Calibration
@@ -32,8 +37,8 @@ _BATCH, _FEWEST_BATCH, _BATCH_ELEMENTS = 32, 4, 1 << 20
 """
 _LOGGER = logging.getLogger(__name__)
 _AFFORDABLE_MACS, _AFFORDABLE_WORK = 2e10, 1e11
-"""Maximum cost of a fit on synthetic images; beyond it `auto` merges instead. MACs of one image (a fit makes a dozen
-passes over at least 16 images), and elements that the eliminations update (`solving_work`), some 1e8 a second: 6e10
+"""Maximum cost of a fit on synthetic samples; beyond it `auto` merges instead. MACs of one sample (a fit makes a dozen
+passes over at least 16), and elements that the eliminations update (`solving_work`), some 1e8 a second: 6e10
 for VGG-16 on 32x32 pictures, 8e11 for one layer of 8192 channels between as many.
 """
 
@@ -45,8 +50,7 @@ def choose_preset(run: Run, network: Network, fitting: Samples | None) -> Preset
         return method
     problem = why_unfitted(network)
     if not problem:
-        known = _image_like(network) or takes_texts(network)
-        seen = fitting is not None or (known and _affordable(run, network))
+        seen = fitting is not None or (takes_known(network) and _affordable(run, network) and _runs(run, network))
         return run.options.resolved(measurable=seen)
     method = run.options.resolved(measurable=False)
     if method.measured:
@@ -82,17 +86,28 @@ def _nothing_to_solve(network: Network) -> bool:
     return bool(network.groups) and all(refusal(network, schedule, group) for group in network.groups)
 
 
-def _image_like(network: Network) -> bool:
-    """Whether every input is an image, so that synthetic images give representative signals."""
-    shapes = [network.cost.dims.get(spec.name, ()) for spec in network.model.inputs]
-    return bool(shapes) and all(
-        len(shape) == 4 and min(shape[1], shape[3]) in (1, 3) and spec.dtype in ("float32", "float16", "float64")
-        for spec, shape in zip(network.model.inputs, shapes, strict=True)
+def _runs(run: Run, network: Network) -> bool:
+    """Whether the network runs on synthetic samples, without NaN; adds a note if it does not. Only `auto` asks."""
+    if run.options.method != "auto":
+        return True
+    roles, dims = token_roles(network.model), network.cost.dims
+    (feed, *_) = synthetic_samples(run.model.inputs, dims, 1, run.options.seed, roles).feeds
+    try:
+        with Session.open(ort_source(run.source), run.request.verification.provider) as session:
+            outputs = session.run(feed)
+    except OnnxMergeError as error:
+        _LOGGER.debug("the model does not run on synthetic samples: %s", error)
+        outputs = {}
+    if outputs and not any(value.dtype.kind == "f" and np.isnan(value).any() for value in outputs.values()):
+        return True
+    run.notes.append(
+        "weights were not fitted, as the model does not run on synthetic samples: pass real ones (--calib)"
     )
+    return False
 
 
 def _affordable(run: Run, network: Network) -> bool:
-    """Whether a fit on synthetic images takes minutes rather than a quarter of an hour; adds a note if it does not."""
+    """Whether a fit on synthetic samples takes minutes rather than a quarter of an hour; adds a note if it does not."""
     if run.options.method != "auto":
         return True
     macs = macs_of_text(run, network) if takes_texts(network) else network.cost.macs({})

@@ -25,6 +25,7 @@ from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import most_confident, synthetic_samples
+from onnxmerge.samples.token_inputs import token_roles
 
 __all__ = ["RIDGE", "Synthesis", "SyntheticFit", "synthesis_of", "synthetic_fit"]
 
@@ -123,9 +124,10 @@ def synthetic_fit(run: Run, network: Network, synthesis: Synthesis, memory: int,
     if takes_texts(network):
         return SyntheticFit(synthetic_texts(run, network, synthesis.count), RIDGE, 1.0)
     recorded, scores, matching = synthesis.recorded, synthesis.scores, synthesis.matching
+    inputs, roles = run.model.inputs, token_roles(network.model)
 
     def made(wanted: int) -> Samples:
-        samples = synthetic_samples(run.model.inputs, synthesis.shapes, wanted, run.options.seed)
+        samples = synthetic_samples(inputs, synthesis.shapes, wanted, run.options.seed, roles)
         if recorded is not None:
             return in_recorded_range(recorded, samples, memory, provider)
         large = in_plausible_range(network, samples, provider, small=scores is None)

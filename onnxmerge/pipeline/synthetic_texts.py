@@ -12,16 +12,18 @@ from dataclasses import replace
 from math import prod
 
 from onnxmerge.graph import infer_shapes, input_dims
+from onnxmerge.graph.values import TensorSpec
 from onnxmerge.network import Network
 from onnxmerge.pipeline.run import Run
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import synthetic_samples
 from onnxmerge.samples.token_inputs import token_roles
 
-__all__ = ["macs_of_text", "synthetic_texts", "takes_texts"]
+__all__ = ["macs_of_text", "synthetic_texts", "takes_known", "takes_texts"]
 
 _LENGTHS = (16, 24, 32, 40, 48, 56, 64)
 """Tokens of texts where their number is free: sentences and short paragraphs."""
+_FLOATS = frozenset({"float16", "float32", "float64"})
 _BLOCKS = 32
 """Texts of one length follow each other, so that they can be joined, in this many blocks: every fold has all lengths,
 and so have the first batches, on which sensitivities are measured."""
@@ -35,6 +37,22 @@ def takes_texts(network: Network) -> bool:
     roles = token_roles(network.model)
     known = (spec.name in roles and roles[spec.name].kind != "codes" for spec in network.model.inputs)
     return bool(roles) and all(known)
+
+
+def takes_known(network: Network) -> bool:
+    """Whether every input holds floats, or tokens or what goes with them, so that synthetic samples can be made.
+
+    One-hot codes are left out, as in `takes_texts`, and so are settings, for which random values may be absurd: other
+    integers, such as a sampling rate, and floats of less than two axes, such as the lowest frequency to look for.
+    """
+    return bool(network.model.inputs) and all(_known(network, spec) for spec in network.model.inputs)
+
+
+def _known(network: Network, spec: TensorSpec) -> bool:
+    roles, dims = token_roles(network.model), network.cost.dims.get(spec.name)
+    if dims is None or spec.name in roles:
+        return dims is not None and roles[spec.name].kind != "codes"
+    return spec.dtype in _FLOATS and len(dims) > 1
 
 
 def macs_of_text(run: Run, network: Network) -> int:
