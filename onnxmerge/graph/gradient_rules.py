@@ -129,14 +129,17 @@ def _slice(tape: Tape, node: Node, g: str) -> Gradients | None:
     whole, part = tape.dims[node.inputs[0]], tape.dims[node.outputs[0]]
     given = [tape.array(name) if name else None for name in (*node.inputs[1:], "", "")]
     starts, axes, steps = given[0], given[2], given[3]
-    if starts is None or len(whole) != 4 or 0 in part:
+    computed = any(name and values is None for name, values in zip((*node.inputs[1:], "", ""), given, strict=True))
+    if starts is None or computed or len(whole) != 4 or 0 in part:
         return None
     firsts, strides = [0] * 4, [1] * 4
     for place, start in enumerate(starts.tolist()):
         axis = place if axes is None else int(axes[place]) % 4
+        if axis == 0:  # images; their number is not that of the costs
+            return None
         firsts[axis] = min(max(start + whole[axis] if start < 0 else start, 0), whole[axis])
         strides[axis] = 1 if steps is None else int(steps[place])
-    if whole[0] != part[0] or strides[:2] != [1, 1] or min(strides) < 1:
+    if strides[1] != 1 or min(strides) < 1:
         return None
     places = list(zip(firsts, strides, whole, strict=True))[1:]
     return [(node.inputs[0], tape.put_back(g, part, places))]

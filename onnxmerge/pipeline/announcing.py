@@ -1,4 +1,4 @@
-"""Say how long something will take before it starts, if it takes ten seconds or more."""
+"""Announce how long a step will take, if that is ten seconds or more."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from onnxmerge.errors import OnnxMergeError
 from onnxmerge.network import Network
 from onnxmerge.pipeline.estimate import (
     POINT,
@@ -70,7 +71,7 @@ def announce_fit(run: Run, calibration: Calibration, held: Samples | None, synth
         announce("planning and refitting", seconds)
     else:
         seconds += _synthesis_seconds(run, calibration, synthesis, dense)
-        announce("making synthetic images, planning and refitting", seconds)
+        announce("making synthetic samples, planning and refitting", seconds)
     if held is not None and run.request.verification.enabled:
         seconds = (1 + run.cuts) * dense * held.count / calibration.batches.count
         if seconds >= _WORTH_SAYING:
@@ -101,8 +102,11 @@ def _synthesis_seconds(run: Run, calibration: Calibration, synthesis: Synthesis,
     if batch < FEWEST:
         return synthesis_seconds(making, passes, 0.0, dense)
     target, images = matching.target, images_of(matching.target, samples.part(0, -(-count // samples.rows)))[:batch]
-    with Session.open(target.data, calibration.provider, spin=False) as session:
-        once = fastest(partial(session.run, {target.image: images})) / len(images)
+    try:
+        with Session.open(target.data, calibration.provider, spin=False) as session:
+            once = fastest(partial(session.run, {target.image: images})) / len(images)
+    except OnnxMergeError:  # the images will not be changed, either
+        return synthesis_seconds(making, passes, 0.0, dense)
     ranges = len(RANGES) * batch if synthesis.recorded is not None else 0
     return synthesis_seconds(making, passes, once * ((matching.steps + 1) * samples.count + ranges), dense)
 

@@ -17,7 +17,7 @@ from onnxmerge.pipeline.batching import in_folds, unpadded
 from onnxmerge.pipeline.memory import free_memory
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
 from onnxmerge.pipeline.synthetic_fit import RIDGE, Synthesis, synthesis_of, synthetic_fit
-from onnxmerge.pipeline.synthetic_texts import macs_of_text, takes_known, takes_texts
+from onnxmerge.pipeline.synthetic_texts import macs_of_text, takes_known, takes_texts, text_shapes
 from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.runtime.session import Session
 from onnxmerge.samples.feeds import Samples
@@ -67,6 +67,8 @@ def why_unfitted(network: Network) -> str:
     """Why no weight of the model can be fitted to samples; "" if some can."""
     outputs = ((node, name) for node in network.model.nodes for name in node.outputs if name)
     unknown = [node.name for node, name in outputs if not network.has_kind(name)]
+    if not network.model.inputs:
+        return "the model has no inputs, so weights are not fitted to samples"
     if network.model.bytes_of_weights() > MEMORY_LIMIT:
         return "above 2 GB, weights are not fitted to samples"
     foreign = [node for node in network.model.nodes if is_foreign(node)]
@@ -90,7 +92,8 @@ def _runs(run: Run, network: Network) -> bool:
     """Whether the network runs on synthetic samples, without NaN; adds a note if it does not. Only `auto` asks."""
     if run.options.method != "auto":
         return True
-    roles, dims = token_roles(network.model), network.cost.dims
+    roles = token_roles(network.model)
+    dims = text_shapes(run, network)[-1] if takes_texts(network) else network.cost.dims
     (feed, *_) = synthetic_samples(run.model.inputs, dims, 1, run.options.seed, roles).feeds
     try:
         with Session.open(ort_source(run.source), run.request.verification.provider) as session:
@@ -101,7 +104,7 @@ def _runs(run: Run, network: Network) -> bool:
     if outputs and not any(value.dtype.kind == "f" and np.isnan(value).any() for value in outputs.values()):
         return True
     run.notes.append(
-        "weights were not fitted, as the model does not run on synthetic samples: pass real ones (--calib)"
+        "weights were not fitted, as the model fails or gives NaN on synthetic samples: pass real ones (--calib)"
     )
     return False
 

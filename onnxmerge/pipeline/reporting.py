@@ -23,6 +23,7 @@ from onnxmerge.pipeline.run import Run
 from onnxmerge.report.model import GroupEntry, PinnedEntry, Sizes
 from onnxmerge.report.results import Report
 from onnxmerge.report.text import sentence
+from onnxmerge.report.verdict import times_variance
 from onnxmerge.signals.sensitivity import Curve
 from onnxmerge.verify import Measured
 
@@ -31,11 +32,11 @@ __all__ = ["NO_HASHES", "account", "group_entry", "input_shapes", "pinned", "rea
 NO_HASHES: Mapping[str, str] = MappingProxyType({})
 _DRAWN = 12
 """Number of points drawn between the measured points of a sensitivity curve."""
-_FAR_COSINE, _FAR_ERROR, _FELT = 0.8, 0.5, 0.1
-"""Outputs hardly follow those of the original below this cosine, or above this error in units of their variance. The
-error of a constant is 1. At errors of 0.54 and 0.67, two networks changed 22 and 24 % of their decisions on real texts;
-at a cosine of 0.71, two thirds of the embeddings of another had a new nearest neighbour. If the relative error is below
-the last, only the variance is small: some outputs hardly vary between synthetic inputs.
+_FAR_COSINE, _FAR_ERROR, _LEAST_RELATIVE = 0.8, 0.5, 0.1
+"""Outputs hardly follow those of the original below this cosine, or above this squared error in units of their
+variance, the mean over the outputs. That of a constant is 1. At 0.54 and 0.67, two networks changed 22 and 24 % of
+their decisions on real texts; at a cosine of 0.71, two thirds of the embeddings of another had a new nearest neighbour. If
+the relative error is below the last, only the variance is small: some outputs hardly vary between synthetic inputs.
 """
 
 
@@ -222,14 +223,14 @@ def _far_off(run: Run, network: Network, measured: Measured) -> str:
         return ""
     cosine, relative = fidelity.cosine, fidelity.relative_l2
     astray = [] if cosine is None or cosine >= _FAR_COSINE else [f"cosine {cosine:.2f}"]
-    if error is not None and error > _FAR_ERROR and (relative is None or relative > _FELT):
-        astray.append(f"error {error:.2g} times their variance")
+    each = None if error is None else error / max(len(fidelity.outputs), 1)
+    if each is not None and each > _FAR_ERROR and (relative is None or relative > _LEAST_RELATIVE):
+        astray.append(f"squared error {times_variance(each)}")
     if not astray:
         return ""
-    advice = "lower --ratio"
-    if run.request.samples.calibration is not None:
-        advice = f"pass more samples, or {advice}"
-    elif not why_unfitted(network):
-        fitted = run.options.resolved(measurable=True).measured
-        advice = f"pass samples with --calib{'' if fitted else ' and leave out --method'}, or {advice}"
-    return f"the outputs hardly follow those of the original any more ({', '.join(astray)}): {advice}"
+    ways = ["lower --ratio"]
+    if not why_unfitted(network):
+        fitted, given = run.options.resolved(measurable=True).measured, run.request.samples.calibration is not None
+        samples = ("pass more samples" if fitted else "") if given else "pass samples with --calib"
+        ways.insert(0, " and ".join(filter(None, (samples, "" if fitted else "leave out --method"))))
+    return f"the outputs hardly follow those of the original any more ({', '.join(astray)}): {', or '.join(ways)}"

@@ -167,12 +167,12 @@ class Session:
 
     @cached_property
     def measured_on(self) -> Samples:
-        """The samples to verify on, synthetic if there are no others."""
+        """The samples to verify on; without any, synthetic ones, which are not those of a fit."""
         samples = self.held
         if samples is None:
             dims, seed = self.network.cost.dims, self.run.options.seed
             model = self.run.model
-            samples = synthetic_samples(model.inputs, dims, SYNTHETIC, seed, token_roles(model))
+            samples = synthetic_samples(model.inputs, dims, SYNTHETIC, seed, token_roles(model), stream=1)
         return replace(samples, joined=self.network.joined)
 
     @contextmanager

@@ -15,11 +15,11 @@ from onnxmerge.graph import infer_shapes, input_dims
 from onnxmerge.graph.values import TensorSpec
 from onnxmerge.network import Network
 from onnxmerge.pipeline.run import Run
-from onnxmerge.samples.feeds import Samples
+from onnxmerge.samples.feeds import Samples, fixed_batch
 from onnxmerge.samples.synthetic import synthetic_samples
 from onnxmerge.samples.token_inputs import token_roles
 
-__all__ = ["macs_of_text", "synthetic_texts", "takes_known", "takes_texts"]
+__all__ = ["macs_of_text", "synthetic_texts", "takes_known", "takes_texts", "text_shapes"]
 
 _LENGTHS = (16, 24, 32, 40, 48, 56, 64)
 """Tokens of texts where their number is free: sentences and short paragraphs."""
@@ -43,7 +43,7 @@ def takes_known(network: Network) -> bool:
     """Whether every input holds floats, or tokens or what goes with them, so that synthetic samples can be made.
 
     One-hot codes are left out, as in `takes_texts`, and so are settings, for which random values may be absurd: other
-    integers, such as a sampling rate, and floats of less than two axes, such as the lowest frequency to look for.
+    integers, such as a sampling rate, and floats of fewer than two axes, such as the lowest frequency to look for.
     """
     return bool(network.model.inputs) and all(_known(network, spec) for spec in network.model.inputs)
 
@@ -57,7 +57,7 @@ def _known(network: Network, spec: TensorSpec) -> bool:
 
 def macs_of_text(run: Run, network: Network) -> int:
     """MACs of a random text of average length."""
-    tokens, mean = _tokens(network, network.cost.dims), [_tokens(network, dims) for dims in _shapes(run, network)]
+    tokens, mean = _tokens(network, network.cost.dims), [_tokens(network, dims) for dims in text_shapes(run, network)]
     return max(1, round(network.cost.macs({}) * sum(mean) / len(mean) / max(tokens, 1)))
 
 
@@ -69,24 +69,26 @@ def synthetic_texts(run: Run, network: Network, count: int) -> Samples:
         network: A network that takes texts.
         count: Number of texts, rounded up to whole feeds.
     """
-    shapes, roles, seed = _shapes(run, network), token_roles(network.model), run.options.seed
-    size = max(1, count // _BLOCKS)
+    shapes, roles, seed = text_shapes(run, network), token_roles(network.model), run.options.seed
+    rows = fixed_batch(run.model.inputs)
+    size = rows * max(1, count // (_BLOCKS * rows))
     made = [
         synthetic_samples(run.model.inputs, shapes[block % len(shapes)], size, seed + block, roles)
         for block in range(-(-count // size))
     ]
     total = sum(each.count for each in made)
-    lengths = f" of {_LENGTHS[0]} to {_LENGTHS[-1]} tokens" if len(shapes) > 1 else ""
+    tokens = [_tokens(network, dims) // rows for dims in shapes]
+    lengths = f" of {tokens[0]} to {tokens[-1]} tokens" if len(shapes) > 1 else ""
     source = f"{total} random texts{lengths} (seed {seed})"
     return replace(made[0], feeds=tuple(feed for each in made for feed in each.feeds), source=source)
 
 
-def _shapes(run: Run, network: Network) -> list[Mapping[str, tuple[int, ...]]]:
-    """Shapes of the inputs at every length, or those at which costs are counted if the length is fixed."""
+def text_shapes(run: Run, network: Network) -> list[Mapping[str, tuple[int, ...]]]:
+    """Shapes of the inputs at every length that fits, ascending; those of the costs if the length is fixed."""
     inputs, given = run.model.inputs, run.request.shapes
-    found = [input_dims(inputs, given, 1, length) for length in _LENGTHS]
-    fixed = found[0] == found[-1] or any(infer_shapes(run.model, dims).failed for dims in (found[0], found[1]))
-    return [{spec.name: network.cost.dims[spec.name] for spec in inputs}] if fixed else list(found)
+    lengths = [input_dims(inputs, given, 1, length) for length in _LENGTHS]
+    found = [] if lengths[0] == lengths[-1] else [dims for dims in lengths if not infer_shapes(run.model, dims).failed]
+    return list(found) if len(found) > 1 else [{spec.name: network.cost.dims[spec.name] for spec in inputs}]
 
 
 def _tokens(network: Network, dims: Mapping[str, tuple[int, ...]]) -> int:

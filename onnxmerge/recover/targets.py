@@ -109,8 +109,14 @@ class _Moments:
 
     @property
     def differs(self) -> bool:
-        """Whether values differ between samples."""
-        return _differ(self.variances, self.squares / self.count)
+        """Whether the values of a part differ between samples."""
+        return bool(self.differing)
+
+    @property
+    def differing(self) -> list[Part]:
+        """The parts whose values differ between samples."""
+        variances, squares = self.variances, self.squares / self.count
+        return [part for part in self.parts if _differ(variances[part[1][1:]], squares[part[1][1:]])]
 
     @property
     def variances(self) -> Tensor:
@@ -120,15 +126,13 @@ class _Moments:
     @property
     def weights(self) -> float | Tensor:
         """What squared errors count: all parts that differ between samples alike, each in units of its variance."""
-        variances, squares = self.variances, self.squares / self.count
+        variances, differing = self.variances, self.differing
         if len(self.parts) == 1:
             return 1 / float(variances.mean())
         weights = torch.zeros(1, *variances.shape)
-        for _, place in self.parts:
+        for _, place in differing:
             inside = variances[place[1:]]
-            if _differ(inside, squares[place[1:]]):
-                share = variances.numel() / inside.numel() / len(self.parts)
-                weights[place] = share / float(inside.mean())
+            weights[place] = variances.numel() / inside.numel() / len(differing) / float(inside.mean())
         return weights
 
 

@@ -23,15 +23,18 @@ __all__ = [
     "outcome",
     "quantization_verdict",
     "side_by_side_verdict",
+    "times_variance",
     "tradeoff_verdict",
 ]
 
 NAMES = {"macs": "MACs", "params": "parameters", "channels": "channels", "latency": "time"}
-_TELLING = 0.1
+_ERROR_SHOWN = 0.1
 """Squared error, in units of the outputs' variance, from which the first line names it beside the cosine, which outputs
 that are much the same for all samples keep high: a palm detector with a cosine of 0.956 and an error of 0.49 found 3 of
 56 palms again, a segmentation network with 0.980 and 0.14 overlapped by 93 %.
 """
+_ENDLESS = 1e300
+"""An error of this size stands for one that is not finite."""
 CAUTION = "fidelity measured on synthetic inputs: it shows how far the outputs moved, not how good they are"
 
 
@@ -135,6 +138,11 @@ def _macs(before: Sizes, after: Sizes) -> str:
     return f"{units.percent(abs(fewer))} {'fewer' if fewer > 0 else 'more'} MACs than A"
 
 
+def times_variance(error: float) -> str:
+    """A squared error in units of the outputs' variance; of several outputs, their mean."""
+    return f"{units.small(error)} times their variance" if error < _ENDLESS else "not finite"
+
+
 def _speed(latency: Comparison) -> str:
     return speed(latency, latency.compressed.provider)
 
@@ -157,8 +165,9 @@ def _quality(
         parts.append(f"same top-1 class for {units.percent(min(agreements))} of the samples")
     elif fidelity.cosine is not None:
         parts.append(f"cosine of the outputs {units.cosine(fidelity.cosine)}")
-        if error is not None and error >= _TELLING and not synthetic:
-            parts.append(f"squared error {units.small(error)} times their variance")
+        each = None if error is None else error / max(len(fidelity.outputs), 1)
+        if each is not None and each >= _ERROR_SHOWN and not synthetic:
+            parts.append(f"squared error {times_variance(each)}")
     elif equal:
         parts.append(f"{units.percent(min(equal))} of the output entries equal")
     return [*parts, CAUTION] if synthetic else parts

@@ -45,7 +45,7 @@ class OutputParts:
         Args:
             name: The output.
             one: Its values in the original network, which decide the parts.
-            other: Its values in the other one. If the shapes differ, every part stands for the whole.
+            other: Its values in the other one. If the shapes differ, the whole is compared for every part.
 
         Yields:
             The name of the part, in NumPy's notation ("output0[:, 4:]"), and its values in both networks.

@@ -19,6 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
@@ -108,6 +109,8 @@ def synthetic_samples(
     count: int,
     seed: int,
     roles: Mapping[str, Role] = NO_ROLES,
+    *,
+    stream: int = 0,
 ) -> Samples:
     """Generate synthetic samples for a model.
 
@@ -124,13 +127,14 @@ def synthetic_samples(
         count: Samples, rounded up to whole feeds.
         seed: The same seed gives the same samples.
         roles: Roles of the inputs that hold tokens, by name (`token_roles`).
+        stream: Another number gives other samples for the same seed.
 
     Raises:
         UsageError: An input takes strings, is no tensor, or has no concrete shape.
     """
     for spec in inputs:
         _check_answerable(spec, dims)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng((seed, stream) if stream else seed)
     lengths = {dims[spec.name][0] if dims[spec.name] else 1 for spec in inputs}
     rows = max(1, lengths.pop()) if len(lengths) == 1 else 1
     feeds = max(1, -(-count // rows))
@@ -217,14 +221,27 @@ def _values(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) 
 def _told(spec: TensorSpec, shape: tuple[int, ...], role: Role, rng: np.random.Generator) -> tuple[NDArray[Any], str]:
     """Values for an input of a known role, for all feeds: shape (feeds, ...)."""
     values, words = np.zeros(shape, np.int64), "zeros"
+    kind = np.dtype(bool)
+    if spec.dtype != "bool":
+        kind = as_declared(np.zeros(1, np.uint8), spec, f"input '{spec.name}'")[0].dtype
+    rows = min(role.rows, _counted(kind))
     if role.kind in ("rows", "codes"):
-        values, words = rng.integers(0, role.rows, shape), f"random tokens (0 to {role.rows - 1})"
+        values, words = rng.integers(0, rows, shape), f"random tokens (0 to {rows - 1})"
     elif role.kind == "positions" and len(shape) > 1:
-        values, words = values + np.arange(shape[-1]) % role.rows, "positions"
+        values, words = values + np.arange(shape[-1]) % rows, "positions"
     elif role.kind == "mask":
         values, words = values + 1, "ones"
-    kind = bool if spec.dtype == "bool" else as_declared(np.zeros(1, np.uint8), spec, f"input '{spec.name}'")[0].dtype
     return values.astype(kind), words
+
+
+def _counted(kind: np.dtype[Any]) -> int:
+    """How many integers from 0 on a type holds exactly."""
+    if kind.kind in "iu":
+        return int(np.iinfo(kind).max) + 1
+    if kind.kind == "b":
+        return 2
+    precision: Any = ml_dtypes.finfo  # untyped
+    return int(2 ** (precision(kind).nmant + 1))
 
 
 def channel_axis(shape: tuple[int, ...]) -> int | None:

@@ -72,8 +72,10 @@ def token_roles(model: Model) -> Mapping[str, Role]:
     mask = find_mask(model)
     for name, spec in inputs.items():
         known = mask is not None and mask.name == name
-        if name not in roles and (known or ("mask" in name.lower() and len(spec.dims or ()) == 2)):
-            padding = spec.dtype == "bool" and "padding" in name.lower()
+        padding = spec.dtype == "bool" and "pad" in name.lower()
+        # A mask of another name that is true or false may mark either.
+        named = "mask" in name.lower() and len(spec.dims or ()) == 2 and (padding or spec.dtype != "bool")
+        if name not in roles and (known or named):
             roles[name] = Role("padding" if padding else "mask")
     return roles
 
@@ -114,6 +116,8 @@ def _rows(model: Model, name: str, *, compared: bool = False) -> int:
                 return 0
             elif node.op == "Equal" and compared:
                 found.extend(_listed(model, node.input(1 - position)))
+            elif node.op == "Gather" and not node.domain and position == 0:
+                waiting.extend(node.outputs)
             elif node.op in _UNCHANGED and not node.domain and (position == 0 or node.op == "Concat"):
                 waiting.extend(output for output in node.outputs if output)
     return min(found, default=0)

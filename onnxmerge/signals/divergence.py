@@ -36,7 +36,7 @@ _LEAST_PROBABILITY = 1e-4
 """Lower bound for probabilities: the logarithm of smaller ones carries no information."""
 _LEAST_VARIANCE, _LEAST_SHARE = 1e-12, 1e-6
 """Smallest variance, and the smallest one of the entries over the samples in units of that of all values together, in
-case that samples hardly differ.
+case samples hardly differ.
 """
 
 
@@ -84,7 +84,8 @@ class DivergenceMeter:
                 sums = self._sums.setdefault(part, _Sums())
                 scores = one.ndim == 2 and one.shape[1] > 1
                 _add(sums, np.atleast_1d(one), np.atleast_1d(two), mask, scores)
-                if part != name and not scores:
+                masked = mask is not None and of_tokens(one, mask)
+                if part != name and not scores and not masked and one.shape == two.shape:
                     _add_entries(sums, one)
 
     @property
@@ -147,7 +148,7 @@ def _add_numbers(sums: _Sums, one: Floats, two: Floats, scores: bool) -> float:
 
 def _logits(one: Floats, two: Floats) -> tuple[Floats, Floats]:
     """(n, classes) logits of class scores, up to a constant per row; for probabilities, their logarithms."""
-    if one.min() >= 0 and np.allclose(one.sum(axis=1), 1.0, atol=1e-3):
+    if one.size and one.min() >= 0 and np.allclose(one.sum(axis=1), 1.0, atol=1e-3):
         one, two = np.log(np.maximum(one, _LEAST_PROBABILITY)), np.log(np.maximum(two, _LEAST_PROBABILITY))
     return one - one.mean(axis=1, keepdims=True), two - two.mean(axis=1, keepdims=True)
 

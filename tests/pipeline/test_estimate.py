@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 import onnxmerge
-from onnxmerge.pipeline import announcing, calibration, synthetic_fit
+from onnxmerge.graph import ImageGradient
+from onnxmerge.network import Network
+from onnxmerge.pipeline import announcing, calibration, matched_samples, synthetic_fit
 from onnxmerge.pipeline.estimate import Speed, fit_seconds, fit_work
 from onnxmerge.pipeline.request import Request, Sampling
 from onnxmerge.pipeline.session import Session
@@ -21,7 +23,9 @@ from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.plan.options import Options
 from onnxmerge.signals.calibration import Calibration
 from onnxmerge.signals.fit_work import Work
+from onnxmerge.verify import Verification
 from tests.builders import Net
+from tests.calls import compress
 
 pytestmark = pytest.mark.filterwarnings("ignore::onnxmerge.OnnxMergeWarning")  # noise is no image
 MODEL = Path(__file__).resolve().parents[2] / "sample_models" / "vgg_bn.onnx"
@@ -169,3 +173,17 @@ def test_the_rest_of_a_training_is_announced_after_its_first_steps(
     (message,) = [message for message in caplog.messages if " will take " in message]
     assert message.startswith("recovering will take about 3 minutes on ")
     assert len(seen) == 400
+
+
+def test_an_estimate_does_without_gradients_that_cannot_be_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = matched_samples.statistics_target
+
+    def broken(network: Network) -> ImageGradient | None:
+        target = known(network)
+        return None if target is None else replace(target, data=b"broken")
+
+    monkeypatch.setattr(synthetic_fit, "statistics_target", broken)
+    net = Net()
+    x = net.add("Relu", net.batchnorm(net.conv(net.input("N", 3, 16, 16), 3, 16), 16))
+    net.output(net.conv(x, 16, 8))
+    assert compress(net.model(), Options(0.3), verification=Verification(provider="cpu")).report.reached > 0

@@ -51,6 +51,25 @@ def test_texts_have_several_lengths_and_every_fold_has_all() -> None:
     assert {feed["input_ids"].shape for feed in fixed.feeds} == {(1, 9)}
 
 
+def test_texts_are_no_longer_than_the_network_takes() -> None:
+    net = Net()
+    ids = net.input("N", "T", name="ids", dtype=np.int64)
+    length = net.add("Gather", net.add("Shape", ids), net.ints(1))
+    places = net.add("Slice", net.random(1, 40, 16), net.ints(0), length, net.ints(1))
+    x = net.add("Add", net.add("Gather", net.random(300, 16), ids), places)
+    net.output(net.matmul(net.add("Relu", net.matmul(x, 16, 32)), 32, 4), rank=3)
+    made = compress(net.model(), Options(0.3), verification=CPU)
+    (note,) = [note for note in made.report.notes if "weights were" in note]
+    assert "random texts" in note or "fails or gives NaN" in note
+
+
+def test_results_are_judged_on_texts_that_are_not_fitted_to() -> None:
+    session = Session(Request(words(), Options(0.3), verification=CPU))
+    run, network = session.run, session.network
+    fitted = {feed["ids"].tobytes() for feed in synthetic_texts(run, network, 256).feeds}
+    assert not fitted & {feed["ids"].tobytes() for feed in session.measured_on.feeds}
+
+
 def error(model: onnx.ModelProto, smaller: onnx.ModelProto) -> float:
     """On texts that nothing was fitted to, at real tokens."""
     feed = texts(200, longest=24, seed=9)
@@ -94,7 +113,7 @@ def test_a_result_of_no_use_says_what_to_do() -> None:
     assert note.endswith(": pass samples with --calib, or lower --ratio")
     ids = np.random.default_rng(0).integers(0, 40, (32, 6))
     (note,) = far(compress(model, much, verification=CPU, calibration={"ids": ids}).report)
-    assert note.endswith(": pass more samples, or lower --ratio")
+    assert note.endswith(": leave out --method, or lower --ratio")
     for options, verification in ((Options(0.1), CPU), (much, Verification(enabled=False))):
         assert not far(compress(model, options, verification=verification).report)
 

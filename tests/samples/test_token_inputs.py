@@ -112,3 +112,29 @@ def test_values_of_each_role() -> None:
     assert not seen["padding_mask"].any()
     assert seen["known"].all()
     assert "random tokens (0 to 299) for 'ids'" in samples.source
+
+
+def test_columns_of_a_table_are_followed_to_their_own_tables() -> None:
+    net = Net()
+    ids = net.input("N", 2, name="ids", dtype=np.int64)
+    columns = [net.add("Gather", ids, net.const(np.array(place)), axis=1) for place in range(2)]
+    parts = [net.add("Gather", net.random(rows, 8), column) for rows, column in zip((40, 5), columns, strict=True)]
+    assert roles(net, net.add("Add", *parts), rank=2)["ids"] == Role("rows", 5)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float16", 2048), ("uint8", 256), ("int8", 128), ("int64", 30522)])
+def test_tokens_are_what_the_type_holds(dtype: str, most: int) -> None:
+    spec = TensorSpec("ids", dtype, (1, 64))
+    made = synthetic_samples([spec], {"ids": (1, 64)}, 64, 0, {"ids": Role("rows", 30522)})
+    values = np.concatenate([feed["ids"] for feed in made.feeds]).astype(np.int64)
+    assert values.min() >= 0
+    assert most // 2 < values.max() < most
+
+
+def test_what_true_marks_is_only_taken_from_a_name_that_says_it() -> None:
+    for name, kind in (("pad_mask", "padding"), ("tgt_mask", None)):
+        net = Net()
+        x = net.add("Gather", net.random(40, 16), net.input("N", 6, name="ids", dtype=np.int64))
+        wide = net.add("Unsqueeze", net.input("N", 6, name=name, dtype=np.bool_), net.ints(2))
+        found = roles(net, net.add("Where", wide, net.const(np.float32(0)), x))
+        assert (found[name].kind if name in found else None) == kind

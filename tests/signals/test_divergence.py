@@ -48,3 +48,20 @@ def test_scores_that_do_not_vary_have_a_finite_divergence() -> None:
     meter, scores = DivergenceMeter(), np.tile([[1.0, 3.0]], (4, 1))
     meter.add({"y": scores}, {"y": scores + np.array([0.1, 0.0])})
     assert 0 < meter.value < 1e6
+
+
+def test_parts_with_padding_are_judged_by_real_tokens() -> None:
+    rng, mask = np.random.default_rng(0), np.zeros((8, 6), dtype=bool)
+    mask[:, :3] = True
+    meter = DivergenceMeter({"y": {2: (0, 2, 8)}})
+    for _ in range(4):
+        dense = np.concatenate([100 * rng.standard_normal((8, 6, 2)), rng.standard_normal((8, 6, 6))], axis=2)
+        dense[~mask] = 3.0
+        meter.add({"y": dense}, {"y": np.where(mask[:, :, None], 0.0, dense)}, mask)
+    assert meter.value == pytest.approx(2.0, rel=0.1)
+
+
+def test_outputs_without_rows_have_no_divergence() -> None:
+    meter = DivergenceMeter()
+    meter.add({"boxes": np.zeros((0, 6))}, {"boxes": np.zeros((0, 6))})
+    assert meter.value == 0.0

@@ -101,7 +101,9 @@ def divergence_of(console: Console, account: Account) -> None:
     if account.predicted is not None:
         guess = "" if account.settings.get("calib") or account.synthetic else " on synthetic samples"
         found = "" if account.measured is None else f", {units.small(account.measured)} measured"
-        words = f"{units.small(account.predicted)} predicted{guess}{found}"
+        several = 0 if account.fidelity is None else len(account.fidelity.outputs)
+        total = f" (the sum of {several} outputs)" if several > 1 else ""
+        words = f"{units.small(account.predicted)} predicted{guess}{found}{total}"
         line(console, f"Squared error of the outputs relative to their variance: {words}.")
 
 
