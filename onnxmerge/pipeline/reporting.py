@@ -35,8 +35,9 @@ _DRAWN = 12
 _FAR_COSINE, _FAR_ERROR, _LEAST_RELATIVE = 0.8, 0.5, 0.1
 """Outputs hardly follow those of the original below this cosine, or above this squared error in units of their
 variance, the mean over the outputs. That of a constant is 1. At 0.54 and 0.67, two networks changed 22 and 24 % of
-their decisions on real texts; at a cosine of 0.71, two thirds of the embeddings of another had a new nearest neighbour. If
-the relative error is below the last, only the variance is small: some outputs hardly vary between synthetic inputs.
+their decisions on real texts; at a cosine of 0.71, two thirds of the embeddings of another had a new nearest
+neighbour. If the relative error is below the last, only the variance is small: some outputs hardly vary between
+synthetic inputs.
 """
 
 
