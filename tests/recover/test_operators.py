@@ -49,7 +49,7 @@ CASES: list[tuple[str, list[Array], dict[str, Any], int]] = [
     ("AveragePool", [X], {"kernel_shape": [3, 3], "pads": [0, 1, 1, 0], "count_include_pad": 1}, 17),
     ("BatchNormalization", [X, *NORM], {"epsilon": 1e-3}, 17),
     ("Clip", [X, scalar(-0.5), scalar(0.5)], {}, 17),
-    ("Clip", [X, np.float32([-0.5]), np.float32([0.5])], {}, 17),
+    ("Clip", [X, np.array([-0.5], np.float32), np.array([0.5], np.float32)], {}, 17),
     ("Clip", [X], {"min": 0.0, "max": 0.7}, 9),
     ("Concat", [X, real(2, 1, 9, 8)], {"axis": 1}, 17),
     ("Conv", [X, WEIGHT, real(6)], {"pads": [1, 1, 1, 1], "strides": [2, 1]}, 17),
