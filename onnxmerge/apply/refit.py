@@ -54,10 +54,9 @@ Values = NDArray[np.float32]
 _Pair = tuple[int, Values, Values, Values | None]
 
 MOST_RESTORED = 1.25
-"""Maximum factor by which a channel is scaled up. Scaling up also scales the errors of a fit, so a poor
-fit gains nothing from it. Without samples and half of the MACs, the relative error
-of the logits with factors of at most 1, 1.25 and 2 is: ResNet-56 0.041, 0.041, 0.052; the bundled ResNet 0.116, 0.106,
-0.109; the bundled VGG 0.109, 0.085, 0.085.
+"""Maximum factor by which a channel is scaled up. Scaling up also scales the errors of a fit, so a poor fit gains
+nothing from it. Without samples and half of the MACs, the relative error of the logits with factors of at most 1, 1.25
+and 2 is: ResNet-56 0.041, 0.041, 0.052; the bundled ResNet 0.116, 0.106, 0.109; the bundled VGG 0.109, 0.085, 0.085.
 """
 
 HELD_BACK = 0.3

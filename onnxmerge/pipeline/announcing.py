@@ -51,12 +51,15 @@ def announce(what: str, seconds: float) -> None:
         _LOGGER.info("%s will take %s", what, duration(seconds))
 
 
-def announce_fit(run: Run, calibration: Calibration, held: Samples | None, synthesis: Synthesis | None) -> None:
+def announce_fit(
+    run: Run, calibration: Calibration, samples: Samples, held: Samples | None, synthesis: Synthesis | None
+) -> None:
     """Say how long a fit, and the comparison with held-out samples, will take.
 
     Args:
         run: The run.
-        calibration: Its samples, or `stand_ins` for synthetic ones.
+        calibration: What is fitted.
+        samples: Its samples, or `stand_ins` for synthetic ones.
         held: Samples to compare outputs on; None if there are none.
         synthesis: What is still to be made; None for real samples.
     """
@@ -70,7 +73,7 @@ def announce_fit(run: Run, calibration: Calibration, held: Samples | None, synth
     if synthesis is None or takes_texts(calibration.network):
         announce("planning and refitting", seconds)
     else:
-        seconds += _synthesis_seconds(run, calibration, synthesis, dense)
+        seconds += _synthesis_seconds(run, calibration, samples, synthesis, dense)
         announce("making synthetic samples, planning and refitting", seconds)
     if held is not None and run.request.verification.enabled:
         seconds = (1 + run.cuts) * dense * held.count / calibration.batches.count
@@ -88,27 +91,32 @@ def stand_ins(run: Run, network: Network, synthesis: Synthesis) -> Samples:
     return made.cycled(synthesis.count)
 
 
-def _synthesis_seconds(run: Run, calibration: Calibration, synthesis: Synthesis, dense: float) -> float:
+def _synthesis_seconds(
+    run: Run, calibration: Calibration, samples: Samples, synthesis: Synthesis, dense: float
+) -> float:
     """Estimated seconds for making synthetic images."""
     count = min(_FEW, synthesis.count)
     make = partial(synthetic_samples, run.model.inputs, synthesis.shapes, count, run.options.seed)
     making = fastest(make) * synthesis.made / count
-    passes = synthesis.pool / synthesis.count
+    gradients = _gradient_seconds(calibration, samples, synthesis)
+    return synthesis_seconds(making, synthesis.pool / synthesis.count, gradients, dense)
+
+
+def _gradient_seconds(calibration: Calibration, samples: Samples, synthesis: Synthesis) -> float:
+    """Estimated seconds for the gradients of all images; 0 if they are not changed."""
     matching = synthesis.matching
-    if matching is None:
-        return synthesis_seconds(making, passes, 0.0, dense)
-    samples = stand_ins(run, calibration.network, synthesis)
-    batch = batch_of(matching.target, samples, calibration.memory)
-    if batch < FEWEST:
-        return synthesis_seconds(making, passes, 0.0, dense)
-    target, images = matching.target, images_of(matching.target, samples.part(0, -(-count // samples.rows)))[:batch]
+    batch = 0 if matching is None else batch_of(matching.target, samples, calibration.memory)
+    if matching is None or batch < FEWEST:
+        return 0.0
+    target, count = matching.target, min(_FEW, synthesis.count)
+    images = images_of(target, samples.part(0, -(-count // samples.rows)))[:batch]
     try:
         with Session.open(target.data, calibration.provider, spin=False) as session:
             once = fastest(partial(session.run, {target.image: images})) / len(images)
     except OnnxMergeError:  # the images will not be changed, either
-        return synthesis_seconds(making, passes, 0.0, dense)
+        return 0.0
     ranges = len(RANGES) * batch if synthesis.recorded is not None else 0
-    return synthesis_seconds(making, passes, once * ((matching.steps + 1) * samples.count + ranges), dense)
+    return once * ((matching.steps + 1) * samples.count + ranges)
 
 
 def while_announcing(what: str, progress: Callable[[float], None]) -> Callable[[float], None]:

@@ -166,7 +166,7 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None, held
             rows=effort.rows,
             widest=effort.widest,
         )
-        announce_fit(run, calibration, held, synthesis)
+        announce_fit(run, calibration, samples, held, synthesis)
         return calibration if synthesis is None else _on_synthetic(run, calibration, synthesis)
 
 

@@ -17,7 +17,7 @@ from onnxmerge.network import Network
 from onnxmerge.pipeline.run import Run
 from onnxmerge.samples.feeds import Samples, fixed_batch
 from onnxmerge.samples.synthetic import synthetic_samples
-from onnxmerge.samples.token_inputs import token_roles
+from onnxmerge.samples.token_inputs import Role, token_roles
 
 __all__ = ["macs_of_text", "synthetic_texts", "takes_known", "takes_texts", "text_shapes"]
 
@@ -45,11 +45,11 @@ def takes_known(network: Network) -> bool:
     One-hot codes are left out, as in `takes_texts`, and so are settings, for which random values may be absurd: other
     integers, such as a sampling rate, and floats of fewer than two axes, such as the lowest frequency to look for.
     """
-    return bool(network.model.inputs) and all(_known(network, spec) for spec in network.model.inputs)
+    roles, inputs = token_roles(network.model), network.model.inputs
+    return bool(inputs) and all(_known(spec, roles, network.cost.dims.get(spec.name)) for spec in inputs)
 
 
-def _known(network: Network, spec: TensorSpec) -> bool:
-    roles, dims = token_roles(network.model), network.cost.dims.get(spec.name)
+def _known(spec: TensorSpec, roles: Mapping[str, Role], dims: tuple[int, ...] | None) -> bool:
     if dims is None or spec.name in roles:
         return dims is not None and roles[spec.name].kind != "codes"
     return spec.dtype in _FLOATS and len(dims) > 1

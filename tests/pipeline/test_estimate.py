@@ -148,7 +148,7 @@ def test_as_many_samples_are_announced_as_are_made(monkeypatch: pytest.MonkeyPat
     h = net.add("Relu", net.conv(image, 3, 16, 3))
     net.output(net.conv(h, 16, 8, 3))
     announced: list[Calibration] = []
-    monkeypatch.setattr(calibration, "announce_fit", lambda run, known, held, synthesis: announced.append(known))
+    monkeypatch.setattr(calibration, "announce_fit", lambda run, known, *_: announced.append(known))
     session = Session(Request(net.model().SerializeToString(), Options(ratio=0.3, effort="fast"), Sampling()))
     known = session.prepared.calibration
     assert known is not None
