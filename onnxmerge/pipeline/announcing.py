@@ -28,8 +28,7 @@ from onnxmerge.pipeline.synthetic_texts import synthetic_texts, takes_texts
 from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.runtime.session import Session
 from onnxmerge.samples.feeds import Samples
-from onnxmerge.samples.synthetic import synthetic_samples
-from onnxmerge.samples.token_inputs import token_roles
+from onnxmerge.samples.synthetic import samples_for
 from onnxmerge.signals.calibration import Calibration
 
 __all__ = ["announce", "announce_fit", "stand_ins", "while_announcing"]
@@ -86,8 +85,7 @@ def stand_ins(run: Run, network: Network, synthesis: Synthesis) -> Samples:
     """As many samples as will be made, of the same shapes: a few images again and again, or the texts themselves."""
     if takes_texts(network):
         return synthetic_texts(run, network, synthesis.count)
-    roles, few = token_roles(network.model), min(_FEW, synthesis.count)
-    made = synthetic_samples(run.model.inputs, synthesis.shapes, few, run.options.seed, roles)
+    made = samples_for(run.model, synthesis.shapes, min(_FEW, synthesis.count), run.options.seed)
     return made.cycled(synthesis.count)
 
 
@@ -96,7 +94,7 @@ def _synthesis_seconds(
 ) -> float:
     """Estimated seconds for making synthetic images."""
     count = min(_FEW, synthesis.count)
-    make = partial(synthetic_samples, run.model.inputs, synthesis.shapes, count, run.options.seed)
+    make = partial(samples_for, run.model, synthesis.shapes, count, run.options.seed)
     making = fastest(make) * synthesis.made / count
     gradients = _gradient_seconds(calibration, samples, synthesis)
     return synthesis_seconds(making, synthesis.pool / synthesis.count, gradients, dense)

@@ -21,8 +21,7 @@ from onnxmerge.pipeline.synthetic_texts import macs_of_text, takes_known, takes_
 from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.runtime.session import Session
 from onnxmerge.samples.feeds import Samples
-from onnxmerge.samples.synthetic import synthetic_samples
-from onnxmerge.samples.token_inputs import token_roles
+from onnxmerge.samples.synthetic import samples_for
 from onnxmerge.signals.batch_statistics import batch_statistics
 from onnxmerge.signals.batches import PassCounter
 from onnxmerge.signals.calibration import Calibration
@@ -92,9 +91,8 @@ def _runs(run: Run, network: Network) -> bool:
     """Whether the network runs on synthetic samples, without NaN; adds a note if it does not. Only `auto` asks."""
     if run.options.method != "auto":
         return True
-    roles = token_roles(network.model)
     dims = text_shapes(run, network)[-1] if takes_texts(network) else network.cost.dims
-    (feed, *_) = synthetic_samples(run.model.inputs, dims, 1, run.options.seed, roles).feeds
+    (feed, *_) = samples_for(run.model, dims, 1, run.options.seed).feeds
     try:
         with Session.open(ort_source(run.source), run.request.verification.provider) as session:
             outputs = session.run(feed)

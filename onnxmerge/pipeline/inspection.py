@@ -21,8 +21,7 @@ from onnxmerge.plan.scope import by_saving
 from onnxmerge.report.model import SideBySide
 from onnxmerge.report.results import InspectionReport
 from onnxmerge.report.text import advice, listed, sentence
-from onnxmerge.samples.synthetic import synthetic_samples
-from onnxmerge.samples.token_inputs import token_roles
+from onnxmerge.samples.synthetic import samples_for
 from onnxmerge.signals.free_bases import with_products
 from onnxmerge.verify import Progress, measure_models, quiet, time_batches
 
@@ -138,8 +137,7 @@ def compare(
     counted = [sizes(network, {}, run.size) for network, run in zip(networks, (one, two), strict=True)]
     real = samples
     if samples is None:
-        dims, roles = networks[1].cost.dims, token_roles(one.model)
-        samples = synthetic_samples(one.model.inputs, dims, SYNTHETIC, seed, roles)
+        samples = samples_for(one.model, networks[1].cost.dims, SYNTHETIC, seed)
     samples = replace(samples, joined=networks[0].joined)
     with with_input_hint(one, real):
         models = ort_source(one.source), ort_source(two.source)

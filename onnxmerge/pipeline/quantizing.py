@@ -29,8 +29,7 @@ from onnxmerge.report.quantization import Quantization, QuantizedEntry
 from onnxmerge.report.verdict import quantization_verdict
 from onnxmerge.runtime.quantizer import Recipe, quantize_model
 from onnxmerge.samples.feeds import Samples
-from onnxmerge.samples.synthetic import synthetic_samples
-from onnxmerge.samples.token_inputs import token_roles
+from onnxmerge.samples.synthetic import samples_for
 from onnxmerge.suggestions import did_you_mean
 from onnxmerge.verify import Measured, Progress, Verification, check_gates, measure_several, quiet
 
@@ -252,8 +251,7 @@ def _measured_on(runs: Sequence[Run], held: Samples | None, seed: int) -> tuple[
     networks = [analyse(run, held) for run in runs]
     costs, samples = [network.cost for network in networks], held
     if samples is None:
-        model = runs[0].model
-        samples = synthetic_samples(model.inputs, costs[0].dims, SYNTHETIC, seed, token_roles(model))
+        samples = samples_for(runs[0].model, costs[0].dims, SYNTHETIC, seed)
     return replace(samples, joined=networks[0].joined), [cost.macs({}) for cost in costs]
 
 

@@ -224,7 +224,7 @@ def _far_off(run: Run, network: Network, measured: Measured) -> str:
         return ""
     cosine, relative = fidelity.cosine, fidelity.relative_l2
     astray = [] if cosine is None or cosine >= _FAR_COSINE else [f"cosine {cosine:.2f}"]
-    each = None if error is None else error / max(len(fidelity.outputs), 1)
+    each = None if error is None else fidelity.each(error)
     if each is not None and each > _FAR_ERROR and (relative is None or relative > _LEAST_RELATIVE):
         astray.append(f"squared error {times_variance(each)}")
     if not astray:

@@ -39,8 +39,7 @@ from onnxmerge.pipeline.verifying import verify
 from onnxmerge.plan.plan import Plan
 from onnxmerge.report.results import Report
 from onnxmerge.samples.feeds import Samples
-from onnxmerge.samples.synthetic import synthetic_samples
-from onnxmerge.samples.token_inputs import token_roles
+from onnxmerge.samples.synthetic import samples_for
 from onnxmerge.verify import Measured, Progress, Remembered, compare_outputs, measure_point, quiet
 
 __all__ = ["Session"]
@@ -171,8 +170,7 @@ class Session:
         samples = self.held
         if samples is None:
             dims, seed = self.network.cost.dims, self.run.options.seed
-            model = self.run.model
-            samples = synthetic_samples(model.inputs, dims, SYNTHETIC, seed, token_roles(model), stream=1)
+            samples = samples_for(self.run.model, dims, SYNTHETIC, seed, stream=1)
         return replace(samples, joined=self.network.joined)
 
     @contextmanager

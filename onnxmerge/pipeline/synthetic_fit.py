@@ -24,8 +24,7 @@ from onnxmerge.pipeline.synthetic_texts import macs_of_text, synthetic_texts, ta
 from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
-from onnxmerge.samples.synthetic import most_confident, synthetic_samples
-from onnxmerge.samples.token_inputs import token_roles
+from onnxmerge.samples.synthetic import most_confident, samples_for
 
 __all__ = ["RIDGE", "Synthesis", "SyntheticFit", "synthesis_of", "synthetic_fit"]
 
@@ -124,10 +123,9 @@ def synthetic_fit(run: Run, network: Network, synthesis: Synthesis, memory: int,
     if takes_texts(network):
         return SyntheticFit(synthetic_texts(run, network, synthesis.count), RIDGE, 1.0)
     recorded, scores, matching = synthesis.recorded, synthesis.scores, synthesis.matching
-    inputs, roles = run.model.inputs, token_roles(network.model)
 
     def made(wanted: int) -> Samples:
-        samples = synthetic_samples(inputs, synthesis.shapes, wanted, run.options.seed, roles)
+        samples = samples_for(run.model, synthesis.shapes, wanted, run.options.seed)
         if recorded is not None:
             return in_recorded_range(recorded, samples, memory, provider)
         large = in_plausible_range(network, samples, provider, small=scores is None)

@@ -16,7 +16,7 @@ from onnxmerge.graph.values import TensorSpec
 from onnxmerge.network import Network
 from onnxmerge.pipeline.run import Run
 from onnxmerge.samples.feeds import Samples, fixed_batch
-from onnxmerge.samples.synthetic import synthetic_samples
+from onnxmerge.samples.synthetic import samples_for
 from onnxmerge.samples.token_inputs import Role, token_roles
 
 __all__ = ["macs_of_text", "synthetic_texts", "takes_known", "takes_texts", "text_shapes"]
@@ -69,12 +69,11 @@ def synthetic_texts(run: Run, network: Network, count: int) -> Samples:
         network: A network that takes texts.
         count: Number of texts, rounded up to whole feeds.
     """
-    shapes, roles, seed = text_shapes(run, network), token_roles(network.model), run.options.seed
+    shapes, seed = text_shapes(run, network), run.options.seed
     rows = fixed_batch(run.model.inputs)
     size = rows * max(1, count // (_BLOCKS * rows))
     made = [
-        synthetic_samples(run.model.inputs, shapes[block % len(shapes)], size, seed + block, roles)
-        for block in range(-(-count // size))
+        samples_for(run.model, shapes[block % len(shapes)], size, seed + block) for block in range(-(-count // size))
     ]
     total = sum(each.count for each in made)
     tokens = [_tokens(network, dims) // rows for dims in shapes]

@@ -26,8 +26,7 @@ from onnxmerge.runtime.latency import Comparison, Latency, compare_latency, meas
 from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.runtime.turns import Limits, Opener
 from onnxmerge.samples.feeds import Samples
-from onnxmerge.samples.synthetic import synthetic_samples
-from onnxmerge.samples.token_inputs import token_roles
+from onnxmerge.samples.synthetic import samples_for
 from onnxmerge.signals.refit_schedule import RefitSchedule
 
 __all__ = ["Clock", "Conditions", "Tried", "relative_latency", "start_clock"]
@@ -90,8 +89,7 @@ def start_clock(run: Run, network: Network, samples: Samples | None) -> Clock:
     """Time the dense network and its operators."""
     provider, threads = run.request.verification.provider, run.request.verification.threads
     if samples is None:
-        roles = token_roles(run.model)
-        samples = synthetic_samples(run.model.inputs, network.cost.dims, 1, run.options.seed, roles)
+        samples = samples_for(run.model, network.cost.dims, 1, run.options.seed)
     feed = samples.feeds[0]
     source = ort_source(run.source)
     with run.stage("timing operators"):

@@ -165,7 +165,7 @@ def _quality(
         parts.append(f"same top-1 class for {units.percent(min(agreements))} of the samples")
     elif fidelity.cosine is not None:
         parts.append(f"cosine of the outputs {units.cosine(fidelity.cosine)}")
-        each = None if error is None else error / max(len(fidelity.outputs), 1)
+        each = None if error is None else fidelity.each(error)
         if each is not None and each >= _ERROR_SHOWN and not synthetic:
             parts.append(f"squared error {times_variance(each)}")
     elif equal:

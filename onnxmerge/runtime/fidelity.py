@@ -52,8 +52,7 @@ from onnxmerge.samples.token_mask import Mask, of_tokens
 
 __all__ = ["Fidelity", "FidelityMeter", "OutputFidelity", "compare_outputs"]
 
-_LARGEST_WEIGHT = 1e290
-"""Upper bound of a sample's weight: sums of many stay finite."""
+_LARGEST_WEIGHT = 1e290  # of a sample: sums of many stay finite
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,10 @@ class Fidelity:
     def relative_l2(self) -> float | None:
         """The highest relative error of any output; None if none is floating."""
         return max((output.relative_l2 for output in self.outputs if output.relative_l2 is not None), default=None)
+
+    def each(self, divergence: float) -> float:
+        """The mean over the outputs of a divergence, which is summed over them."""
+        return divergence / max(len(self.outputs), 1)
 
 
 @dataclass

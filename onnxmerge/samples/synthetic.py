@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from onnxmerge.errors import UsageError
+from onnxmerge.graph.model import Model
 from onnxmerge.graph.values import TensorSpec
 from onnxmerge.samples.casting import as_declared, is_float
 from onnxmerge.samples.feeds import Samples, batch_axis_is_free
-from onnxmerge.samples.token_inputs import NO_ROLES, Role
+from onnxmerge.samples.token_inputs import NO_ROLES, Role, token_roles
 
-__all__ = ["channel_axis", "dead_leaves", "most_confident", "synthetic_samples"]
+__all__ = ["channel_axis", "dead_leaves", "most_confident", "samples_for", "synthetic_samples"]
 
 COVERAGE = 3.0
 """Area of the leaves over that of the image. A guess: 3 leaves about e^-3 = 5 % of the first colour in sight."""
@@ -142,7 +143,7 @@ def synthetic_samples(
     kinds: list[str] = []
     for spec in inputs:
         role, shape = roles.get(spec.name), (feeds, *dims[spec.name])
-        arrays[spec.name], kind = _told(spec, shape, role, rng) if role else _values(spec, shape, rng)
+        arrays[spec.name], kind = _values_of_role(spec, shape, role, rng) if role else _values(spec, shape, rng)
         kinds.append(kind if len(inputs) == 1 else f"{kind} for '{spec.name}'")
     return Samples(
         feeds=tuple({name: np.asarray(array[i]) for name, array in arrays.items()} for i in range(feeds)),
@@ -152,6 +153,13 @@ def synthetic_samples(
         rows=rows,
         batchable=batch_axis_is_free(inputs),
     )
+
+
+def samples_for(
+    model: Model, dims: Mapping[str, tuple[int, ...]], count: int, seed: int, *, stream: int = 0
+) -> Samples:
+    """`synthetic_samples` for all inputs of a model, with the roles that they have in it."""
+    return synthetic_samples(model.inputs, dims, count, seed, token_roles(model), stream=stream)
 
 
 def most_confident(scores: NDArray[Any], count: int) -> NDArray[np.int64]:
@@ -218,7 +226,9 @@ def _values(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) 
     return rng.integers(0, 2, shape).astype(declared.dtype), "integers 0 and 1"
 
 
-def _told(spec: TensorSpec, shape: tuple[int, ...], role: Role, rng: np.random.Generator) -> tuple[NDArray[Any], str]:
+def _values_of_role(
+    spec: TensorSpec, shape: tuple[int, ...], role: Role, rng: np.random.Generator
+) -> tuple[NDArray[Any], str]:
     """Values for an input of a known role, for all feeds: shape (feeds, ...)."""
     values, words = np.zeros(shape, np.int64), "zeros"
     kind = np.dtype(bool)
