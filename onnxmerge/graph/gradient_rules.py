@@ -7,7 +7,7 @@ without a rule lets no gradient pass; what is computed behind it is then approxi
 |---|---|
 | Conv | the transposed convolution of g; with steps of 1, a convolution with the flipped kernels, which is faster |
 | BatchNormalization | g · γ/sqrt(var + eps) |
-| Relu, LeakyRelu, PRelu | g where y > 0, g · slope elsewhere |
+| Relu, LeakyRelu, PRelu | g where x > 0, g · slope elsewhere |
 | Clip | g where y is inside the bounds |
 | Sigmoid, Tanh, HardSigmoid | g · y(1 - y), g · (1 - y²), g · alpha where 0 < y < 1 |
 | Add, Sub, Mul, Div | as usual, but none for divisors, and none where a signal is broadcast |
@@ -64,15 +64,16 @@ def _batchnorm(tape: Tape, node: Node, g: str) -> Gradients | None:
 
 
 def _rectifier(tape: Tape, node: Node, g: str) -> Gradients | None:
-    y = node.outputs[0]
-    positive = tape.op("Sign", tape.op("Relu", y) if node.op != "Relu" else y)
+    x, y = node.inputs[0], node.outputs[0]
     if node.op == "Relu":
-        return [(node.inputs[0], tape.op("Mul", g, positive))]
+        return [(x, tape.op("Mul", g, tape.op("Sign", y)))]
     slope: Any = node.attributes.get("alpha", 0.01) if node.op == "LeakyRelu" else tape.array(node.inputs[1])
-    if slope is None or np.min(slope) < 0:
+    if slope is None:
         return None
+    # With a negative slope, outputs are positive on both sides of zero. Otherwise inputs need not be held for them.
+    positive = tape.op("Sign", tape.op("Relu", x if np.min(slope) < 0 else y))
     factor = tape.op("Add", tape.op("Mul", positive, tape.floats(1 - np.asarray(slope))), tape.floats(slope))
-    return [(node.inputs[0], tape.op("Mul", g, factor))]
+    return [(x, tape.op("Mul", g, factor))]
 
 
 def _clip(tape: Tape, node: Node, g: str) -> Gradients | None:

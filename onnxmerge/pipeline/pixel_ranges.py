@@ -26,7 +26,7 @@ from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import channel_axis
 from onnxmerge.signals.first_layer import first_layer
 
-__all__ = ["RANGES", "in_plausible_range", "in_recorded_range", "in_telling_range", "scores_of"]
+__all__ = ["RANGES", "in_plausible_range", "in_recorded_range", "in_telling_range", "not_too_large", "scores_of"]
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH, _TRIED = 32, 256
@@ -96,25 +96,32 @@ def in_plausible_range(network: Network, samples: Samples, provider: Provider, *
         provider: The execution provider.
         small: Whether to bring them into 0..1 if the biases vanish beside them.
     """
-    inputs, dims = network.model.inputs, network.cost.dims
-    images = [each.name for each in inputs if each.dtype == "float32" and channel_axis(dims[each.name]) is not None]
-    layer = first_layer(network, images) if images else None
-    if layer is None:
+    images, spread = _images(network), _spreads(network, samples, provider)
+    if spread is None:
         return samples
-    tried = samples.part(0, -(-_LOOKED_AT // samples.rows))
-    try:
-        faint = layer.spread(tried.feeds, provider)
-        plain = layer.spread(_in_range(tried, images, _LARGE).feeds, provider)
-    except OnnxMergeError as error:  # the images serve as they are
-        _LOGGER.debug("the range of synthetic images was not chosen: %s", error)
-        return samples
-    _LOGGER.debug("deviation of the first layer over its biases: %s, in the larger range %s", faint, plain)
-    if small and _STRONG < faint < _SILENT:
+    if small and _STRONG < spread[0] < _SILENT:
         return _in_range(samples, images, _SMALL)
-    return _in_range(samples, images, _LARGE) if faint < _FAINT <= plain else samples
+    return _in_range(samples, images, _LARGE) if spread[0] < _FAINT <= spread[1] else samples
 
 
-def in_telling_range(model: bytes | Path, scores: str, samples: Samples, provider: Provider) -> Samples:
+def not_too_large(network: Network, samples: Samples, provider: Provider) -> tuple[str, ...]:
+    """The ranges of values that are not too large for the biases of the first layer.
+
+    A classifier of two classes, faces and everything else, rightly sees no difference between images without faces, and
+    may tell them apart in values that are far too large.
+
+    Args:
+        network: A network without BatchNormalization.
+        samples: Standardised images, of the only input.
+        provider: The execution provider.
+    """
+    spread = _spreads(network, samples, provider)
+    return tuple(name for name in RANGES if name != _LARGE or spread is None or spread[0] <= _STRONG)
+
+
+def in_telling_range(
+    model: bytes | Path, scores: str, samples: Samples, provider: Provider, ranges: Sequence[str] = tuple(RANGES)
+) -> Samples:
     """The samples in the range of values in which a classifier tells them apart.
 
     That is measured by the entropy of how often each class is the most probable one, which does not depend on how large
@@ -125,13 +132,14 @@ def in_telling_range(model: bytes | Path, scores: str, samples: Samples, provide
         scores: Its output, of shape (n, classes).
         samples: Standardised images, of the only input.
         provider: The execution provider.
+        ranges: The ranges to try, by name.
     """
     (image,) = samples.feeds[0]
     tried = samples.part(0, -(-min(_TRIED, samples.count) // samples.rows))
     told: dict[str, float] = {}
     try:
         with Session.open(model, provider) as session:
-            for name in RANGES:
+            for name in ranges:
                 found = scores_of(session, scores, _in_range(tried, [image], name))
                 told[name] = 0.0 if found is None else _entropy(found)
                 if not name and told[name] > _ALIKE:
@@ -142,6 +150,28 @@ def in_telling_range(model: bytes | Path, scores: str, samples: Samples, provide
     _LOGGER.debug("entropy of the classes of synthetic images, by range: %s", told)
     best = max(told, key=lambda name: told[name])
     return _in_range(samples, [image], best) if told[best] > _APART else samples
+
+
+def _images(network: Network) -> list[str]:
+    """Inputs that are images."""
+    inputs, dims = network.model.inputs, network.cost.dims
+    return [each.name for each in inputs if each.dtype == "float32" and channel_axis(dims[each.name]) is not None]
+
+
+def _spreads(network: Network, samples: Samples, provider: Provider) -> tuple[float, float] | None:
+    """Deviation of the first layer over its biases, of standardised images and in 0..255; None if it is not known."""
+    images = _images(network)
+    layer = first_layer(network, images) if images else None
+    if layer is None:
+        return None
+    tried = samples.part(0, -(-_LOOKED_AT // samples.rows))
+    try:
+        found = tuple(layer.spread(_in_range(tried, images, name).feeds, provider) for name in ("", _LARGE))
+    except OnnxMergeError as error:  # the images serve as they are
+        _LOGGER.debug("the range of synthetic images was not chosen: %s", error)
+        return None
+    _LOGGER.debug("deviation of the first layer over its biases: %s, in the larger range %s", *found)
+    return found[0], found[1]
 
 
 def scores_of(session: Session, scores: str, samples: Samples) -> NDArray[Any] | None:

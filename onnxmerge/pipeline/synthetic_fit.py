@@ -18,7 +18,13 @@ from typing import NamedTuple
 from onnxmerge.graph import ImageGradient, before_softmax
 from onnxmerge.network import Network
 from onnxmerge.pipeline.matched_samples import Matching, class_target, matched_samples, statistics_target, takes_images
-from onnxmerge.pipeline.pixel_ranges import in_plausible_range, in_recorded_range, in_telling_range, scores_of
+from onnxmerge.pipeline.pixel_ranges import (
+    in_plausible_range,
+    in_recorded_range,
+    in_telling_range,
+    not_too_large,
+    scores_of,
+)
 from onnxmerge.pipeline.run import Run, ort_source
 from onnxmerge.pipeline.synthetic_texts import macs_of_text, synthetic_texts, takes_texts
 from onnxmerge.plan.effort import EFFORTS
@@ -131,7 +137,8 @@ def synthetic_fit(run: Run, network: Network, synthesis: Synthesis, memory: int,
         large = in_plausible_range(network, samples, provider, small=scores is None)
         if large is not samples or scores is None or not takes_images(network):
             return large
-        return in_telling_range(ort_source(run.source), scores, samples, provider)
+        ranges = not_too_large(network, samples, provider)
+        return in_telling_range(ort_source(run.source), scores, samples, provider, ranges)
 
     samples = _clearest(run, synthesis, made, provider) or made(synthesis.count)
     if matching is None:

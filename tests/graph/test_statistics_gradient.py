@@ -64,6 +64,8 @@ STEPS: dict[str, Callable[[Net, str], str]] = {
     "Relu": lambda net, h: net.add("Relu", h),
     "LeakyRelu": lambda net, h: net.add("LeakyRelu", h, alpha=0.3),
     "PRelu": lambda net, h: net.add("PRelu", h, net.positive(CHANNELS, 1, 1)),
+    "PRelu of slopes of both signs": lambda net, h: net.add("PRelu", h, net.random(CHANNELS, 1, 1)),
+    "LeakyRelu of a negative slope": lambda net, h: net.add("LeakyRelu", h, alpha=-0.3),
     "Clip": lambda net, h: net.add("Clip", h, net.const(np.float32(-1)), net.const(np.float32(2))),
     "Clip from zero": lambda net, h: net.add("Clip", h, net.const(np.float32(0)), net.const(np.float32(3))),
     "Clip above": lambda net, h: net.add("Clip", h, "", net.const(np.float32(1))),

@@ -16,7 +16,13 @@ from onnxmerge.graph import fold_batchnorm, load, probe_shapes, to_proto
 from onnxmerge.network import Network
 from onnxmerge.pipeline import synthetic_fit
 from onnxmerge.pipeline.matched_samples import Matching, matched_samples, statistics_target
-from onnxmerge.pipeline.pixel_ranges import RANGES, in_plausible_range, in_recorded_range, in_telling_range
+from onnxmerge.pipeline.pixel_ranges import (
+    RANGES,
+    in_plausible_range,
+    in_recorded_range,
+    in_telling_range,
+    not_too_large,
+)
 from onnxmerge.samples import synthetic_samples
 from onnxmerge.signals.batch_statistics import batch_statistics
 from onnxmerge.signals.calibration import Calibration
@@ -154,6 +160,13 @@ def test_a_classifier_is_given_the_range_in_which_it_tells_images_apart(name: st
     samples = synthetic_samples(load(model).inputs, {"x": (1, 3, 16, 16)}, 64, 0)
     made = in_telling_range(model.SerializeToString(), model.graph.output[0].name, samples, "cpu")
     assert made.source == samples.source + (f", {name}" if name else "")
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(0.1, False), (1.0, True), (64.0, True)])
+def test_values_too_large_for_the_first_layer_are_not_tried(scale: float, expected: bool) -> None:
+    network = network_of(detector(scale))
+    samples = synthetic_samples(network.model.inputs, network.cost.dims, 16, 0)
+    assert ("in 0..255" in not_too_large(network, samples, "cpu")) == expected
 
 
 def detector(scale: float, biases: float = 1.0, *, layout: str = "NCHW", added: bool = False) -> onnx.ModelProto:
@@ -296,7 +309,7 @@ def test_a_network_cut_without_samples_is_nearer_on_real_images(monkeypatch: pyt
 
     with_steps = error()
     monkeypatch.setattr(synthetic_fit, "statistics_target", lambda network: None)
-    monkeypatch.setattr(synthetic_fit, "in_telling_range", lambda model, scores, samples, provider: samples)
+    monkeypatch.setattr(synthetic_fit, "in_telling_range", lambda model, scores, samples, *others: samples)
     monkeypatch.setattr(synthetic_fit, "class_target", lambda network, scores: None)
     without = error()
     assert with_steps < 0.8 * without
