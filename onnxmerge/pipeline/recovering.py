@@ -16,7 +16,7 @@ from onnxmerge.pipeline.announcing import while_announcing
 from onnxmerge.pipeline.cutting import Cut
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
 from onnxmerge.recover import require_torch
-from onnxmerge.recover.recipe import USUAL
+from onnxmerge.recover.recipe import recipe_for
 from onnxmerge.report import units
 from onnxmerge.report.model import Recovery
 from onnxmerge.runtime.session import Session
@@ -83,7 +83,7 @@ def recovered(run: Run, cut: Cut, fitting: Samples, judging: Samples) -> Cut:
 
     with run.stage("recovering"):
         done = distil(
-            run.model, cut.model, _left(cut), fitting, judging, run.options.seed, USUAL,
+            run.model, cut.model, _left(cut), fitting, judging, run.options.seed, recipe_for(cut.network.cost.macs({})),
             progress=while_announcing("recovering", lambda part: run.progress("recovering", part)),
         )  # fmt: skip
         draft = Draft(cut.model)

@@ -123,10 +123,10 @@ def _run(training: _Training, judge: _Judge, recipe: Recipe, seed: int, progress
     """Train at one rate; no further than to the first checkpoint if the weights are not better there."""
     before = best = judge.error()
     found: dict[str, NDArray[np.float32]] = {}
-    of_best, every = 0, max(recipe.steps // recipe.checkpoints, 1)
+    of_best = 0
     for step, mean in enumerate(training.steps(recipe, np.random.default_rng(seed)), start=1):
         progress(step / recipe.steps)
-        if step % every and step != recipe.steps:
+        if step % recipe.every and step != recipe.steps:
             continue
         error = judge.error(mean)
         if error < best:

@@ -22,16 +22,16 @@ from onnxmerge.errors import UsageError  # noqa: E402
 from onnxmerge.pipeline import recovering  # noqa: E402
 from onnxmerge.recover import distillation, network, operators  # noqa: E402
 from onnxmerge.recover.distillation import Distilled  # noqa: E402
-from onnxmerge.recover.recipe import USUAL, Recipe  # noqa: E402
+from onnxmerge.recover.recipe import Recipe  # noqa: E402
 from onnxmerge.signals.divergence import DivergenceMeter  # noqa: E402
 from tests.builders import Net  # noqa: E402
 from tests.recover.networks import images, residual  # noqa: E402
 
-SHORT = replace(USUAL, steps=60, rising=5, memory=10, checkpoints=3)
+SHORT = Recipe(steps=60, rising=5, memory=10, every=20)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> None:
-    monkeypatch.setattr(recovering, "USUAL", recipe)
+    monkeypatch.setattr(recovering, "recipe_for", lambda macs: recipe)
 
 
 @pytest.fixture(autouse=True)

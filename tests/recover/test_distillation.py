@@ -14,11 +14,11 @@ from onnxmerge.recover import distillation  # noqa: E402
 from onnxmerge.recover.distillation import Distilled, check_recoverable, distil  # noqa: E402
 from onnxmerge.recover.inputs import Inputs  # noqa: E402
 from onnxmerge.recover.network import TorchNetwork  # noqa: E402
-from onnxmerge.recover.recipe import USUAL, Recipe  # noqa: E402
+from onnxmerge.recover.recipe import Recipe  # noqa: E402
 from onnxmerge.samples.feeds import Samples  # noqa: E402
 from tests.recover.networks import images, residual, samples  # noqa: E402
 
-SHORT = replace(USUAL, steps=60, rising=5, memory=10, checkpoints=3)
+SHORT = Recipe(steps=60, rising=5, memory=10, every=20)
 
 
 def disturbed(model: Model) -> Model:
