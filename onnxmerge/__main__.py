@@ -19,6 +19,8 @@ def run() -> int:
     # OpenBLAS threads spin for a while after each product, on the cores that ONNX Runtime needs next: ResNet-56 took
     # 88 s with its default and 57 s with this. It is read when NumPy is imported, and it is our process.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+    # What a scheduler or a container sends before it kills: clean up as after an interrupt.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from onnxmerge.cli import main  # noqa: PLC0415 - after the setting above
 

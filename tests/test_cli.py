@@ -460,26 +460,27 @@ def test_an_interrupt(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals differ on Windows")
-def test_an_interrupt_from_outside_leaves_nothing(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_from_outside_leaves_nothing(model: Path, tmp_path: Path, sent: signal.Signals) -> None:
     # The child says when it verifies, with the file half done, and then waits for the signal.
     child = (
         "import signal, sys, time\n"
         "from onnxmerge.pipeline import verifying as search\n"
         # A parent in the background hands down that interrupts are ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from onnxmerge.cli import main\n"
+        "from onnxmerge.__main__ import run\n"
         "def wait(*args, **given):\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
         "search.measure_models = wait\n"
-        "sys.exit(main(sys.argv[1:]))\n"
+        "sys.exit(run())\n"
     )
     words = [sys.executable, "-c", child, str(model), str(tmp_path / "out.onnx"), "--provider", "cpu"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         assert any(tmp_path.iterdir())
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "onnxmerge: interrupted\n")
     assert not any(tmp_path.iterdir())

@@ -204,9 +204,10 @@ def _collect(regression: Regression, pairs: Iterable[_Pair], batches: Batches) -
         if len(batches) > 1:
             regression.add(batches.fold(batch) % 2, rows, t, weights)
         else:
-            # A single batch is split in two.
+            # A single batch is split in two; a single row counts in both halves.
             for half in (0, 1):
-                regression.add(half, rows[half::2], t[half::2], None if weights is None else weights[half::2])
+                part = slice(half if len(rows) > 1 else 0, None, 2)
+                regression.add(half, rows[part], t[part], None if weights is None else weights[part])
 
 
 def _pairs(

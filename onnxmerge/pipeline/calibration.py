@@ -146,6 +146,7 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None, held
     with run.stage("measuring signals"):
         synthesis = None
         if fitting is not None:
+            _check_varied(fitting)
             samples = unpadded(run, fitting)
         else:
             synthesis = synthesis_of(run, network)
@@ -166,6 +167,22 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None, held
         )
         announce_fit(run, calibration, samples, held, synthesis)
         return calibration if synthesis is None else _on_synthetic(run, calibration, synthesis)
+
+
+def _check_varied(fitting: Samples) -> None:
+    """Refuse samples that no fit can be judged on: weights fitted to one sample reproduce it, and nothing else.
+
+    Raises:
+        UsageError: There is only one, or all are equal.
+    """
+    first, *others = fitting.feeds
+    if others and any(not np.array_equal(feed[name], first[name]) for feed in others for name in first):
+        return
+    found = f"all {fitting.count} samples are equal" if others else f"got {fitting.count}, in one feed"
+    raise UsageError(
+        f"{fitting.source}: weights are fitted to at least two feeds of different samples, {found}; pass others, "
+        "or leave out --calib to fit to synthetic ones"
+    )
 
 
 def _on_synthetic(run: Run, calibration: Calibration, synthesis: Synthesis) -> Calibration:

@@ -10,10 +10,11 @@ from onnxmerge.errors import UsageError
 from onnxmerge.network import Network
 from onnxmerge.pipeline.analysis import analyse
 from onnxmerge.pipeline.calibration import why_unfitted
+from onnxmerge.pipeline.comparison_samples import comparison_samples
 from onnxmerge.pipeline.network import drawn
 from onnxmerge.pipeline.reporting import group_entry, input_shapes, pinned, reason_fields, sizes, titles
 from onnxmerge.pipeline.request import NO_SHAPES, Request, Shapes, Source
-from onnxmerge.pipeline.run import SYNTHETIC, Run, ort_source, start, with_input_hint
+from onnxmerge.pipeline.run import Run, ort_source, start, with_input_hint
 from onnxmerge.pipeline.sample_loading import check_images, load, masked
 from onnxmerge.plan.eligibility import outlook
 from onnxmerge.plan.options import Options
@@ -21,7 +22,6 @@ from onnxmerge.plan.scope import by_saving
 from onnxmerge.report.model import SideBySide
 from onnxmerge.report.results import InspectionReport
 from onnxmerge.report.text import advice, listed, sentence
-from onnxmerge.samples.synthetic import samples_for
 from onnxmerge.signals.free_bases import with_products
 from onnxmerge.verify import Progress, measure_models, quiet, time_batches
 
@@ -137,7 +137,7 @@ def compare(
     counted = [sizes(network, {}, run.size) for network, run in zip(networks, (one, two), strict=True)]
     real = samples
     if samples is None:
-        samples = samples_for(one.model, networks[1].cost.dims, SYNTHETIC, seed)
+        samples = comparison_samples(one, networks[0], networks[1].cost.dims)
     samples = replace(samples, joined=networks[0].joined)
     with with_input_hint(one, real):
         models = ort_source(one.source), ort_source(two.source)

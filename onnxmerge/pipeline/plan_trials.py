@@ -34,6 +34,8 @@ __all__ = ["best_of_trials", "predicted"]
 
 _LARGE = 0.2
 """Sum of sensitivities from which further plans are tried."""
+_FEWEST = 8
+"""Samples below which nothing is tried: the fold that is left out would hold one, whose error says nothing."""
 _NEAR = 0.01
 """How much less a further plan may remove than the first one, as a fraction."""
 
@@ -88,6 +90,8 @@ def _tried_on(prepared: Prepared) -> Calibration | None:
     """The samples of trials; None unless plans are fitted to real ones, and say what error they predict."""
     calibration, preset = prepared.calibration, prepared.preset
     if calibration is None or not calibration.real or calibration.batches.folds < 2:
+        return None
+    if calibration.batches.count < _FEWEST:
         return None
     predicts = isinstance(prepared.planner, Planner) and preset.fitted and preset.allocate == "global"
     return calibration if predicts else None

@@ -13,11 +13,11 @@ from onnxmerge._version import __version__
 from onnxmerge.errors import GateError, ModelError, UsageError
 from onnxmerge.graph import check_target, external_files, in_one_file, load, opset_of, staged_by, to_proto
 from onnxmerge.pipeline.analysis import analyse
+from onnxmerge.pipeline.comparison_samples import comparison_samples
 from onnxmerge.pipeline.provenance import environment, settings_of
 from onnxmerge.pipeline.request import Request, Source
 from onnxmerge.pipeline.run import (
     MEMORY_LIMIT,
-    SYNTHETIC,
     Run,
     file_size,
     ort_source,
@@ -29,7 +29,6 @@ from onnxmerge.report.quantization import Quantization, QuantizedEntry
 from onnxmerge.report.verdict import quantization_verdict
 from onnxmerge.runtime.quantizer import Recipe, quantize_model
 from onnxmerge.samples.feeds import Samples
-from onnxmerge.samples.synthetic import samples_for
 from onnxmerge.suggestions import did_you_mean
 from onnxmerge.verify import Measured, Progress, Verification, check_gates, measure_several, quiet
 
@@ -135,7 +134,7 @@ def quantize_file(
     fitting, held = load_both(run)
     check_answerable(run.model, verification)
     runs = [run] if original is None else [_beside(run, original, progress), run]
-    samples, macs = _measured_on(runs, held, seed)
+    samples, macs = _measured_on(runs, held)
 
     def write(path: Path) -> None:
         with run.stage("quantizing"):
@@ -246,12 +245,12 @@ def _beside(run: Run, original: Source, progress: Progress) -> Run:
     return other
 
 
-def _measured_on(runs: Sequence[Run], held: Samples | None, seed: int) -> tuple[Samples, list[int]]:
+def _measured_on(runs: Sequence[Run], held: Samples | None) -> tuple[Samples, list[int]]:
     """The samples to compare on, synthetic if there are none, and the MACs of each model at their shapes."""
     networks = [analyse(run, held) for run in runs]
     costs, samples = [network.cost for network in networks], held
     if samples is None:
-        samples = samples_for(runs[0].model, costs[0].dims, SYNTHETIC, seed)
+        samples = comparison_samples(runs[0], networks[0])
     return replace(samples, joined=networks[0].joined), [cost.macs({}) for cost in costs]
 
 

@@ -25,6 +25,7 @@ from onnxmerge.errors import GateError
 from onnxmerge.graph import to_proto
 from onnxmerge.network import Network
 from onnxmerge.pipeline.analysis import analyse
+from onnxmerge.pipeline.comparison_samples import comparison_samples
 from onnxmerge.pipeline.cutting import Cut, cut_by
 from onnxmerge.pipeline.plan_trials import predicted
 from onnxmerge.pipeline.planning import plan_at
@@ -33,13 +34,12 @@ from onnxmerge.pipeline.provenance import origin
 from onnxmerge.pipeline.recovering import check_recovery, recovered, withdraw
 from onnxmerge.pipeline.reporting import NO_HASHES, account
 from onnxmerge.pipeline.request import Request
-from onnxmerge.pipeline.run import SYNTHETIC, ort_source, start, with_input_hint
+from onnxmerge.pipeline.run import ort_source, start, with_input_hint
 from onnxmerge.pipeline.sample_loading import check_answerable, load_both
 from onnxmerge.pipeline.verifying import verify
 from onnxmerge.plan.plan import Plan
 from onnxmerge.report.results import Report
 from onnxmerge.samples.feeds import Samples
-from onnxmerge.samples.synthetic import samples_for
 from onnxmerge.verify import Measured, Progress, Remembered, compare_outputs, measure_point, quiet
 
 __all__ = ["Session"]
@@ -169,8 +169,8 @@ class Session:
         """The samples to verify on; without any, synthetic ones, which are not those of a fit."""
         samples = self.held
         if samples is None:
-            dims, seed = self.network.cost.dims, self.run.options.seed
-            samples = samples_for(self.run.model, dims, SYNTHETIC, seed, stream=1)
+            calibration = self.prepared.calibration
+            samples = comparison_samples(self.run, self.network, matched=calibration is not None)
         return replace(samples, joined=self.network.joined)
 
     @contextmanager

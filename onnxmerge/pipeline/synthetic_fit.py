@@ -32,7 +32,7 @@ from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import most_confident, samples_for
 
-__all__ = ["RIDGE", "Synthesis", "SyntheticFit", "synthesis_of", "synthetic_fit"]
+__all__ = ["RIDGE", "Synthesis", "SyntheticFit", "for_comparison", "synthesis_of", "synthetic_fit"]
 
 _MOST_SYNTHETIC, _FEWEST_SYNTHETIC, _SYNTHETIC_ELEMENTS, _SYNTHETIC_MACS = 512, 16, 24_000_000, 2e11
 """Synthetic images to fit on: 512 small ones, 160 of 3x224x224, fewer if one image takes many MACs, at least 16."""
@@ -116,7 +116,15 @@ def synthesis_of(run: Run, network: Network) -> Synthesis:
     return Synthesis(shapes, count, _pool(network, count) if few else 0, scores, recorded, matching)
 
 
-def synthetic_fit(run: Run, network: Network, synthesis: Synthesis, memory: int, provider: Provider) -> SyntheticFit:
+def for_comparison(synthesis: Synthesis, count: int, *, matched: bool) -> Synthesis:
+    """A few more samples of the same kind; images are only changed if they are to be `matched`."""
+    pool = min(synthesis.pool, _POOL * count)
+    return replace(synthesis, count=count, pool=pool, matching=synthesis.matching if matched else None)
+
+
+def synthetic_fit(
+    run: Run, network: Network, synthesis: Synthesis, memory: int, provider: Provider, *, stream: int = 0
+) -> SyntheticFit:
     """Synthetic samples to fit to.
 
     Args:
@@ -125,13 +133,14 @@ def synthetic_fit(run: Run, network: Network, synthesis: Synthesis, memory: int,
         synthesis: What to make.
         memory: Bytes that a descent may take.
         provider: The execution provider.
+        stream: Another number gives other samples of the same kind.
     """
     if takes_texts(network):
         return SyntheticFit(synthetic_texts(run, network, synthesis.count), RIDGE, 1.0)
     recorded, scores, matching = synthesis.recorded, synthesis.scores, synthesis.matching
 
     def made(wanted: int) -> Samples:
-        samples = samples_for(run.model, synthesis.shapes, wanted, run.options.seed)
+        samples = samples_for(run.model, synthesis.shapes, wanted, run.options.seed, stream=stream)
         if recorded is not None:
             return in_recorded_range(recorded, samples, memory, provider)
         large = in_plausible_range(network, samples, provider, small=scores is None)

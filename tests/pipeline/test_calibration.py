@@ -7,6 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from onnxmerge.errors import UsageError
 from onnxmerge.pipeline import Request
 from onnxmerge.pipeline.calibration import choose_preset
 from onnxmerge.pipeline.run import start
@@ -99,3 +100,15 @@ def test_tokens_beside_floats_are_any_of_the_table() -> None:
     (note,) = (note for note in made.report.notes if "weights were fitted on" in note)
     assert "standard normal for" in note
     assert "random tokens (0 to 39) for 'other'" in note
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "got 1, in one feed"), (4, "all 4 samples are equal")])
+def test_samples_that_cannot_judge_a_fit_are_refused(count: int, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        compress(table(), Options(0.3), calibration={"x": np.ones((count, 20), np.float32)}, verification=CPU)
+
+
+def test_two_samples_are_enough_to_run() -> None:
+    rows = np.random.default_rng(0).standard_normal((2, 20)).astype(np.float32)
+    result = compress(table(), Options(0.3), calibration={"x": rows}, verification=CPU)
+    assert result.report.after.macs < result.report.before.macs

@@ -86,3 +86,9 @@ def test_more_samples_do_not_make_the_result_worse(name: str) -> None:
     assert few is not None
     assert many is not None
     assert many < 1.05 * few
+
+
+@pytest.mark.parametrize("samples", [2, 7])
+def test_few_samples_are_not_divided_for_trials(samples: int) -> None:
+    report = _cut("vgg_bn", samples, 0.5)
+    assert report.predicted == pytest.approx(_sum(report))

@@ -1,0 +1,44 @@
+"""Synthetic samples that the outputs of two models are compared on where there are no real ones.
+
+They are made like those of a fit, but are not among them. Images in another range of values than the network was
+trained on say nothing about it: for values near zero, the bundled VGG, which takes 0..255, gives all images the same
+class, and errors that hardly show on real images are 20 times the variance of its outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from onnxmerge.network import Network
+from onnxmerge.pipeline.calibration import why_unfitted
+from onnxmerge.pipeline.memory import free_memory
+from onnxmerge.pipeline.run import SYNTHETIC, Run
+from onnxmerge.pipeline.synthetic_fit import for_comparison, synthesis_of, synthetic_fit
+from onnxmerge.pipeline.synthetic_texts import takes_known, takes_texts
+from onnxmerge.samples.feeds import Samples
+from onnxmerge.samples.synthetic import samples_for
+
+__all__ = ["comparison_samples"]
+
+_STREAM = 1
+"""Of random numbers; fits use 0."""
+
+
+def comparison_samples(
+    run: Run, network: Network, dims: Mapping[str, tuple[int, ...]] | None = None, *, matched: bool = False
+) -> Samples:
+    """Synthetic samples to compare outputs on.
+
+    Args:
+        run: The run.
+        network: The analysed model.
+        dims: Shapes of the inputs; those of the network's costs if omitted.
+        matched: Whether images are changed like those of a fit, which takes many passes.
+    """
+    shapes, seed = network.cost.dims if dims is None else dims, run.options.seed
+    if why_unfitted(network) or takes_texts(network) or not takes_known(network):
+        return samples_for(run.model, shapes, SYNTHETIC, seed, stream=_STREAM)
+    few = for_comparison(synthesis_of(run, network), SYNTHETIC, matched=matched)
+    memory, provider = run.options.memory or free_memory() // 4, run.request.verification.provider
+    return synthetic_fit(run, network, replace(few, shapes=shapes), memory, provider, stream=_STREAM).samples
