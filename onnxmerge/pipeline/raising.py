@@ -63,14 +63,19 @@ class _Timed:
         blocks: Its widths are multiples of these.
         timing: Against the original.
         work: MACs before over MACs after; None if none are counted.
-        mild: Whether its predicted error is near that of the first plan.
+        error: Its predicted error over that of the first plan.
     """
 
     plan: Plan
     blocks: Blocks
     timing: Comparison
     work: float | None
-    mild: bool = True
+    error: float = 1.0
+
+    @property
+    def mild(self) -> bool:
+        """Whether its predicted error is near that of the first plan."""
+        return self.error <= _MILD
 
     def saves(self, share: float) -> bool:
         """Whether it saves this share of the time explained by removed MACs, or anything if none are counted.
@@ -124,11 +129,13 @@ def _words(first: _Timed, taken: _Timed, measured: Measured) -> str:
     what, timing, blocks = NAMES[taken.plan.of], first.timing, taken.blocks
     narrow = "" if blocks.wide == blocks.narrow else f", or of {blocks.narrow} in layers of fewer than 32 channels"
     accuracy = "" if measured.accuracy_after is None else f", top-1 {units.percent(measured.accuracy_after / 100)}"
+    cost = "" if taken.error <= 1 else f", at {taken.error:.1f} times the predicted error"
     return (
-        f"the first result, without {first.plan.reached:.1%} of the {what}, was "
+        f"the first result, with {units.percent(first.plan.reached)} of the {what} removed, was "
         f"{units.speed(timing.speedup, timing.low, timing.high)}{accuracy}; at least {first.needed(_SHARE):.2f}x was "
-        f"expected, so widths were made multiples of {blocks.wide}{narrow}: without {taken.plan.reached:.1%}. Here a "
-        f"clock decided; --round-to {blocks.narrow} makes multiples of {blocks.narrow}, --round-to 4 finer widths"
+        f"expected, so widths were made multiples of {blocks.wide}{narrow}: {units.percent(taken.plan.reached)} are "
+        f"removed{cost}. Here a clock decided; --round-to {blocks.narrow} makes multiples of {blocks.narrow}, "
+        "--round-to 4 finer widths, whatever the time"
     )
 
 
@@ -147,7 +154,7 @@ def _free(run: Run) -> bool:
 def _wider(session: Session, planner: Planner, first: _Timed) -> list[_Timed]:
     """Plans in wider blocks, up to the first that saves enough with as little error."""
     run, before, tried = session.run, first.plan, list[_Timed]()
-    error = planner.predicted(first.plan)
+    error = planner.predicted(first.plan)  # 0 without curves, and then of every plan
     for blocks in _BLOCKS:
         with run.stage("planning in wider blocks"):
             plan = planner.in_blocks(first.plan, blocks)
@@ -159,13 +166,13 @@ def _wider(session: Session, planner: Planner, first: _Timed) -> list[_Timed]:
         if wider > max(_WORST * error, _SMALL):
             continue
         before = plan
-        tried.append(_timed(session, planner, plan, blocks, mild=wider <= _MILD * error))
+        tried.append(_timed(session, planner, plan, blocks, wider / error if error else 1.0))
         if tried[-1].mild and tried[-1].saves(_SHARE) and tried[-1].faster(first):
             break
     return tried
 
 
-def _timed(session: Session, planner: Planner, plan: Plan, blocks: Blocks, *, mild: bool) -> _Timed:
+def _timed(session: Session, planner: Planner, plan: Plan, blocks: Blocks, error: float) -> _Timed:
     """Time a plan; twice if it saves enough, which may be by chance."""
     run, verification = session.run, session.request.verification
     conditions = Conditions(verification.provider, verification.threads, session.measured_on.feeds[0])
@@ -174,7 +181,7 @@ def _timed(session: Session, planner: Planner, plan: Plan, blocks: Blocks, *, mi
         return relative_latency(run, session.network, planner.schedule, plan.kept(), conditions)
 
     with run.stage("timing plans"):
-        once = _Timed(plan, blocks, timing(), session.network.macs_ratio(plan.kept()), mild)
+        once = _Timed(plan, blocks, timing(), session.network.macs_ratio(plan.kept()), error)
         if not once.saves(_LITTLE):
             return once
         return min(once, replace(once, timing=timing()), key=lambda each: each.timing.speedup)

@@ -163,11 +163,11 @@ def _quality(
     parts: list[str] = []
     if agreements:
         parts.append(f"same top-1 class for {units.percent(min(agreements))} of the samples")
-    elif fidelity.cosine is not None:
+    if fidelity.cosine is not None:  # beside the classes, too: a row of numbers may be an embedding
         parts.append(f"cosine of the outputs {units.cosine(fidelity.cosine)}")
         each = None if error is None else fidelity.each(error)
-        if each is not None and each >= _ERROR_SHOWN and not synthetic:
+        if each is not None and each >= _ERROR_SHOWN and not synthetic and not agreements:
             parts.append(f"squared error {times_variance(each)}")
-    elif equal:
+    elif equal and not agreements:
         parts.append(f"{units.percent(min(equal))} of the output entries equal")
     return [*parts, CAUTION] if synthetic else parts

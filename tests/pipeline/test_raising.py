@@ -89,6 +89,8 @@ def test_a_slower_result_gets_wider_layers_until_it_is_not_slower(monkeypatch: p
     told = [words for words in result.cautions if "a clock decided" in words]
     assert len(told) == 1
     assert "1.11x slower" in told[0]
+    assert "of the MACs removed" in told[0]
+    assert "times the predicted error" not in told[0]  # nothing is predicted without samples
     assert "To remove time" not in account_verdict(result.report)
 
 
