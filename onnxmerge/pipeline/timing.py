@@ -18,6 +18,7 @@ from onnxmerge.channels.relations import Axis, Indices
 from onnxmerge.cost.latency import LatencyModel
 from onnxmerge.graph import Draft, to_proto
 from onnxmerge.network import Network
+from onnxmerge.pipeline.announcing import while_announcing
 from onnxmerge.pipeline.quantized import as_stored
 from onnxmerge.pipeline.run import MEMORY_LIMIT, Run, ort_source
 from onnxmerge.plan.plan import Plan
@@ -103,7 +104,7 @@ def start_clock(run: Run, network: Network, samples: Samples | None) -> Clock:
                 network.cost,
                 table,
                 _alone_ms(dense) / 1e3,
-                lambda done: run.progress("timing operators", done),
+                while_announcing("timing operators", lambda done: run.progress("timing operators", done)),
             )
         finally:
             table.save()
@@ -119,7 +120,7 @@ def start_clock(run: Run, network: Network, samples: Samples | None) -> Clock:
             model.learn(
                 dict(enumerate(network.groups)),
                 seconds,
-                lambda done: run.progress("timing groups", done),
+                while_announcing("timing groups", lambda done: run.progress("timing groups", done)),
                 int(_ALL_GLANCES / max(_GLANCE.seconds, _RUNS_OF_GLANCE * model.seconds)),
             )
     return clock
