@@ -38,6 +38,8 @@ class FirstLayer:
     def spread(self, feeds: Sequence[Mapping[str, NDArray[Any]]], provider: Provider) -> float:
         """Standard deviation of an output on some feeds, in units of its bias: that of the median channel.
 
+        Outputs at the edges of images do not count: padding with zeros makes them differ, whatever the pixels are.
+
         Raises:
             OnnxMergeError: The layer cannot run.
         """
@@ -45,13 +47,21 @@ class FirstLayer:
         with Session.open(self._part.model, provider, spin=False, weights=self._part.weights) as session:
             for feed in feeds:
                 outputs = session.run({name: feed[name] for name in self._part.entering})[self._node.output.tensor]
-                rows = np.moveaxis(outputs, self._node.output.axis, -1).reshape(-1, len(self._biases))
+                inside = self._inside(np.moveaxis(outputs, self._node.output.axis, -1))
+                rows = inside.reshape(-1, len(self._biases))
                 count += len(rows)
                 total += rows.sum(axis=0, dtype=np.float64)
                 square += np.square(rows, dtype=np.float64).sum(axis=0)
         variance = np.maximum(square / count - np.square(total / count), 0.0)
         biased = self._biases > 1e-6 * self._biases.max()
         return float(np.median(np.sqrt(variance[biased]) / self._biases[biased]))
+
+    def _inside(self, outputs: NDArray[Any]) -> NDArray[Any]:
+        """(n, ..., o) outputs without those whose patches may reach beyond the image."""
+        for axis, (length, size) in enumerate(zip(outputs.shape[1:-1], self._node.patches.kernel, strict=False), 1):
+            if length > 2 * size:
+                outputs = np.take(outputs, np.arange(size, length - size), axis=axis)
+        return outputs
 
 
 def first_layer(context: Context, images: Sequence[str]) -> FirstLayer | None:

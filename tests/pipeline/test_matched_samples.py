@@ -209,6 +209,19 @@ def test_pixel_values_are_large_where_small_ones_vanish_beside_biases(model: onn
         assert np.allclose(new["x"], factor * old["x"] + summand, rtol=1e-5)
 
 
+def test_padding_behind_a_normalisation_of_pixels_does_not_hide_small_values() -> None:
+    net = Net(seed=7, opset=17)
+    rng = np.random.default_rng(7)
+    x = net.input(1, 3, 16, 16, name="x")
+    standard = net.add("Add", net.add("Mul", x, net.const(np.float32(1 / 64))), net.const(np.float32(-2)))
+    weight = net.const((rng.standard_normal((8, 3, 3, 3)) / 5).astype(np.float32))
+    h = net.add("Conv", standard, weight, net.const(rng.uniform(0.5, 2, 8).astype(np.float32)), pads=[1, 1, 1, 1])
+    net.output(net.conv(net.add("Relu", h), 8, 8, 3), rank=4)
+    network = network_of(net.model())
+    samples = synthetic_samples(network.model.inputs, {"x": (1, 3, 16, 16)}, 16, 0)
+    assert in_plausible_range(network, samples, "cpu").source.endswith(", in 0..255")
+
+
 @pytest.mark.parametrize(
     ("model", "name"),
     [

@@ -29,7 +29,7 @@ REFUSED = MappingProxyType(
         **{
             (MICROSOFT, op): Reason("integer_arithmetic", op)
             for op in (
-                "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QAttention", "QGemm", "QLinearAdd",
+                "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QAttention", "QGemm", "QLinearAdd",
                 "QLinearAveragePool", "QLinearConcat", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMul",
                 "QLinearReduceMean", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere",
             )
