@@ -39,6 +39,10 @@ their decisions on real texts; at a cosine of 0.71, two thirds of the embeddings
 neighbour. If the relative error is below the last, only the variance is small: some outputs hardly vary between
 synthetic inputs.
 """
+_UNVARIED = (
+    "the outputs of the original hardly vary between these synthetic inputs, so that those of the result are near says "
+    "little: pass samples with --calib"
+)
 
 
 def sizes(network: Network, left: Mapping[Any, Any], size: int | None, channels: int = 0) -> Sizes:
@@ -225,10 +229,11 @@ def _far_off(run: Run, network: Network, measured: Measured) -> str:
     cosine, relative = fidelity.cosine, fidelity.relative_l2
     astray = [] if cosine is None or cosine >= _FAR_COSINE else [f"cosine {cosine:.2f}"]
     each = None if error is None else fidelity.each(error)
-    if each is not None and each > _FAR_ERROR and (relative is None or relative > _LEAST_RELATIVE):
+    far, alike = each is not None and each > _FAR_ERROR, relative is not None and relative <= _LEAST_RELATIVE
+    if each is not None and far and not alike:
         astray.append(f"squared error {times_variance(each)}")
     if not astray:
-        return ""
+        return _UNVARIED if far and alike and measured.synthetic else ""
     ways = ["lower --ratio"]
     if not why_unfitted(network):
         fitted, given = run.options.resolved(measurable=True).measured, run.request.samples.calibration is not None

@@ -158,6 +158,8 @@ def _quality(
         return [f"top-1 {units.percent(before / 100)} -> {units.percent(after / 100)}"]
     if fidelity is None:
         return []
+    if not fidelity.outputs:
+        return ["no output could be compared"]
     agreements = [output.top1_agreement for output in fidelity.outputs if output.top1_agreement is not None]
     equal = [output.equal_fraction for output in fidelity.outputs if output.equal_fraction is not None]
     parts: list[str] = []

@@ -98,6 +98,13 @@ def test_a_refused_operator_says_why(key: Key) -> None:
     assert any(sentence(REFUSED[key]) in reason for reason in analysed.reasons), analysed.reasons
 
 
+def test_an_operator_that_writes_to_stored_positions_lacks_a_rule() -> None:
+    net = Net(opset=18)
+    h = net.conv(net.input(2, 3, 4, 4), 3, 6, name="first")
+    net.output(net.add("ScatterND", h, net.const(np.zeros((1, 1), np.int64)), net.random(1, 6, 4, 4), name="write"))
+    assert "write: ScatterND has no rule" in analyse(net.model()).reasons
+
+
 def test_a_fused_layer() -> None:
     """A transformer layer as ONNX Runtime's tools fuse it: heads, both widths and the hidden layer can be cut."""
     net = Net()

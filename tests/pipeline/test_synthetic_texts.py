@@ -104,6 +104,16 @@ def words(seed: int = 0) -> onnx.ModelProto:
     return net.model()
 
 
+def test_outputs_that_hardly_vary_say_little() -> None:
+    net = Net()
+    x = net.add("Gather", net.random(40, 16), net.input("N", 6, name="ids", dtype=np.int64))
+    small = net.matmul(net.add("Relu", net.matmul(x, 16, 64)), 64, 4)
+    net.output(net.add("Add", small, net.const(np.float32(1e4))), rank=3)
+    account = compress(net.model(), Options(0.9, method="prune"), verification=CPU).report
+    assert not far(account)
+    assert any("hardly vary between these synthetic inputs" in note for note in account.notes)
+
+
 def test_a_result_of_no_use_says_what_to_do() -> None:
     model, much = words(), Options(0.9, method="prune")
     (note,) = far(compress(model, much, verification=CPU).report)

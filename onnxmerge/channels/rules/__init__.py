@@ -76,7 +76,7 @@ def relate(node: Node, context: Context) -> Relation:
     if node.captures or node.op in ("If", "Loop", "Scan"):
         return pin_all(node, context, Reason("has_subgraph", node.op))
     if rule is None:
-        return pin_all(node, context, _refusal(node))
+        return pin_all(node, context, _refusal(node, context))
     if not context.known(node):
         return pin_all(node, context, Reason("shapes_unknown", node.op))
     relation = rule.relate(node, context)
@@ -127,14 +127,17 @@ def _complete(node: Node, context: Context, relation: Relation) -> Relation:
     return replace(relation, pins=(*relation.pins, *untold)) if untold else relation
 
 
-def _refusal(node: Node) -> Reason:
+def _refusal(node: Node, context: Context) -> Reason:
     """Why an operator without a rule is pinned."""
     shown = f"{node.domain}.{node.op}" if node.domain else node.op
     if (node.domain, node.op) in TABLE:
         return Reason("old_opset", shown, detail=(node.version,))
     if node.domain == "ai.onnx.ml":
         return Reason("not_a_layer", shown)
-    return REFUSED.get((node.domain, node.op), Reason("no_rule", shown))
+    missing = Reason("no_rule", shown)
+    found = REFUSED.get((node.domain, node.op), missing)
+    stored = all(name in context.model.constants for name in node.inputs[1:2])
+    return missing if found.code == "computed_positions" and stored else found
 
 
 def _consistent(relation: Relation, context: Context) -> bool:

@@ -29,9 +29,9 @@ REFUSED = MappingProxyType(
         **{
             (MICROSOFT, op): Reason("integer_arithmetic", op)
             for op in (
-                "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QAttention", "QGemm", "QLinearAdd",
-                "QLinearAveragePool", "QLinearConcat", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMul",
-                "QLinearReduceMean", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere",
+                "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QAttention", "QGemm",
+                "QLinearAdd", "QLinearAveragePool", "QLinearConcat", "QLinearGlobalAveragePool", "QLinearLeakyRelu",
+                "QLinearMul", "QLinearReduceMean", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere",
             )
         },
         **{
