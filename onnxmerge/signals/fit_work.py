@@ -104,19 +104,19 @@ def planning_work(calibration: Calibration, positions: Sequence[int], probing: P
 
 def refit_work(calibration: Calibration) -> Work:
     """The work of a refit, at most: that of one in which every node keeps most of its unknowns."""
-    gathered = products = solving = 0.0
+    gathered = products = solving = calls = 0.0
     for node in calibration.schedule.weighted.values():
         d, o, rows = node.unknowns, node.columns, rows_of(node, calibration)
         if node.groups > 1 or (fits_taps(node, 2, calibration.memory) and rows >= d):
             drawn = min(rows, rows_wanted(d, node.groups, calibration.rows))
-            products += node.groups * drawn * (d**2 / 2 + 2 * d * o)
-            solving += node.groups * ((2 * _RIDGES + 1) * _factored(d) + d**2 * o)
+            products += node.sweeps * node.groups * drawn * (d**2 / 2 + 2 * d * o)
+            solving += node.sweeps * node.groups * ((2 * _RIDGES + 1) * _factored(d) + d**2 * o)
         else:
             drawn = min(rows, MOST_ROWS)
-            products += drawn * d * (drawn / 2 + 3 * o)
-            solving += 2 * 9 * (drawn / 2) ** 3 + _factored(drawn)
-        gathered += node.groups * drawn * d
-    calls = 2 * len(calibration.schedule.weighted) * len(calibration.batches)
+            products += node.sweeps * drawn * d * (drawn / 2 + 3 * o)
+            solving += node.sweeps * (2 * 9 * (drawn / 2) ** 3 + _factored(drawn))
+        gathered += node.sweeps * node.groups * drawn * d
+        calls += 2 * node.sweeps * len(calibration.batches)
     return Work(2.0, gathered, products, solving, calls, _pass(calibration))
 
 
