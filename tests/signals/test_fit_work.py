@@ -16,6 +16,7 @@ from onnxmerge.plan.effort import EFFORTS
 from onnxmerge.plan.options import Options
 from onnxmerge.signals.chunks import Chunks
 from onnxmerge.signals.fit_work import Work, refit_work
+from tests.apply.test_refit_recurrent import network, samples
 
 MODELS = Path(__file__).resolve().parents[2] / "sample_models"
 
@@ -64,6 +65,19 @@ def test_rows_and_their_products_are_as_counted(name: str, images: str, monkeypa
     # because most of them are computed.
     assert 0.8 * refitting.gathered < counted.gathered <= 1.01 * refitting.gathered
     assert 0.5 * refitting.products < counted.products <= 1.01 * refitting.products
+
+
+@pytest.mark.parametrize("form", ["LSTM", "GRU"])
+def test_recurrent_nodes_are_solved_more_than_once(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Counted(monkeypatch)
+    options = Options(ratio=0.3, of="channels", round_to=1, method="refit", effort="fast")
+    session = Session(Request(network(form, 1), options, Sampling(samples(96, 1))))
+    calibration = session.prepared.calibration
+    assert calibration is not None
+    counted.clear()
+    session.cut(session.plan(0.3))
+    # The first node reads no group but its own states, so its inputs are not fewer.
+    assert 0.6 * refit_work(calibration).gathered < counted.gathered <= 1.01 * refit_work(calibration).gathered
 
 
 def test_more_samples_are_more_work() -> None:
