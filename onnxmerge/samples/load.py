@@ -99,6 +99,7 @@ def load_samples(
         preprocessed=isinstance(source, (ImageFolder, AudioFolder)),
         notes=notes,
         padding=source.padding if isinstance(source, TextFile) else {},
+        place=str(path),
     )
 
 
