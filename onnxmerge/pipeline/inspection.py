@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.errors import UsageError
 from onnxmerge.network import Network
 from onnxmerge.pipeline.analysis import analyse
 from onnxmerge.pipeline.calibration import why_unfitted
@@ -14,6 +13,7 @@ from onnxmerge.pipeline.network import drawn
 from onnxmerge.pipeline.reporting import group_entry, input_shapes, pinned, reason_fields, sizes, titles
 from onnxmerge.pipeline.request import NO_SHAPES, Request, Shapes, Source
 from onnxmerge.pipeline.run import SYNTHETIC, Run, ort_source, start, with_input_hint
+from onnxmerge.pipeline.same_inputs import check_same_inputs, fixed_by_either
 from onnxmerge.pipeline.sample_loading import check_images, load, masked
 from onnxmerge.plan.eligibility import outlook
 from onnxmerge.plan.options import Options
@@ -126,10 +126,11 @@ def compare(
     """
     verification, seed, given = request.verification, request.options.seed, request.samples
     one, two = (start(each, progress) for each in (request, replace(request, source=second)))
-    names = tuple(tuple(spec.name for spec in run.model.inputs) for run in (one, two))
-    if names[0] != names[1]:
-        raise UsageError(f"the models have different inputs: {', '.join(names[0])} and {', '.join(names[1])}")
+    check_same_inputs(one.model, two.model)
     samples = load(given.data, one, data_size, given.images, given.text) if given.data is not None else None
+    if samples is None:
+        shapes = fixed_by_either(one.model, two.model, request.shapes)
+        one.request, two.request = (replace(run.request, shapes=shapes) for run in (one, two))
     check_images(given.images, samples)
     mask = masked(one, given.text)
     samples = None if samples is None else replace(samples, mask=mask)

@@ -33,7 +33,7 @@ def rows(count: int) -> dict[str, NDArray[Any]]:
 def files(tmp_path: Path) -> tuple[Path, Path]:
     model, samples = tmp_path / "in.onnx", tmp_path / "samples.npz"
     onnx.save(classifier(), model)
-    np.savez(samples, **rows(60))
+    np.savez(samples, x=rows(60)["x"])
     return model, samples
 
 
