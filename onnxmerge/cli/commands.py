@@ -64,7 +64,7 @@ __all__ = ["cli"]
     "--recover",
     is_flag=True,
     help="Then train the weights towards the outputs of the original, on the calibration samples, without labels: "
-    "minutes to hours. Needs onnxmerge[recover].",
+    "minutes to hours. Needs the extra `recover`.",
 )
 @CALIB
 @DATA
@@ -101,7 +101,7 @@ __all__ = ["cli"]
     "--report",
     metavar="F",
     type=click.Path(path_type=Path),
-    help="Also write an HTML report that opens offline, even if a gate rejects the result. Needs onnxmerge[report].",
+    help="Also write an HTML report that opens offline, even if a gate rejects the result. Needs the extra `report`.",
 )
 @SEED
 @EVERYWHERE
@@ -173,7 +173,7 @@ def compress(
     "--html",
     metavar="F",
     type=click.Path(path_type=Path),
-    help="Also draw the network as an HTML page that opens offline. Needs onnxmerge[report].",
+    help="Also draw the network as an HTML page that opens offline. Needs the extra `report`.",
 )
 @EVERYWHERE
 def inspect(
@@ -264,7 +264,7 @@ def compare(
     "--plot",
     metavar="F",
     type=click.Path(path_type=Path),
-    help="Also plot the curve: .png, .svg or .pdf. Needs onnxmerge[report].",
+    help="Also plot the curve: .png, .svg or .pdf. Needs the extra `report`.",
 )
 @SEED
 @EVERYWHERE

@@ -96,7 +96,7 @@ TEXTS = all_of(
         "--tokenizer",
         type=click.Path(path_type=Path),
         metavar="F",
-        help="Texts: the model's tokenizer.json, for samples in .txt files. Needs onnxmerge[text].",
+        help="Texts: the model's tokenizer.json, for samples in .txt files. Needs the extra `text`.",
     ),
     of_samples(
         "--mask",

@@ -19,6 +19,7 @@ import onnx
 
 from onnxmerge.errors import ModelError, UsageError
 from onnxmerge.graph.fields import set_field
+from onnxmerge.suggestions import installing
 
 __all__ = ["export_graph", "from_graph", "import_graph", "is_graph"]
 
@@ -117,4 +118,4 @@ def _package() -> ModuleType:
     try:
         return import_module(_PACKAGE)
     except ImportError as error:
-        raise UsageError("this needs onnx-graphsurgeon; try: pip install 'onnxmerge[graphsurgeon]'") from error
+        raise UsageError(f"this needs onnx-graphsurgeon; try: {installing('graphsurgeon')}") from error
