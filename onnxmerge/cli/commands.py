@@ -16,6 +16,7 @@ from onnxmerge.cli.group import cli
 from onnxmerge.cli.options import (
     CALIB,
     DATA,
+    DRY_RUN,
     EVERYWHERE,
     GATES,
     IMAGES,
@@ -79,7 +80,7 @@ __all__ = ["cli"]
 )
 @GATES
 @PROVIDER
-@of_output("--dry-run", is_flag=True, help="Do everything but write OUT, which may be omitted.")
+@DRY_RUN
 @of_output("--overwrite", is_flag=True, help="Allow OUT to replace IN.")
 @of_output(
     "--external-data",
