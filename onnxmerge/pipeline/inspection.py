@@ -21,6 +21,7 @@ from onnxmerge.plan.scope import by_saving
 from onnxmerge.report.model import SideBySide
 from onnxmerge.report.results import InspectionReport
 from onnxmerge.report.text import advice, listed, sentence
+from onnxmerge.report.units import percent
 from onnxmerge.samples.synthetic import samples_for
 from onnxmerge.signals.free_bases import with_products
 from onnxmerge.verify import Progress, measure_models, quiet, time_batches
@@ -79,7 +80,7 @@ def _unfitted(options: Options, network: Network, most: float, left_alone: Mappi
     reasons = listed(by_saving(network, more))
     return [
         f"{len(more)} of the groups can only be cut without a fit to samples ({reasons}): "
-        f"--method neuron-merging can remove up to {without.most:.3f} of the MACs"
+        f"--method neuron-merging can remove up to {percent(without.most)} of the MACs"
     ]
 
 

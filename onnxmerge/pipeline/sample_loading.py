@@ -48,7 +48,10 @@ def load(
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "arrays.npz"
             _write_arrays(path, samples if isinstance(samples, Mapping) else _of_the_only_input(samples, run.model))
-            loaded = load_samples(path, run.model.inputs, limit, images=images)
+            try:
+                loaded = load_samples(path, run.model.inputs, limit, images=images)
+            except UsageError as error:
+                raise UsageError(str(error).replace(str(path), "arrays")) from error
         return replace(loaded, source=loaded.source.replace(str(path), "arrays"), place="arrays")
     beside = Path(run.source).resolve().parent if isinstance(run.source, (str, Path)) else None
     numbers = class_numbers(run.model)

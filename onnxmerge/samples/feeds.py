@@ -80,6 +80,11 @@ class Samples:
         """Number of samples: feeds times the rows that each holds."""
         return len(self.feeds) * self.rows
 
+    @property
+    def origin(self) -> str:
+        """Where they come from, for messages."""
+        return self.place or self.source
+
     def repeated(self, size: int) -> Mapping[str, NDArray[Any]]:
         """One feed of `size` samples, starting with the first, repeated if there are fewer.
 
@@ -190,7 +195,7 @@ class Samples:
     def _chosen(self, at: NDArray[np.bool_], what: str) -> Samples:
         labels = None if self.labels is None else self.labels[np.repeat(at, self.rows)]
         feeds = tuple(self.feeds[i] for i in np.flatnonzero(at))
-        taken = f"{len(feeds) * self.rows} of the {self.count} samples taken from {self.place or self.source}"
+        taken = f"{len(feeds) * self.rows} of the {self.count} samples taken from {self.origin}"
         return replace(self, feeds=feeds, labels=labels, source=f"{taken}, {what}")
 
 

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from onnxmerge.errors import UsageError
 from onnxmerge.plan.options import Options
 from onnxmerge.verify import Verification
 from tests.builders import Net
@@ -62,6 +63,19 @@ def test_no_measurement_is_claimed_where_there_is_none(
     )  # fmt: skip
     assert any("held out of the fit" in note or "hold some out of the fit" in note for note in report.notes)
     assert not any("measured" in note for note in report.notes)
+
+
+def test_a_label_that_is_no_class_is_told_with_its_file(files: tuple[Path, Path]) -> None:
+    held = files[1].with_name("held.npz")
+    np.savez(held, x=rows(20)["x"], labels=np.arange(20) % 4)
+    for second in (None, files[1]):
+        with pytest.raises(UsageError, match=rf"^{held}: expected labels in 0\.\.2, the classes of the output, got 3"):
+            compress(files[0], RATIO, calibration=second, data=held)
+
+
+def test_arrays_that_do_not_fit_are_not_told_with_a_temporary_file() -> None:
+    with pytest.raises(UsageError, match=r"^arrays\[x\]: expected"):
+        compress(classifier(), RATIO, calibration={"x": np.zeros((3, 5), np.float32)})
 
 
 def test_synthetic_samples_are_counted_without_those_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
