@@ -157,7 +157,7 @@ def compare(
         accuracy_before=measured.accuracy_before,
         accuracy_after=measured.accuracy_after,
         latency=measured.latency,
-        notes=(*one.notes, *two.notes, *measured.notes),
+        notes=tuple(dict.fromkeys((*one.notes, *two.notes, *measured.notes))),
         batches=timed,
         synthetic=samples.synthetic,
     )
