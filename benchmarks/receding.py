@@ -28,7 +28,7 @@ try:
     import torch
     from torch import Tensor, nn
 except ModuleNotFoundError:
-    sys.exit('skipped: this benchmark trains networks and needs torch; try: pip install "onnxmerge[train,images]"')
+    sys.exit('skipped: this benchmark trains networks and needs torch; try: pip install ".[train,images]"')
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sample_models"))
 import train as sample

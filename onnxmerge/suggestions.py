@@ -1,11 +1,11 @@
-"""What someone may have meant by a word that is none of the known ones."""
+"""What someone may have meant by a word that is none of the known ones, and how to install what is missing."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["did_you_mean", "nearest"]
+__all__ = ["did_you_mean", "installing", "nearest"]
 
 _LIKENESS = 0.6
 """Least likeness of what is suggested, as ``difflib`` counts it; its own default."""
@@ -35,6 +35,16 @@ def did_you_mean(word: str, names: Iterable[str], most: int = 1) -> str:
     """
     found = nearest(word, names, most)
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
+
+
+def installing(extra: str) -> str:
+    """The commands that install an extra.
+
+    Example:
+        >>> print(installing("text"))
+        pip install "onnxmerge[text]", or in a checkout: pip install ".[text]"
+    """
+    return f'pip install "onnxmerge[{extra}]", or in a checkout: pip install ".[{extra}]"'
 
 
 def _likeness(word: str, name: str) -> float:

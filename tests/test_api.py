@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -15,6 +16,7 @@ import pytest
 
 import onnxmerge
 from onnxmerge import errors
+from onnxmerge.cli import cli
 from onnxmerge.errors import UsageError
 from onnxmerge.plan.options import Options
 from tests.builders import Net
@@ -62,6 +64,42 @@ def test_keywords_are_the_fields_of_options(function: Any) -> None:
 def test_an_unknown_keyword_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="rato"):
         onnxmerge.compress(network(), rato=0.5)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("source", [12, None, ["model.onnx"], np.zeros(3)], ids=lambda source: type(source).__name__)
+def test_what_is_no_model_is_a_usage_error(source: object) -> None:
+    got = f"a model is a path, the bytes .* got {type(source).__name__}$"
+    calls = (
+        lambda: onnxmerge.compress(source),
+        lambda: onnxmerge.inspect(source),
+        lambda: onnxmerge.compare(network(), source),
+        lambda: onnxmerge.tradeoff(source),
+        lambda: onnxmerge.quantize(source, dynamic=True),
+    )
+    for call in calls:
+        with pytest.raises(UsageError, match=got):
+            call()
+
+
+def test_a_path_of_any_kind_is_a_model(tmp_path: Path) -> None:
+    onnx.save(network(), tmp_path / "model.onnx")
+
+    class Somewhere:
+        def __fspath__(self) -> str:
+            return str(tmp_path / "model.onnx")
+
+    assert onnxmerge.inspect(Somewhere()).source == str(tmp_path / "model.onnx")
+
+
+def test_the_page_names_every_option_that_python_calls_otherwise() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
+    everywhere = {"--help", "--quiet", "--verbose", "--version"}
+    for name in ("compress", "inspect", "compare", "quantize", "tradeoff"):
+        keywords = inspect.signature(getattr(onnxmerge, name)).parameters
+        for each in cli.commands[name].params:
+            option = max(each.opts, key=len)
+            if option.startswith("--") and option not in everywhere and option[2:].replace("-", "_") not in keywords:
+                assert re.search(rf"^\| .*`(compare )?{option}\b.* \|$", page, re.M), f"{name} {option}"
 
 
 def test_tradeoff() -> None:

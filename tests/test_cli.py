@@ -403,11 +403,11 @@ def test_next_to_nothing_is_written_only_where_that_is_wanted(run: Run, tmp_path
     words = (source, target, "--method", "prune", "--skip", "/fc1/*", "--no-verify")
     status, out, err = run(*words)
     assert (status, out, target.exists()) == (3, "", False)
-    assert "asked for 0.500 of the MACs, but at most 0.1" in error_line(err)
+    assert "asked for 50.0 % of the MACs, but at most 1" in error_line(err)
     assert "skipped by --skip" in err
     status, out, _ = run(*words, "--best-effort")
     assert (status, target.exists()) == (0, True)
-    assert "asked for 0.500 of the MACs, reached 0.1" in out.replace("\n", " ")
+    assert "asked for 50.0 % of the MACs, reached 1" in out.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,21 @@ def test_the_cpu_runtime_alone_is_installed_with_every_other_dependency() -> Non
     assert set(told.split()) == needed - {"onnxruntime-gpu"}
 
 
+def test_every_extra_is_listed_with_its_command() -> None:
+    page = (ROOT / "docs" / "installing.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| `pip install \"\.\[(\w+)\]\"` \|$", page, re.M))
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.search(r"^\[project\.optional-dependencies\]\n(.*?)^\[", project, re.M | re.S)
+    assert listed is not None
+    extras = set(re.findall(r"^(\w+) = ", listed[1], re.M)) - {"browser", "dev", "test"}
+    assert rows == {extra: extra for extra in extras}
+
+
+def test_no_page_installs_from_an_index() -> None:
+    for page in PAGES:
+        assert "pip install onnxmerge" not in page.read_text(encoding="utf-8").replace('"', "").replace("'", "")
+
+
 def test_links_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):

@@ -219,7 +219,7 @@ def test_a_host_without_logging_sees_no_record() -> None:
 
 
 def test_what_a_caller_should_act_on_is_a_warning() -> None:
-    with pytest.warns(onnxmerge.OnnxMergeWarning, match=r"asked for 0\.500 of the MACs, reached") as caught:
+    with pytest.warns(onnxmerge.OnnxMergeWarning, match=r"asked for 50\.0 % of the MACs, reached") as caught:
         result = onnxmerge.compress(MODEL, 0.5, method="prune", best_effort=True, only=("/fc2/*",), verify=False)
     assert [str(each.message) for each in caught] == list(result.cautions)
     assert caught[0].filename == __file__
@@ -231,5 +231,5 @@ def test_the_command_line_says_so_once(tmp_path: Path, capsys: pytest.CaptureFix
     words.append("--best-effort")
     assert main([*words, "--no-verify"]) == 0
     out, error = capsys.readouterr()
-    assert out.count("asked for 0.500") == 1
+    assert out.count("asked for 50.0 %") == 1
     assert error == ""

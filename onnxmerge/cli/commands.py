@@ -16,6 +16,7 @@ from onnxmerge.cli.group import cli
 from onnxmerge.cli.options import (
     CALIB,
     DATA,
+    DRY_RUN,
     EVERYWHERE,
     GATES,
     IMAGES,
@@ -64,7 +65,7 @@ __all__ = ["cli"]
     "--recover",
     is_flag=True,
     help="Then train the weights towards the outputs of the original, on the calibration samples, without labels: "
-    "minutes to hours. Needs onnxmerge[recover].",
+    "minutes to hours. Needs the extra `recover`.",
 )
 @CALIB
 @DATA
@@ -79,7 +80,7 @@ __all__ = ["cli"]
 )
 @GATES
 @PROVIDER
-@of_output("--dry-run", is_flag=True, help="Do everything but write OUT, which may be omitted.")
+@DRY_RUN
 @of_output("--overwrite", is_flag=True, help="Allow OUT to replace IN.")
 @of_output(
     "--external-data",
@@ -101,7 +102,7 @@ __all__ = ["cli"]
     "--report",
     metavar="F",
     type=click.Path(path_type=Path),
-    help="Also write an HTML report that opens offline, even if a gate rejects the result. Needs onnxmerge[report].",
+    help="Also write an HTML report that opens offline, even if a gate rejects the result. Needs the extra `report`.",
 )
 @SEED
 @EVERYWHERE
@@ -173,7 +174,7 @@ def compress(
     "--html",
     metavar="F",
     type=click.Path(path_type=Path),
-    help="Also draw the network as an HTML page that opens offline. Needs onnxmerge[report].",
+    help="Also draw the network as an HTML page that opens offline. Needs the extra `report`.",
 )
 @EVERYWHERE
 def inspect(
@@ -264,7 +265,7 @@ def compare(
     "--plot",
     metavar="F",
     type=click.Path(path_type=Path),
-    help="Also plot the curve: .png, .svg or .pdf. Needs onnxmerge[report].",
+    help="Also plot the curve: .png, .svg or .pdf. Needs the extra `report`.",
 )
 @SEED
 @EVERYWHERE

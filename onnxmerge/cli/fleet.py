@@ -111,7 +111,7 @@ def fleet(
     quiet: bool,
     **given: Any,  # noqa: ANN401 - every other option, by its name
 ) -> None:
-    """Compress many models at many ratios with many methods, as tasks of Dask. Needs onnxmerge[fleet].
+    """Compress many models at many ratios with many methods, as tasks of Dask. Needs the extra `fleet`.
 
     \b
     Examples:

@@ -25,6 +25,7 @@ from onnxmerge.runtime import Provider
 __all__ = [
     "CALIB",
     "DATA",
+    "DRY_RUN",
     "EVERYWHERE",
     "GATES",
     "IMAGES",
@@ -96,7 +97,7 @@ TEXTS = all_of(
         "--tokenizer",
         type=click.Path(path_type=Path),
         metavar="F",
-        help="Texts: the model's tokenizer.json, for samples in .txt files. Needs onnxmerge[text].",
+        help="Texts: the model's tokenizer.json, for samples in .txt files. Needs the extra `text`.",
     ),
     of_samples(
         "--mask",
@@ -134,6 +135,12 @@ PROVIDER = all_of(
         help="Threads for timing on the CPU; 1 is the most reproducible on a shared machine.  [default: chosen by "
         "ONNX Runtime]",
     ),
+)
+DRY_RUN = of_output(
+    "--dry-run",
+    is_flag=True,
+    help="Plan and report, but write no model; OUT may be omitted. The result is neither verified nor measured, "
+    "so it is not planned again in wider blocks where it is no faster, as it is otherwise.",
 )
 SEED = of_output(
     "--seed",

@@ -96,7 +96,8 @@ def find_valley(values: Floats) -> Valley | str:
     fewest = min(below, len(logs) - below) / len(logs)
     if fewest < _LEAST_SIDE:
         return (
-            f"the smaller of their two modes contains {fewest:.1%} of them, and a mode needs at least {_LEAST_SIDE:.0%}"
+            f"the smaller of their two modes contains {100 * fewest:.1f} % of them, and a mode needs at least "
+            f"{100 * _LEAST_SIDE:.0f} %"
         )
     # Halfway between the two adjacent numbers, so that rounding has no effect.
     return Valley(float(np.exp((logs[below - 1] + logs[below]) / 2)), below, chance, depth)

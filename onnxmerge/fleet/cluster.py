@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import Any
 
 from onnxmerge.errors import RuntimeMissingError, UsageError
-from onnxmerge.fleet.jobs import INSTALL
 from onnxmerge.runtime.threads import THREADS
+from onnxmerge.suggestions import installing
 
 __all__ = ["EXCLUSIVE", "SETTINGS", "connected", "timing_workers", "workers_of"]
 
@@ -53,7 +53,7 @@ def connected(scheduler: str | None, workers: int, threads: int) -> Iterator[Any
         from dask import config  # noqa: PLC0415 - an extra
         from distributed import Client  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise RuntimeMissingError(f"a fleet needs dask.distributed; try: {INSTALL}") from error
+        raise RuntimeMissingError(f"a fleet needs dask.distributed; try: {installing('fleet')}") from error
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout=_PATIENCE)

@@ -27,12 +27,11 @@ from onnxmerge.fleet.job_images import IMAGE_KEYS, images_of
 from onnxmerge.methods import METHODS
 from onnxmerge.plan.options import Options
 from onnxmerge.samples import ImageOptions
-from onnxmerge.suggestions import did_you_mean
+from onnxmerge.suggestions import did_you_mean, installing
 from onnxmerge.verify import Verification
 
-__all__ = ["INSTALL", "Job", "jobs_of", "read_jobs"]
+__all__ = ["Job", "jobs_of", "read_jobs"]
 
-INSTALL = "pip install 'onnxmerge[fleet]'"
 _PATHS = ("model", "calib", "data")
 
 
@@ -160,7 +159,7 @@ def _parse(file: Path) -> object:
     try:
         import yaml  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise RuntimeMissingError(f"a file of jobs needs PyYAML; try: {INSTALL}") from error
+        raise RuntimeMissingError(f"a file of jobs needs PyYAML; try: {installing('fleet')}") from error
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

@@ -12,6 +12,8 @@ strings of the model and of its nodes, and takes weights out of the graph inputs
 from __future__ import annotations
 
 from importlib import import_module
+from os import PathLike
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +21,7 @@ import onnx
 
 from onnxmerge.errors import ModelError, UsageError
 from onnxmerge.graph.fields import set_field
+from onnxmerge.suggestions import installing
 
 __all__ = ["export_graph", "from_graph", "import_graph", "is_graph"]
 
@@ -37,8 +40,21 @@ def is_graph(source: object) -> bool:
 
 
 def from_graph(source: Any) -> Any:  # noqa: ANN401 - whatever a caller may pass as a model
-    """A graph of onnx-graphsurgeon as a ModelProto; anything else as it is."""
-    return export_graph(source) if is_graph(source) else source
+    """A model that a caller passes, with a graph of onnx-graphsurgeon as a ModelProto.
+
+    Raises:
+        UsageError: It is none of the forms that a model may have.
+    """
+    if is_graph(source):
+        return export_graph(source)
+    if isinstance(source, (str, Path, bytes, onnx.ModelProto)):
+        return source
+    if isinstance(source, PathLike):
+        return Path(source)
+    kind = type(source).__name__
+    raise UsageError(
+        f"a model is a path, the bytes of a file, an onnx.ModelProto or a Graph of onnx-graphsurgeon; got {kind}"
+    )
 
 
 def import_graph(model: onnx.ModelProto) -> Any:  # noqa: ANN401 - untyped package
@@ -117,4 +133,4 @@ def _package() -> ModuleType:
     try:
         return import_module(_PACKAGE)
     except ImportError as error:
-        raise UsageError("this needs onnx-graphsurgeon; try: pip install 'onnxmerge[graphsurgeon]'") from error
+        raise UsageError(f"this needs onnx-graphsurgeon; try: {installing('graphsurgeon')}") from error

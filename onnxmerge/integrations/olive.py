@@ -20,6 +20,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.suggestions import installing
+
 try:
     from olive.common.config_utils import ParamCategory, validate_config
     from olive.data.config import DataConfig
@@ -34,7 +36,7 @@ try:
 except ImportError as error:
     if __name__ != "__main__":
         raise
-    sys.exit(f"onnxmerge: error: Olive cannot be imported ({error}); try: pip install 'onnxmerge[olive]'")
+    sys.exit(f"onnxmerge: error: Olive cannot be imported ({error}); try: {installing('olive')}")
 
 from onnxmerge.errors import GateError, NothingToCutError, UsageError
 from onnxmerge.graph import external_files

@@ -18,12 +18,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from onnxmerge.suggestions import installing
+
 try:
     from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 except ImportError as error:
     if __name__ != "__main__":
         raise
-    sys.exit(f"onnxmerge: error: Optimum cannot be imported ({error}); try: pip install 'onnxmerge[optimum]'")
+    sys.exit(f"onnxmerge: error: Optimum cannot be imported ({error}); try: {installing('optimum')}")
 
 from onnxmerge.errors import OnnxMergeError, UsageError
 from onnxmerge.writing import write_text
@@ -99,7 +101,7 @@ def register() -> Path:
     spec = importlib.util.find_spec("optimum.commands.register")
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
     if not folders:
-        raise UsageError("this Optimum has no folder optimum/commands/register; try: pip install 'onnxmerge[optimum]'")
+        raise UsageError(f"this Optimum has no folder optimum/commands/register; try: {installing('optimum')}")
     file = Path(folders[0]) / _FILE
     write_text(file, _REGISTERED)
     return file

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from onnxmerge.channels.context import Context
 from onnxmerge.graph import infer_shapes, input_dims, probe_shapes
 from onnxmerge.network import Network
+from onnxmerge.pipeline.assumed_shapes import assumed_words
 from onnxmerge.pipeline.run import Run
 from onnxmerge.samples.feeds import Samples
 
@@ -18,6 +19,9 @@ def analyse(run: Run, samples: Samples | None) -> Network:
     with run.stage("analysing"):
         context = Context(run.model, probe_shapes(run.model, run.request.shapes))
         network = Network.of(context, _measured_dims(run, samples))
+    assumed = "" if samples is not None else assumed_words(run.model.inputs, network.cost.dims, run.request.shapes)
+    if assumed:
+        run.notes.append(assumed)
     missing = network.cost.uncounted()
     if missing:
         listed = ", ".join(f"{count} × {op} ({reason})" for (op, reason), count in missing.items())

@@ -7,9 +7,6 @@ class, and errors that hardly show on real images are 20 times the variance of i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-
 from onnxmerge.network import Network
 from onnxmerge.pipeline.calibration import why_unfitted
 from onnxmerge.pipeline.memory import free_memory
@@ -25,20 +22,16 @@ _STREAM = 1
 """Of random numbers; fits use 0."""
 
 
-def comparison_samples(
-    run: Run, network: Network, dims: Mapping[str, tuple[int, ...]] | None = None, *, matched: bool = False
-) -> Samples:
+def comparison_samples(run: Run, network: Network, *, matched: bool = False) -> Samples:
     """Synthetic samples to compare outputs on.
 
     Args:
         run: The run.
         network: The analysed model.
-        dims: Shapes of the inputs; those of the network's costs if omitted.
         matched: Whether images are changed like those of a fit, which takes many passes.
     """
-    shapes, seed = network.cost.dims if dims is None else dims, run.options.seed
     if why_unfitted(network) or takes_texts(network) or not takes_known(network):
-        return samples_for(run.model, shapes, SYNTHETIC, seed, stream=_STREAM)
+        return samples_for(run.model, network.cost.dims, SYNTHETIC, run.options.seed, stream=_STREAM)
     few = for_comparison(synthesis_of(run, network), SYNTHETIC, matched=matched)
     memory, provider = run.options.memory or free_memory() // 4, run.request.verification.provider
-    return synthetic_fit(run, network, replace(few, shapes=shapes), memory, provider, stream=_STREAM).samples
+    return synthetic_fit(run, network, few, memory, provider, stream=_STREAM).samples

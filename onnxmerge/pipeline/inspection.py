@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.errors import UsageError
 from onnxmerge.network import Network
 from onnxmerge.pipeline.analysis import analyse
 from onnxmerge.pipeline.calibration import why_unfitted
@@ -15,6 +14,7 @@ from onnxmerge.pipeline.network import drawn
 from onnxmerge.pipeline.reporting import group_entry, input_shapes, pinned, reason_fields, sizes, titles
 from onnxmerge.pipeline.request import NO_SHAPES, Request, Shapes, Source
 from onnxmerge.pipeline.run import Run, ort_source, start, with_input_hint
+from onnxmerge.pipeline.same_inputs import check_same_inputs, fixed_by_either
 from onnxmerge.pipeline.sample_loading import check_images, load, masked
 from onnxmerge.plan.eligibility import outlook
 from onnxmerge.plan.options import Options
@@ -22,6 +22,7 @@ from onnxmerge.plan.scope import by_saving
 from onnxmerge.report.model import SideBySide
 from onnxmerge.report.results import InspectionReport
 from onnxmerge.report.text import advice, listed, sentence
+from onnxmerge.report.units import percent
 from onnxmerge.signals.free_bases import with_products
 from onnxmerge.verify import Progress, measure_models, quiet, time_batches
 
@@ -79,7 +80,7 @@ def _unfitted(options: Options, network: Network, most: float, left_alone: Mappi
     reasons = listed(by_saving(network, more))
     return [
         f"{len(more)} of the groups can only be cut without a fit to samples ({reasons}): "
-        f"--method neuron-merging can remove up to {without.most:.3f} of the MACs"
+        f"--method neuron-merging can remove up to {percent(without.most)} of the MACs"
     ]
 
 
@@ -126,10 +127,11 @@ def compare(
     """
     verification, seed, given = request.verification, request.options.seed, request.samples
     one, two = (start(each, progress) for each in (request, replace(request, source=second)))
-    names = tuple(tuple(spec.name for spec in run.model.inputs) for run in (one, two))
-    if names[0] != names[1]:
-        raise UsageError(f"the models have different inputs: {', '.join(names[0])} and {', '.join(names[1])}")
+    check_same_inputs(one.model, two.model)
     samples = load(given.data, one, data_size, given.images, given.text) if given.data is not None else None
+    if samples is None:
+        shapes = fixed_by_either(one.model, two.model, request.shapes)
+        one.request, two.request = (replace(run.request, shapes=shapes) for run in (one, two))
     check_images(given.images, samples)
     mask = masked(one, given.text)
     samples = None if samples is None else replace(samples, mask=mask)
@@ -137,7 +139,7 @@ def compare(
     counted = [sizes(network, {}, run.size) for network, run in zip(networks, (one, two), strict=True)]
     real = samples
     if samples is None:
-        samples = comparison_samples(one, networks[0], networks[1].cost.dims)
+        samples = comparison_samples(one, networks[0])
     samples = replace(samples, joined=networks[0].joined)
     with with_input_hint(one, real):
         models = ort_source(one.source), ort_source(two.source)
@@ -155,7 +157,7 @@ def compare(
         accuracy_before=measured.accuracy_before,
         accuracy_after=measured.accuracy_after,
         latency=measured.latency,
-        notes=(*one.notes, *two.notes, *measured.notes),
+        notes=tuple(dict.fromkeys((*one.notes, *two.notes, *measured.notes))),
         batches=timed,
         synthetic=samples.synthetic,
     )

@@ -20,6 +20,7 @@ from onnxmerge.pipeline.run import MEMORY_LIMIT, Run
 from onnxmerge.pipeline.timing import Clock, Tried, relative_latency
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.planner import Planner
+from onnxmerge.report.units import percent
 from onnxmerge.runtime.latency import Comparison
 
 __all__ = ["plan_for_latency"]
@@ -69,14 +70,15 @@ def plan_for_latency(run: Run, network: Network, planner: Planner, clock: Clock,
         raise NothingToCutError(f"{run.model.source}: {_why(clock, planner)}")
     best = min(faster, key=lambda each: abs(each.went - asked))
     run.notes.append(
-        f"predicted latency reduction {best.plan.reached:.1%}, measured {best.went:.1%} when the plan was timed"
+        f"predicted latency reduction {percent(best.plan.reached)}, measured {percent(best.went)} when the plan was "
+        "timed"
         + (f"; {timed} plans were timed" if timed > 1 else "")
         + ("; that is far apart: was the machine busy?" if abs(best.plan.reached - best.went) > _APART else "")
     )
     if unsteady > _STEADY:
         run.caution(
             f"the clock is not steady: the interval of the ratio of the same two networks' times was up to "
-            f"{unsteady - 1.0:.0%} wide" + ("" if clock.threads == 1 else "; with --threads 1 it mostly is")
+            f"{100 * (unsteady - 1.0):.0f} % wide" + ("" if clock.threads == 1 else "; with --threads 1 it mostly is")
         )
     return replace(best.plan, asked=asked, reached=best.went, predicted=best.plan.reached)
 
@@ -92,8 +94,8 @@ def _why(clock: Clock, planner: Planner) -> str:
     if timed:
         return f"none of {timed} plans was measured to be faster than the original network; try --of macs"
     return (
-        f"at most {max(planner.most, 0.0):.3f} of its latency can be removed, as predicted, so no channel is removed; "
-        "try --of macs, or a smaller --round-to"
+        f"at most {percent(max(planner.most, 0.0))} of its latency can be removed, as predicted, so no channel is "
+        "removed; try --of macs, or a smaller --round-to"
     )
 
 

@@ -12,6 +12,7 @@ from onnxmerge.pipeline.run import Run
 from onnxmerge.plan.plan import Plan
 from onnxmerge.plan.scope import why_little
 from onnxmerge.report.text import listed
+from onnxmerge.report.units import percent
 from onnxmerge.report.verdict import NAMES
 
 __all__ = ["USELESS", "check_reached", "plan_at", "reached_words"]
@@ -58,13 +59,14 @@ def check_reached(run: Run, prepared: Prepared, plan: Plan) -> None:
     wider = _WIDER if run.options.multiple != 1 else ""
     if not plan.groups:
         raise NothingToCutError(
-            f"{source}: at a ratio of {asked:g} of the {NAMES[plan.of]}, no channel is removed; up to {plan.most:.3f} "
-            f"can be{wider}"
+            f"{source}: at a ratio of {asked:g} of the {NAMES[plan.of]}, no channel is removed; up to "
+            f"{percent(plan.most)} can be{wider}"
         )
     if can < USELESS * asked and not run.options.best_effort:
         why = listed(why_little(prepared.network, plan.left_alone))
         raise NothingToCutError(
-            f"{source}: asked for {asked:.3f} of the {NAMES[plan.of]}, but at most {can:.3f} can be removed: {why}; "
+            f"{source}: asked for {percent(asked)} of the {NAMES[plan.of]}, but at most {percent(can)} can be removed: "
+            f"{why}; "
             "ask for less, or accept what is possible with --best-effort (best_effort=True)"
         )
     words = reached_words(run, plan)
@@ -76,6 +78,6 @@ def reached_words(run: Run, plan: Plan) -> str:
     """What is said of a plan that differs from what was asked for; empty if it does not."""
     if abs(plan.reached - plan.asked) <= _NEAR:
         return ""
-    limit = f"; at most {plan.most:.3f} can be removed" if plan.most < plan.asked else ""
+    limit = f"; at most {percent(plan.most)} can be removed" if plan.most < plan.asked else ""
     wider = _WIDER if run.options.multiple != 1 else ""
-    return f"asked for {plan.asked:.3f} of the {NAMES[plan.of]}, reached {plan.reached:.3f}{limit or wider}"
+    return f"asked for {percent(plan.asked)} of the {NAMES[plan.of]}, reached {percent(plan.reached)}{limit or wider}"

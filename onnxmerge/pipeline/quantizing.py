@@ -24,6 +24,7 @@ from onnxmerge.pipeline.run import (
     start,
     with_input_hint,
 )
+from onnxmerge.pipeline.same_inputs import check_same_inputs
 from onnxmerge.pipeline.sample_loading import check_answerable, load_both
 from onnxmerge.report.quantization import Quantization, QuantizedEntry
 from onnxmerge.report.verdict import quantization_verdict
@@ -239,9 +240,7 @@ def _beside(run: Run, original: Source, progress: Progress) -> Run:
         UsageError: It has other inputs than the model that is quantized.
     """
     other = start(replace(run.request, source=original), progress)
-    names = tuple(tuple(spec.name for spec in each.model.inputs) for each in (other, run))
-    if names[0] != names[1]:
-        raise UsageError(f"the models have different inputs: {', '.join(names[0])} and {', '.join(names[1])}")
+    check_same_inputs(other.model, run.model)
     return other
 
 

@@ -48,8 +48,11 @@ def load(
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "arrays.npz"
             _write_arrays(path, samples if isinstance(samples, Mapping) else _of_the_only_input(samples, run.model))
-            loaded = load_samples(path, run.model.inputs, limit, images=images)
-        return replace(loaded, source=loaded.source.replace(str(path), "arrays"))
+            try:
+                loaded = load_samples(path, run.model.inputs, limit, images=images)
+            except UsageError as error:
+                raise UsageError(str(error).replace(str(path), "arrays")) from error
+        return replace(loaded, source=loaded.source.replace(str(path), "arrays"), place="arrays")
     beside = Path(run.source).resolve().parent if isinstance(run.source, (str, Path)) else None
     numbers = class_numbers(run.model)
     return load_samples(
@@ -111,14 +114,15 @@ def load_both(run: Run) -> tuple[Samples | None, Samples | None]:
     if fitting is not None and held is None:
         aside = min(_HELD_OUT, len(fitting.feeds) // 5)
         if aside:
+            # Whether anything is measured on them is not known yet: a dry run, for one, measures nothing.
+            given = fitting.count
             fitting, held = fitting.hold_out(aside)
-            run.notes.append(
-                f"fidelity was measured on {held.count} calibration samples, evenly spaced, held out of the fit"
-            )
+            run.notes.append(f"{held.count} of the {given} calibration samples, evenly spaced, are held out of the fit")
         else:
             held = fitting
             run.caution(
-                "too few calibration samples to hold some out: fidelity was measured on the samples used for the fit"
+                "there are too few calibration samples to hold some out of the fit: outputs are nearer to those of the "
+                "original on them than on others"
             )
     return fitting, held
 

@@ -207,8 +207,6 @@ def _clearest(run: Run, synthesis: Synthesis, made: Callable[[int], Samples], pr
         found = scores_of(session, synthesis.scores, samples)
     if found is None:
         return None
-    return replace(
-        samples,
-        feeds=tuple(samples.feeds[place] for place in most_confident(found, synthesis.count)),
-        source=f"{samples.source}: the {synthesis.count} with the most confident predictions, evenly from all classes",
-    )
+    feeds = tuple(samples.feeds[place] for place in most_confident(found, synthesis.count))
+    chosen = f"the {len(feeds)} with the most confident predictions, evenly from all classes"
+    return replace(samples, feeds=feeds, source=f"{chosen}, of {samples.source}")

@@ -14,6 +14,7 @@ from onnxmerge.pipeline.request import Request
 from onnxmerge.pipeline.run import MEMORY_LIMIT
 from onnxmerge.pipeline.session import Session
 from onnxmerge.report.model import Point, Tradeoff
+from onnxmerge.report.units import percent
 from onnxmerge.verify import Measured, Progress, Verification, check_gates, quiet
 
 __all__ = ["tradeoff"]
@@ -91,7 +92,7 @@ def _point(session: Session, ratio: float) -> tuple[Point, float | None]:
         NothingToCutError: The ratio cannot be reached.
     """
     if ratio > session.prepared.most:
-        raise NothingToCutError(f"at most {session.prepared.most:.3f} can be removed")
+        raise NothingToCutError(f"at most {percent(session.prepared.most)} can be removed")
     found = session.cut(session.plan(ratio))
     smaller = to_proto(found.model).SerializeToString()
     measured = session.measure_point(found, smaller)

@@ -1,6 +1,6 @@
 """Label-free recovery: the weights of a cut network, trained towards the outputs of the original.
 
-The one step of a compression that needs torch (``pip install "onnxmerge[recover]"``), and an option. The modules that
+The one step of a compression that needs torch (the extra `recover`), and an option. The modules that
 import torch are imported when it is asked for: `pipeline.recovering` imports `distillation` after `require_torch`.
 
 1. `network` computes a `graph.Model` with torch, node by node; `operators`, `windows` and `layout` are its operators.
@@ -13,6 +13,7 @@ import torch are imported when it is asked for: `pipeline.recovering` imports `d
 from __future__ import annotations
 
 from onnxmerge.errors import RuntimeMissingError
+from onnxmerge.suggestions import installing
 
 __all__ = ["require_torch"]
 
@@ -29,5 +30,5 @@ def require_torch() -> None:
         if error.name != "torch":
             raise
         raise RuntimeMissingError(
-            '--recover needs torch, which is not installed; try: pip install "onnxmerge[recover]"'
+            f"--recover needs torch, which is not installed; try: {installing('recover')}"
         ) from error

@@ -23,10 +23,9 @@ import numpy as np
 from onnxmerge.report.model import Account, Inspection, PinnedEntry, SideBySide, Tradeoff
 from onnxmerge.report.quantization import Quantization
 
-__all__ = ["INSTALL", "SCHEMA", "to_json"]
+__all__ = ["SCHEMA", "to_json"]
 
 SCHEMA = 1
-INSTALL = "pip install 'onnxmerge[report]', or in a checkout: pip install '.[report]'"
 """Creates the data that pages and plots are drawn from."""
 LEFT_OUT = frozenset({"times_ms", "pictures", "curve", "probed", "network", "titles"})
 

@@ -18,13 +18,13 @@ from typing import Any
 from onnxmerge.errors import RuntimeMissingError, UsageError
 from onnxmerge.report import units
 from onnxmerge.report.charts import depth_chart, depth_key, harm_chart, latency_chart, latency_range
-from onnxmerge.report.data import INSTALL
 from onnxmerge.report.model import Account
 from onnxmerge.report.speed import clocked, remarks, speed
 from onnxmerge.report.verdict import account_verdict, outcome
 from onnxmerge.report.wording import how, printable, reasons_of, titled_groups, titled_pins
 from onnxmerge.runtime.differences import Confusion, Disagreement
 from onnxmerge.samples.thumbnails import Picture
+from onnxmerge.suggestions import installing
 from onnxmerge.writing import check_writable, write_text
 
 __all__ = ["check_page", "render", "write_report"]
@@ -78,7 +78,7 @@ def _templates(option: str = "a page") -> Any:  # noqa: ANN401 - an extra that n
         import jinja2  # noqa: PLC0415 - an extra
         import matplotlib.figure  # noqa: F401, PLC0415
     except ImportError as error:
-        raise RuntimeMissingError(f"{option} needs Jinja2 and matplotlib; try: {INSTALL}") from error
+        raise RuntimeMissingError(f"{option} needs Jinja2 and matplotlib; try: {installing('report')}") from error
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_plain,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxmerge.errors import RuntimeMissingError, UsageError
-from onnxmerge.report.data import INSTALL
 from onnxmerge.report.model import Point, Tradeoff
+from onnxmerge.suggestions import installing
 from onnxmerge.writing import check_writable
 
 __all__ = ["check_plot", "draw_tradeoff"]
@@ -93,5 +93,5 @@ def _figure_class() -> Any:  # noqa: ANN401 - an extra that need not be there
     try:
         from matplotlib import figure  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise RuntimeMissingError(f"--plot needs matplotlib; try: {INSTALL}") from error
+        raise RuntimeMissingError(f"--plot needs matplotlib; try: {installing('report')}") from error
     return figure.Figure

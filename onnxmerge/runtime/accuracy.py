@@ -17,9 +17,15 @@ __all__ = ["AccuracyMeter", "accuracy", "is_scores"]
 
 @dataclass
 class AccuracyMeter:
-    """Counts how often the largest score of the first output that looks like class scores is at the label."""
+    """Counts how often the largest score of the first output that looks like class scores is at the label.
+
+    Attributes:
+        labels: Class numbers, shape ``(samples,)``.
+        place: Where they come from, for messages.
+    """
 
     labels: NDArray[np.int64]
+    place: str = "labels"
     _seen: int = 0
     _right: int = 0
 
@@ -34,10 +40,13 @@ class AccuracyMeter:
             return
         wanted = self.labels[self._seen : self._seen + len(scores)]
         if len(wanted) < len(scores):
-            raise UsageError(f"expected a label for every sample, got {len(self.labels)} labels and more samples")
+            raise UsageError(
+                f"{self.place}: expected a label for every sample, got {len(self.labels)} labels and more samples"
+            )
         if len(wanted) and not (wanted.min() >= 0 and wanted.max() < scores.shape[1]):
             worst = int(wanted.max() if wanted.max() >= scores.shape[1] else wanted.min())
-            raise UsageError(f"expected labels in 0..{scores.shape[1] - 1}, the classes of the output, got {worst}")
+            most = scores.shape[1] - 1
+            raise UsageError(f"{self.place}: expected labels in 0..{most}, the classes of the output, got {worst}")
         ranked = scores.astype(np.float64)
         hit = (ranked.argmax(axis=1) == wanted) & ~np.isnan(ranked).any(axis=1)
         self._right += int(np.count_nonzero(hit))
@@ -52,7 +61,8 @@ class AccuracyMeter:
         if not self._seen:
             return None
         if self._seen != len(self.labels):
-            raise UsageError(f"expected a sample for every label, got {self._seen} samples, {len(self.labels)} labels")
+            counted = f"{self._seen} samples, {len(self.labels)} labels"
+            raise UsageError(f"{self.place}: expected a sample for every label, got {counted}")
         return self._right / self._seen
 
 

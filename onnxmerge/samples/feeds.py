@@ -39,6 +39,7 @@ class Samples:
         feeds: Complete feeds, each mapping every input name to an array, batch axis included.
         labels: Class number of each sample, shape ``(count,)``, int64; None if unknown.
         source: A description of the source of the samples, for the report.
+        place: The file or folder that they were read from, or "arrays"; "" if they come from elsewhere.
         synthetic: Whether they are synthetic.
         rows: Number of samples per feed along axis 0.
         batchable: Whether feeds may be joined along axis 0; see ``batch_axis_is_free``.
@@ -61,6 +62,7 @@ class Samples:
     padding: Mapping[str, float] = field(default_factory=dict)
     mask: TokenMask | None = None
     joined: Mapping[str, Joins] = field(default_factory=dict)
+    place: str = ""
 
     def __post_init__(self) -> None:
         """Check the contract of the class: at least one feed, and one label per sample.
@@ -77,6 +79,11 @@ class Samples:
     def count(self) -> int:
         """Number of samples: feeds times the rows that each holds."""
         return len(self.feeds) * self.rows
+
+    @property
+    def origin(self) -> str:
+        """Where they come from, for messages."""
+        return self.place or self.source
 
     def repeated(self, size: int) -> Mapping[str, NDArray[Any]]:
         """One feed of `size` samples, starting with the first, repeated if there are fewer.
@@ -162,7 +169,8 @@ class Samples:
     def hold_out(self, n: int) -> tuple[Samples, Samples]:
         """Two disjoint parts: all feeds but ``n``, and these ``n``.
 
-        They are evenly spaced: files are often sorted by class, and the last few would all be of one class.
+        They are evenly spaced: files are often sorted by class, and the last few would all be of one class. The
+        source of each part names its number of samples.
 
         Args:
             n: Feeds of the second part; both parts have to get at least one.
@@ -174,17 +182,21 @@ class Samples:
             >>> samples = Samples(tuple({"x": np.array([i])} for i in range(10)), None, "ten", synthetic=False)
             >>> [int(feed["x"][0]) for feed in samples.hold_out(2)[1].feeds]
             [2, 7]
+            >>> samples.hold_out(2)[1].source
+            '2 of the 10 samples taken from ten, held out of the fit'
         """
         total = len(self.feeds)
         if not 0 < n < total:
             raise UsageError(f"{self.source}: cannot hold out {n} of {total} feeds: both parts need at least one")
         out = np.zeros(total, dtype=bool)
         out[(2 * np.arange(n) + 1) * total // (2 * n)] = True
-        return self._chosen(~out), self._chosen(out)
+        return self._chosen(~out, "without those held out"), self._chosen(out, "held out of the fit")
 
-    def _chosen(self, at: NDArray[np.bool_]) -> Samples:
+    def _chosen(self, at: NDArray[np.bool_], what: str) -> Samples:
         labels = None if self.labels is None else self.labels[np.repeat(at, self.rows)]
-        return replace(self, feeds=tuple(self.feeds[i] for i in np.flatnonzero(at)), labels=labels)
+        feeds = tuple(self.feeds[i] for i in np.flatnonzero(at))
+        taken = f"{len(feeds) * self.rows} of the {self.count} samples taken from {self.origin}"
+        return replace(self, feeds=feeds, labels=labels, source=f"{taken}, {what}")
 
 
 def batch_axis_is_free(inputs: Sequence[TensorSpec]) -> bool:

@@ -87,18 +87,18 @@ def load_samples(
     if usable < source.count and taken == usable:
         notes = (*notes, f"the last {source.count - usable} samples do not fill a batch of {batch} and were omitted")
     labels = None if source.labels is None else source.labels[chosen]
-    spaced = ", evenly spaced" if taken < usable else ""
-    what = "feeds" if source.whole else "samples"
+    what = ("feeds" if source.whole else "samples") + (", evenly spaced" if taken < usable else "")
     return Samples(
         feeds=_grouped(feeds, batch, path),
         labels=None if labels is None else labels.reshape(-1),
-        source=f"{path}: {taken} of {source.count} {what}{spaced}",
+        source=f"{path}: {taken} of {source.count} {what}",
         synthetic=False,
         rows=batch * (1 if labels is None else labels.shape[1]),
         batchable=batch_axis_is_free(inputs),
         preprocessed=isinstance(source, (ImageFolder, AudioFolder)),
         notes=notes,
         padding=source.padding if isinstance(source, TextFile) else {},
+        place=str(path),
     )
 
 

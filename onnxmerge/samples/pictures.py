@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.errors import UsageError
 from onnxmerge.samples.image_options import LONGEST_SIDE, ImageOptions
+from onnxmerge.suggestions import installing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,7 +49,7 @@ def read_picture(path: Path, size: Dims, options: ImageOptions, *, grey: bool) -
     try:
         from PIL import Image, ImageOps  # noqa: PLC0415 - an extra; the package runs without
     except ImportError as error:
-        raise UsageError(f"{path}: reading images needs pillow; try: pip install 'onnxmerge[images]'") from error
+        raise UsageError(f"{path}: reading images needs pillow; try: {installing('images')}") from error
     try:
         with warnings.catch_warnings(), Image.open(path) as opened:
             warnings.simplefilter("ignore")  # of damaged metadata, and of pictures beyond 89 megapixels

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from onnxmerge.errors import RuntimeMissingError, UsageError
 from onnxmerge.graph.values import TensorSpec
 from onnxmerge.samples.casting import as_declared
+from onnxmerge.suggestions import installing
 
 __all__ = ["SUFFIXES", "TextFile", "TextOptions", "open_texts"]
 
 SUFFIXES = frozenset({".txt"})
-_INSTALL = 'pip install "onnxmerge[text]"'
 _MASK, _TYPES, _POSITIONS = "attention_mask", "token_type_ids", "position_ids"
 _LONGEST = 512
 """Tokens of a text where neither the tokenizer nor the model limits them: as many as most encoders have positions."""
@@ -161,7 +161,7 @@ def _loaded(path: Path) -> Any:  # noqa: ANN401 - the tokenizers library is an e
     try:
         from tokenizers import Tokenizer  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise RuntimeMissingError(f"texts need tokenizers; try: {_INSTALL}") from error
+        raise RuntimeMissingError(f"texts need tokenizers; try: {installing('text')}") from error
     if not path.is_file():
         raise UsageError(f"{path}: no such file; expected a tokenizer.json")
     try:

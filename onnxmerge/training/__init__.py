@@ -1,6 +1,6 @@
 """Training with Receding Neuron Importances: scales of unneeded channels recede, so that they can be cut.
 
-The one part that needs torch (``pip install "onnxmerge[train]"``), and a leaf: nothing else of onnxmerge imports it.
+The one part that needs torch (the extra `train`), and a leaf: nothing else of onnxmerge imports it.
 It changes a network and gives a penalty; the training loop stays yours.
 
 1. `bounded` puts a bounded scale, ``y = sigmoid(γ)·x̂`` or ``sigmoid(γ)·(x̂ + δ)``, into the place of every BatchNorm.
@@ -39,7 +39,8 @@ except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
     raise RuntimeMissingError(
-        'onnxmerge.training needs torch, which is not installed; try: pip install "onnxmerge[train]"'
+        'onnxmerge.training needs torch, which is not installed; try: pip install "onnxmerge[train]", or in a '
+        'checkout: pip install ".[train]"'
     ) from error
 
 from onnxmerge.training.bounded import BoundedBatchNorm1d, BoundedBatchNorm2d, BoundedBatchNorm3d, bounded_norms

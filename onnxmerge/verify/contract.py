@@ -80,8 +80,8 @@ def check_contract(twin: bytes, cut: bytes | Path, samples: Samples, provider: P
         )
     if not errors and fractions and max(fractions) > _CONTRACT_FRACTION:
         raise OnnxMergeError(
-            f"the cut model differs from its dense reference in {max(fractions):.1%} of the entries of an output, "
-            "which ties cannot explain"
+            f"the cut model differs from its dense reference in {100 * max(fractions):.1f} % of the entries of an "
+            "output, which ties cannot explain"
         )
     return max(known if errors else fractions, default=None)
 

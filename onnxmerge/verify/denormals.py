@@ -37,8 +37,8 @@ def denormal_notes(models: Mapping[str, bytes | Path], feed: Mapping[str, NDArra
         found = denormal_share(model, feed)
         if found is not None and found[1] >= _NOTICED:
             notes.append(
-                f"{name} computes with denormal numbers ({found[1]:.0%} of the values of '{found[0]}'), which are slow "
-                "on many CPUs: the session option session.set_denormal_as_zero makes them zero"
+                f"{name} computes with denormal numbers ({100 * found[1]:.0f} % of the values of '{found[0]}'), which "
+                "are slow on many CPUs: the session option session.set_denormal_as_zero makes them zero"
             )
     return notes
 

@@ -197,7 +197,8 @@ def _fidelity(
     known: Remembered | None = None,
 ) -> tuple[Fidelity, float | None, float | None, float]:
     meter, apart = FidelityMeter(declared_lengths(first, second), samples.joined), DivergenceMeter(samples.joined)
-    meters = [AccuracyMeter(samples.labels) for _ in range(2)] if samples.labels is not None else []
+    labels = samples.labels
+    meters = [] if labels is None else [AccuracyMeter(labels, samples.origin) for _ in range(2)]
     total, done = max(samples.count, 1), 0
     for place, feed in enumerate(samples.in_cache(_BATCH)):
         outputs = first.run(feed) if known is None else known.run(first, place, feed), second.run(feed)

@@ -55,7 +55,7 @@ def measure_several(
         meters = [FidelityMeter(declared_lengths(first, other), samples.joined) for other in others]
         apart = [DivergenceMeter(samples.joined) for _ in others]
         labels = samples.labels
-        accuracies = [None if labels is None else AccuracyMeter(labels) for _ in models]
+        accuracies = [None if labels is None else AccuracyMeter(labels, samples.origin) for _ in models]
         done = 0
         for feed in samples.in_cache(_BATCH):
             outputs = [session.run(feed) for session in (first, *others)]

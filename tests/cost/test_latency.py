@@ -349,7 +349,7 @@ def test_an_unsteady_clock_is_told(threads: int | None, clock: None, monkeypatch
     options, how = Options(ratio=0.4, of="latency", method="prune"), Verification(enabled=False, threads=threads)
     monkeypatch.setattr(timing, "compare_latency", _took(lambda share: share, spread=1.3**0.5 - 1))
     (told,) = [note for note in compress(_chain(), options, verification=how).report.notes if "not steady" in note]
-    assert "up to 30% wide" in told
+    assert "up to 30 % wide" in told
     assert ("--threads 1" in told) == (threads is None)
     monkeypatch.setattr(timing, "compare_latency", _took(lambda share: share))
     notes = compress(_chain(), options, verification=how).report.notes

@@ -124,7 +124,7 @@ def test_one_mode_has_no_valley(name: str, n: int) -> None:
         (planted(0, 2000, 2000, apart=5.0, spread=0.5), "their density falls only to 0."),
         (
             np.concatenate([planted(0, 0, 3000), planted(0, 0, 40) / 100]),
-            "the smaller of their two modes contains 1.3%",
+            "the smaller of their two modes contains 1.3 %",
         ),
     ],
     ids=["one", "zeros", "equal up to rounding", "infinite", "no number", "few", "an outlier", "shallow", "small"],

@@ -16,6 +16,7 @@ from onnxmerge import ModelError
 from onnxmerge.graph import from_graph
 from onnxmerge.integrations.graphsurgeon import export_onnx
 from onnxmerge.runtime import Session
+from onnxmerge.suggestions import installing
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17], producer_name: "torch", doc_string: "model words">
@@ -206,4 +207,4 @@ def test_without_the_package_the_extra_is_named() -> None:
         "except onnxmerge.UsageError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "this needs onnx-graphsurgeon; try: pip install 'onnxmerge[graphsurgeon]'\n"
+    assert done.stdout == f"this needs onnx-graphsurgeon; try: {installing('graphsurgeon')}\n"

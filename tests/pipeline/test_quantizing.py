@@ -150,6 +150,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["in.onnx", "out.onnx", "--dynamic", "--ops", "Conv,Gem"], 2, "in.onnx has no Gem; did you mean 'Gemm'?"),
         (["in.onnx", "out.onnx", "--dynamic", "--weights", "int4"], 2, "'int4' is none of uint8, int8"),
         (["in.onnx", "out.onnx", "--dynamic", "--original", "renamed.onnx"], 2, "different inputs"),
+        (
+            ["in.onnx", "out.onnx", "--dynamic", "--original", "other.onnx"],
+            2,
+            "input 'x' is (N, 3, 4, 4) in other.onnx and (N, 3, 8, 8) in in.onnx",
+        ),
         (["in.onnx", "old.onnx", "--calib", "samples.npz", "--min-cosine", "1"], 1, "below --min-cosine 1"),
         (["in.onnx", "samples.npz", "--calib", "samples.npz"], 2, "is the file of --calib"),
     ],

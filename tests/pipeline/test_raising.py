@@ -13,6 +13,7 @@ from onnxmerge.pipeline import raising, timing
 from onnxmerge.pipeline.compressing import Compression
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.planner import Planner
+from onnxmerge.report.units import percent
 from onnxmerge.report.verdict import account_verdict
 from onnxmerge.verify import Verification, measure
 from tests.builders import Net
@@ -111,9 +112,9 @@ def test_a_second_refit_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_said_of_the_first_plan_is_not_said_of_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
     clocked(monkeypatch, 0.9, 0.95, 1.3, 1.3, 1.28)
     result = compress(network((28, 28)), Options(ratio=0.3, method="prune"), verification=CPU)
-    said = [words for words in result.report.notes if "asked for 0.300" in words]
+    said = [words for words in result.report.notes if "asked for 30.0 %" in words]
     assert len(said) == 1
-    assert f"reached {result.report.reached:.3f}" in said[0]
+    assert f"reached {percent(result.report.reached)}" in said[0]
 
 
 def test_scarce_samples_are_noted_of_the_plan_that_is_taken_only(monkeypatch: pytest.MonkeyPatch) -> None:

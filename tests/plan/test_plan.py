@@ -84,7 +84,7 @@ def test_a_ratio_that_cannot_be_reached_is_said() -> None:
         network(), Options(ratio=0.97, of="channels", allocate="global", method="prune"), verification=UNVERIFIED
     )
     assert result.plan.reached < 0.9
-    assert any("asked for 0.970 of the channels" in note and "at most" in note for note in result.report.notes)
+    assert any("asked for 97.0 % of the channels" in note and "at most" in note for note in result.report.notes)
 
 
 def test_only_and_skip() -> None:

@@ -146,7 +146,7 @@ def narrow() -> onnx.ModelProto:
 
 
 def test_where_widths_leave_nothing_the_message_says_what_would() -> None:
-    with pytest.raises(NothingToCutError, match=r"up to 0\.000 can be; --round-to 1 allows any number"):
+    with pytest.raises(NothingToCutError, match=r"up to 0\.0 % can be; --round-to 1 allows any number"):
         compress(narrow(), Options(method="prune"), verification=UNVERIFIED)
     assert compress(narrow(), Options(method="prune", round_to=1), verification=UNVERIFIED).plan.groups
 
@@ -166,7 +166,7 @@ def pinned_but_for_little() -> onnx.ModelProto:
 
 def test_next_to_nothing_is_refused() -> None:
     with pytest.raises(
-        NothingToCutError, match=r"asked for 0\.300 of the MACs, but at most 0\.000 can be removed: .*Softmax mixes"
+        NothingToCutError, match=r"asked for 30\.0 % of the MACs, but at most 0\.02 % can be removed: .*Softmax mixes"
     ):
         compress(pinned_but_for_little(), Options(ratio=0.3, method="prune"), verification=UNVERIFIED)
 
@@ -175,7 +175,7 @@ def test_a_best_effort_is_taken() -> None:
     options = Options(ratio=0.3, method="prune", best_effort=True)
     result = compress(pinned_but_for_little(), options, verification=UNVERIFIED)
     assert result.plan.groups
-    assert any("asked for 0.300 of the MACs, reached 0.000; at most" in words for words in result.cautions)
+    assert any("asked for 30.0 % of the MACs, reached 0.02 %; at most" in words for words in result.cautions)
 
 
 @pytest.mark.parametrize("name", ["lenet_300_100", "vgg_bn"])

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from onnxmerge.channels.reasons import Reason
-from onnxmerge.report.model import Account, GroupEntry, Inspection, PinnedEntry, SideBySide
-from onnxmerge.report.terminal import ROWS, show_account, show_inspection, show_side_by_side
+from onnxmerge.report.model import Account, GroupEntry, Inspection, PinnedEntry, Point, SideBySide, Tradeoff
+from onnxmerge.report.terminal import ROWS, show_account, show_inspection, show_side_by_side, show_tradeoff
 from onnxmerge.report.text import advice
 from onnxmerge.runtime.fidelity import Fidelity, OutputFidelity
 
@@ -285,6 +285,14 @@ def test_side_by_side(account: Account) -> None:
     assert "B is b.onnx" in text
     assert ["A", "B", "Change"] in rows(text)
     assert "not how good they are" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("accuracy", [None, 91.9])
+def test_a_curve_shows_what_its_accuracies_are_held_against(account: Account, accuracy: float | None) -> None:
+    point = Point(0.5, 0.5, None, account.after, None if accuracy is None else 90.4, 0.99, 98.2, None, holds=False)
+    curve = Tradeoff("in.onnx", "macs", account.before, accuracy, (point,), None, None, True, "held_out.npz")
+    text = shown(show_tradeoff, curve)
+    assert ("Top-1 accuracy of the original: 91.9 %." in text) is (accuracy is not None)
 
 
 def test_many_outputs_keep_the_farthest(account: Account) -> None:

@@ -215,7 +215,7 @@ def test_no_scores_no_accuracy() -> None:
     [
         ([0, 1, 0], "expected a label for every sample"),
         ([0, 1, 0, 1, 0], "expected a sample for every label, got 4 samples, 5 labels"),
-        ([0, 1, 2, 1], r"expected labels in 0\.\.1, .* got 2"),
+        ([0, 1, 2, 1], r"^labels: expected labels in 0\.\.1, .* got 2"),
         ([0, 1, -1, 1], r"expected labels in 0\.\.1, .* got -1"),
     ],
 )

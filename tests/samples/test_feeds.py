@@ -99,6 +99,8 @@ def test_what_is_held_out_is_spread_and_keeps_its_labels() -> None:
             assert part.labels is not None
             assert part.labels.tolist() == [x for feed in part.feeds for x in feed["x"].tolist()]
         assert len(out.feeds) == n
+        assert rest.source == f"{20 - 2 * n} of the 20 samples taken from twenty, without those held out"
+        assert out.source == f"{2 * n} of the 20 samples taken from twenty, held out of the fit"
         assert sorted([*rest.labels.tolist(), *out.labels.tolist()]) == list(range(20))  # type: ignore[union-attr]
         starts = np.diff([feed["x"][0] // 2 for feed in out.feeds])
         assert n == 1 or starts.max() - starts.min() <= 1

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from onnxmerge.suggestions import installing
+
 BLOCKED = """
 import sys
 
@@ -34,9 +36,7 @@ try:
 except RuntimeMissingError as error:
     print(error.exit_status, error)
 """
-    assert run(code) == (
-        '4 onnxmerge.training needs torch, which is not installed; try: pip install "onnxmerge[train]"'
-    )
+    assert run(code) == (f"4 onnxmerge.training needs torch, which is not installed; try: {installing('train')}")
 
 
 def test_recovery_names_the_extra() -> None:
@@ -48,7 +48,7 @@ try:
 except RuntimeMissingError as error:
     print(error.exit_status, error)
 """
-    assert run(code) == '4 --recover needs torch, which is not installed; try: pip install "onnxmerge[recover]"'
+    assert run(code) == f"4 --recover needs torch, which is not installed; try: {installing('recover')}"
 
 
 @pytest.mark.parametrize("module", ["onnxmerge", "onnxmerge.pipeline", "onnxmerge.cli"])

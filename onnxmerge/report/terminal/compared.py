@@ -90,6 +90,8 @@ def show_tradeoff(console: Console, result: Tradeoff, *, verbose: bool = False) 
         marks = [word for word, at in (("knee", result.knee), ("holds", result.largest)) if at == place]
         table.add_row(f"{point.ratio:g}", *(values[place] for _, values in filled), ", ".join(marks))
     print_table(console, table)
+    if result.accuracy_before is not None:
+        line(console, f"Top-1 accuracy of the original: {units.percent(result.accuracy_before / 100)}.")
     timed = next((each for each in latencies if each is not None), None)
     if timed is not None:
         line(console, f"Timed alternately with the original, batch {timed.dense.batch}, {timed.dense.provider}.")

@@ -1,0 +1,62 @@
+"""Whether two models take the same inputs, so that they can be compared on the same samples."""
+
+from __future__ import annotations
+
+from onnxmerge.errors import UsageError
+from onnxmerge.graph import Model
+from onnxmerge.graph.values import Dim
+from onnxmerge.pipeline.request import Shapes
+from onnxmerge.samples.arrays import words
+
+__all__ = ["check_same_inputs", "fixed_by_either"]
+
+
+def check_same_inputs(first: Model, second: Model) -> None:
+    """Refuse two models that no sample fits both of.
+
+    Axes of free length fit any length; an input of unknown shape fits any.
+
+    Raises:
+        UsageError: The names of the inputs differ, or the rank or a fixed length of one.
+    """
+    names = tuple(tuple(spec.name for spec in model.inputs) for model in (first, second))
+    if names[0] != names[1]:
+        raise UsageError(f"the models have different inputs: {', '.join(names[0])} and {', '.join(names[1])}")
+    unlike = [
+        f"input {one.name!r} is {words(one.dims or ())} in {first.source} and {words(two.dims or ())} in "
+        f"{second.source}"
+        for one, two in zip(first.inputs, second.inputs, strict=True)
+        if not _fit(one.dims, two.dims)
+    ]
+    if unlike:
+        raise UsageError(f"the models have different inputs: {'; '.join(unlike)}")
+
+
+def _fit(one: tuple[Dim, ...] | None, two: tuple[Dim, ...] | None) -> bool:
+    """Whether an array may have both shapes."""
+    if one is None or two is None:
+        return True
+    fixed = ((a, b) for a, b in zip(one, two, strict=False) if isinstance(a, int) and isinstance(b, int))
+    return len(one) == len(two) and all(a == b for a, b in fixed)
+
+
+def fixed_by_either(first: Model, second: Model, given: Shapes) -> dict[str, tuple[int, ...]]:
+    """Shapes to compare two models at whose inputs fit each other.
+
+    Args:
+        first: A model.
+        second: Another one.
+        given: Shapes that the user has set.
+
+    Returns:
+        Those, and those of inputs whose free lengths, the batch aside, are fixed in the other model.
+    """
+    shapes = {name: tuple(dims) for name, dims in given.items()}
+    for one, two in zip(first.inputs, second.inputs, strict=True):
+        if one.name in shapes or not one.dims or not two.dims:
+            continue
+        batch, *others = (a if isinstance(a, int) else b for a, b in zip(one.dims, two.dims, strict=True))
+        fixed = tuple(length for length in others if isinstance(length, int))
+        if len(fixed) == len(others) and one.dims[1:] != two.dims[1:]:
+            shapes[one.name] = (batch if isinstance(batch, int) else 1, *fixed)
+    return shapes
