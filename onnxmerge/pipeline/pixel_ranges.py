@@ -41,8 +41,8 @@ are only left for a larger range if they look alike.
 _LARGE, _FAINT, _LOOKED_AT = "in 0..255", 0.09, 8
 """The range of large values; the deviation of the outputs of the first layer, over its biases, below which values are
 too small; the images on which it is measured. Folded networks for standardised images, or for values in 0..1 or -1..1,
-have 0.13 to 28 on standardised ones (eighteen networks, median channel). YuNet and a YOLOX, which are for 0..255, have
-0.014 and 0.016, and 1.0 and 1.1 in their range.
+have 0.13 to 28 on standardised ones (eighteen networks, median channel). YuNet, a YOLOX and the bundled networks, which
+are for 0..255, have 0.013 to 0.021, and 0.86 to 1.3 in their range.
 """
 _SMALL, _STRONG, _SILENT = "in 0..1", 1.3, 8.0
 """The range of small values, the deviation above which standardised ones are too large, and the one above which biases
