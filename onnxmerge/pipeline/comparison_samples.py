@@ -20,6 +20,10 @@ __all__ = ["comparison_samples"]
 
 _STREAM = 1
 """Of random numbers; fits use 0."""
+_MACS = 2e9
+"""MACs of the largest network that is run in several ranges of values although no fit was: that takes some 20 passes
+over the images, in place of one.
+"""
 
 
 def comparison_samples(run: Run, network: Network, *, matched: bool = False) -> Samples:
@@ -30,7 +34,8 @@ def comparison_samples(run: Run, network: Network, *, matched: bool = False) -> 
         network: The analysed model.
         matched: Whether images are changed like those of a fit, which takes many passes.
     """
-    if why_unfitted(network) or takes_texts(network) or not takes_known(network):
+    unlike = takes_texts(network) or not takes_known(network) or bool(why_unfitted(network))
+    if unlike or (not matched and network.cost.macs({}) > _MACS):
         return samples_for(run.model, network.cost.dims, SYNTHETIC, run.options.seed, stream=_STREAM)
     few = for_comparison(synthesis_of(run, network), SYNTHETIC, matched=matched)
     memory, provider = run.options.memory or free_memory() // 4, run.request.verification.provider
