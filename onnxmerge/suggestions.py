@@ -42,9 +42,9 @@ def installing(extra: str) -> str:
 
     Example:
         >>> print(installing("text"))
-        pip install "onnxmerge[text]", or in a checkout: pip install ".[text]"
+        pip install ".[text]" in a checkout, or pip install "onnxmerge[text]"
     """
-    return f'pip install "onnxmerge[{extra}]", or in a checkout: pip install ".[{extra}]"'
+    return f'pip install ".[{extra}]" in a checkout, or pip install "onnxmerge[{extra}]"'
 
 
 def _likeness(word: str, name: str) -> float:

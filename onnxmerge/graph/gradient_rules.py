@@ -70,7 +70,8 @@ def _rectifier(tape: Tape, node: Node, g: str) -> Gradients | None:
     slope: Any = node.attributes.get("alpha", 0.01) if node.op == "LeakyRelu" else tape.array(node.inputs[1])
     if slope is None:
         return None
-    # With a negative slope, outputs are positive on both sides of zero. Otherwise inputs need not be held for them.
+    # With a negative slope, outputs are positive on both sides of zero. Otherwise the sign of the output suffices, and
+    # the input need not be kept.
     positive = tape.op("Sign", tape.op("Relu", x if np.min(slope) < 0 else y))
     factor = tape.op("Add", tape.op("Mul", positive, tape.floats(1 - np.asarray(slope))), tape.floats(slope))
     return [(x, tape.op("Mul", g, factor))]

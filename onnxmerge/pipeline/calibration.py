@@ -129,8 +129,10 @@ def _batch_size(network: Network, rows: int) -> int:
     return int(min(_BATCH, max(_FEWEST_BATCH, _BATCH_ELEMENTS / max(largest, 1))))
 
 
-def gather_calibration(run: Run, network: Network, fitting: Samples | None, held: Samples | None) -> Calibration:
-    """The calibration samples of a refit, and the network to run them in.
+def gather_calibration(
+    run: Run, network: Network, fitting: Samples | None, held: Samples | None
+) -> tuple[Calibration, Synthesis | None]:
+    """The calibration samples of a refit, and the network to run them in; and what was made, if they are synthetic.
 
     Without samples, these are synthetic images and a network whose BatchNormalizations use the statistics of these
     images. The weights found with it are written to the original model.
@@ -166,7 +168,7 @@ def gather_calibration(run: Run, network: Network, fitting: Samples | None, held
             widest=effort.widest,
         )
         announce_fit(run, calibration, samples, held, synthesis)
-        return calibration if synthesis is None else _on_synthetic(run, calibration, synthesis)
+        return (calibration, None) if synthesis is None else _on_synthetic(run, calibration, synthesis)
 
 
 def _check_varied(fitting: Samples) -> None:
@@ -176,23 +178,26 @@ def _check_varied(fitting: Samples) -> None:
         UsageError: There is only one, or all are equal.
     """
     first, *others = fitting.feeds
-    if others and any(not np.array_equal(feed[name], first[name]) for feed in others for name in first):
+    rows = [row for array in first.values() if array.ndim and fitting.rows > 1 for row in (array[0] != array[1:],)]
+    if any(row.any() for row in rows):
         return
-    found = f"all {fitting.count} samples are equal" if others else f"got {fitting.count}, in one feed"
+    if any(not np.array_equal(feed[name], first[name]) for feed in others for name in first):
+        return
     raise UsageError(
-        f"{fitting.source}: weights are fitted to at least two feeds of different samples, {found}; pass others, "
+        f"{fitting.source}: weights are fitted to at least two different samples, got one, or equal ones; pass others, "
         "or leave out --calib to fit to synthetic ones"
     )
 
 
-def _on_synthetic(run: Run, calibration: Calibration, synthesis: Synthesis) -> Calibration:
+def _on_synthetic(run: Run, calibration: Calibration, synthesis: Synthesis) -> tuple[Calibration, Synthesis]:
     """A calibration with synthetic images, and a network whose BatchNormalizations use their statistics."""
     network, schedule, memory = calibration.network, calibration.schedule, calibration.memory
-    samples, ridge, share = synthetic_fit(run, network, synthesis, memory, calibration.provider)
+    samples, ridge, share, found = synthetic_fit(run, network, synthesis, memory, calibration.provider)
     run.notes.append(f"no samples were given: weights were fitted on {samples.source}")
     batches = in_folds(run, network, schedule, samples, _batch_size(network, samples.rows))
     calibration = replace(calibration, batches=batches, ridge=ridge)
     draft = Draft(run.model)
     for name, array in batch_statistics(calibration, share).items():
         draft.set_weight(name, array)
-    return replace(calibration, network=replace(network, model=draft.finish()))
+    calibration = replace(calibration, network=replace(network, model=draft.finish()))
+    return calibration, replace(synthesis, range=found)

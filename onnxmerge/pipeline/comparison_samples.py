@@ -1,17 +1,19 @@
 """Synthetic samples that the outputs of two models are compared on where there are no real ones.
 
-They are made like those of a fit, but are not among them. Images in another range of values than the network was
+Images are made like those of a fit, but are not among them. Images in another range of values than the network was
 trained on say nothing about it: for values near zero, the bundled VGG, which takes 0..255, gives all images the same
 class, and errors that hardly show on real images are 20 times the variance of its outputs.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onnxmerge.network import Network
 from onnxmerge.pipeline.calibration import why_unfitted
 from onnxmerge.pipeline.memory import free_memory
 from onnxmerge.pipeline.run import SYNTHETIC, Run
-from onnxmerge.pipeline.synthetic_fit import for_comparison, synthesis_of, synthetic_fit
+from onnxmerge.pipeline.synthetic_fit import Synthesis, reduced, synthesis_of, synthetic_fit
 from onnxmerge.pipeline.synthetic_texts import takes_known, takes_texts
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import samples_for
@@ -26,17 +28,20 @@ over the images, in place of one.
 """
 
 
-def comparison_samples(run: Run, network: Network, *, matched: bool = False) -> Samples:
+def comparison_samples(run: Run, network: Network, synthesis: Synthesis | None = None) -> Samples:
     """Synthetic samples to compare outputs on.
+
+    Texts are all as long as those that costs are counted at, so that one time is theirs.
 
     Args:
         run: The run.
         network: The analysed model.
-        matched: Whether images are changed like those of a fit, which takes many passes.
+        synthesis: What was made for a fit; None if nothing was. Images are then brought into a range, but not changed.
     """
     unlike = takes_texts(network) or not takes_known(network) or bool(why_unfitted(network))
-    if unlike or (not matched and network.cost.macs({}) > _MACS):
+    if unlike or (synthesis is None and network.cost.macs({}) > _MACS):
         return samples_for(run.model, network.cost.dims, SYNTHETIC, run.options.seed, stream=_STREAM)
-    few = for_comparison(synthesis_of(run, network), SYNTHETIC, matched=matched)
+    made = replace(synthesis_of(run, network), matching=None) if synthesis is None else synthesis
     memory, provider = run.options.memory or free_memory() // 4, run.request.verification.provider
-    return synthetic_fit(run, network, few, memory, provider, stream=_STREAM).samples
+    with run.stage("making samples"):
+        return synthetic_fit(run, network, reduced(made, SYNTHETIC), memory, provider, stream=_STREAM).samples

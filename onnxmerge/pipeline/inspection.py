@@ -23,6 +23,7 @@ from onnxmerge.report.model import SideBySide
 from onnxmerge.report.results import InspectionReport
 from onnxmerge.report.text import advice, listed, sentence
 from onnxmerge.report.units import percent
+from onnxmerge.samples.feeds import batch_axis_is_free
 from onnxmerge.signals.free_bases import with_products
 from onnxmerge.verify import Progress, measure_models, quiet, time_batches
 
@@ -137,11 +138,11 @@ def compare(
     samples = None if samples is None else replace(samples, mask=mask)
     networks = [analyse(run, samples) for run in (one, two)]
     counted = [sizes(network, {}, run.size) for network, run in zip(networks, (one, two), strict=True)]
-    real = samples
-    if samples is None:
-        samples = comparison_samples(one, networks[0])
-    samples = replace(samples, joined=networks[0].joined)
-    with with_input_hint(one, real):
+    with with_input_hint(one, samples):
+        if samples is None:
+            samples = comparison_samples(one, networks[0])
+        joinable = samples.batchable and batch_axis_is_free(two.model.inputs)
+        samples = replace(samples, joined=networks[0].joined, batchable=joinable)
         models = ort_source(one.source), ort_source(two.source)
         run_by = verification, seed, progress
         work = counted[0].macs / counted[1].macs if counted[0].macs and counted[1].macs else None

@@ -26,7 +26,16 @@ from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import channel_axis
 from onnxmerge.signals.first_layer import first_layer
 
-__all__ = ["RANGES", "in_plausible_range", "in_recorded_range", "in_telling_range", "not_too_large", "scores_of"]
+__all__ = [
+    "RANGES",
+    "images_among",
+    "in_range",
+    "not_too_large",
+    "plausible_range",
+    "recorded_range",
+    "scores_of",
+    "telling_range",
+]
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH, _TRIED = 32, 256
@@ -58,8 +67,8 @@ RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
 """Ranges of pixel values that networks are trained on: (factor, summand) of standardised images, by name."""
 
 
-def in_recorded_range(target: ImageGradient, samples: Samples, memory: int, provider: Provider) -> Samples:
-    """The samples in the range of values whose statistics are nearest to the recorded ones.
+def recorded_range(target: ImageGradient, samples: Samples, memory: int, provider: Provider) -> str:
+    """The range of values in which the statistics of images are nearest to the recorded ones.
 
     Args:
         target: The error of the statistics.
@@ -69,7 +78,7 @@ def in_recorded_range(target: ImageGradient, samples: Samples, memory: int, prov
     """
     batch = batch_of(target, samples, memory)
     if batch < FEWEST:
-        return samples
+        return ""
     images = images_of(target, samples.part(0, -(-batch // samples.rows)))
     errors = {}
     try:
@@ -79,14 +88,13 @@ def in_recorded_range(target: ImageGradient, samples: Samples, memory: int, prov
                 errors[name] = float(np.mean(got[target.errors]))
     except OnnxMergeError as error:  # the images serve as they are
         _LOGGER.debug("the range of synthetic images was not chosen: %s", error)
-        return samples
+        return ""
     _LOGGER.debug("error of the statistics of synthetic images, by range: %s", errors)
-    best = min(errors, key=lambda name: errors[name] if np.isfinite(errors[name]) else np.inf)
-    return _in_range(samples, [target.image], best)
+    return min(errors, key=lambda name: errors[name] if np.isfinite(errors[name]) else np.inf)
 
 
-def in_plausible_range(network: Network, samples: Samples, provider: Provider, *, small: bool = False) -> Samples:
-    """The samples with pixel values in 0..255, if standardised ones vanish beside the biases of the first layer.
+def plausible_range(network: Network, samples: Samples, provider: Provider, *, small: bool = False) -> str:
+    """The range of values 0..255, if standardised ones vanish beside the biases of the first layer.
 
     Training keeps a layer's outputs of the order of its biases, and so does BatchNormalization that was folded into it.
 
@@ -94,21 +102,22 @@ def in_plausible_range(network: Network, samples: Samples, provider: Provider, *
         network: A network without BatchNormalization.
         samples: Standardised images, for any number of inputs; other inputs are left as they are.
         provider: The execution provider.
-        small: Whether to bring them into 0..1 if the biases vanish beside them.
+        small: Whether it is 0..1 if the biases vanish beside standardised images.
     """
-    images, spread = _images(network), _spreads(network, samples, provider)
+    spread = _spreads(network, samples, provider)
     if spread is None:
-        return samples
+        return ""
     if small and _STRONG < spread[0] < _SILENT:
-        return _in_range(samples, images, _SMALL)
-    return _in_range(samples, images, _LARGE) if spread[0] < _FAINT <= spread[1] else samples
+        return _SMALL
+    return _LARGE if spread[0] < _FAINT <= spread[1] else ""
 
 
 def not_too_large(network: Network, samples: Samples, provider: Provider) -> tuple[str, ...]:
-    """The ranges of values that are not too large for the biases of the first layer.
+    """The ranges of values that are not too large for the biases of the first layer, for a classifier of two classes.
 
-    A classifier of two classes, faces and everything else, rightly sees no difference between images without faces, and
-    may tell them apart in values that are far too large.
+    One of faces and everything else rightly sees no difference between images without faces, and may tell them apart in
+    values that are far too large. Classifiers of more classes say more than the first layer: LeNet-300-100, which was
+    trained on 0..255, has biases as small as 1/1.6 of the deviation of its outputs for standardised images.
 
     Args:
         network: A network without BatchNormalization.
@@ -119,10 +128,10 @@ def not_too_large(network: Network, samples: Samples, provider: Provider) -> tup
     return tuple(name for name in RANGES if name != _LARGE or spread is None or spread[0] <= _STRONG)
 
 
-def in_telling_range(
+def telling_range(
     model: bytes | Path, scores: str, samples: Samples, provider: Provider, ranges: Sequence[str] = tuple(RANGES)
-) -> Samples:
-    """The samples in the range of values in which a classifier tells them apart.
+) -> str:
+    """The range of values in which a classifier tells images apart.
 
     That is measured by the entropy of how often each class is the most probable one, which does not depend on how large
     the scores are.
@@ -140,19 +149,19 @@ def in_telling_range(
     try:
         with Session.open(model, provider) as session:
             for name in ranges:
-                found = scores_of(session, scores, _in_range(tried, [image], name))
+                found = scores_of(session, scores, in_range(tried, [image], name))
                 told[name] = 0.0 if found is None else _entropy(found)
                 if not name and told[name] > _ALIKE:
-                    return samples
+                    return ""
     except OnnxMergeError as error:  # the images serve as they are
         _LOGGER.debug("the range of synthetic images was not chosen: %s", error)
-        return samples
+        return ""
     _LOGGER.debug("entropy of the classes of synthetic images, by range: %s", told)
     best = max(told, key=lambda name: told[name])
-    return _in_range(samples, [image], best) if told[best] > _APART else samples
+    return best if told[best] > _APART else ""
 
 
-def _images(network: Network) -> list[str]:
+def images_among(network: Network) -> list[str]:
     """Inputs that are images."""
     inputs, dims = network.model.inputs, network.cost.dims
     return [each.name for each in inputs if each.dtype == "float32" and channel_axis(dims[each.name]) is not None]
@@ -160,13 +169,13 @@ def _images(network: Network) -> list[str]:
 
 def _spreads(network: Network, samples: Samples, provider: Provider) -> tuple[float, float] | None:
     """Deviation of the first layer over its biases, of standardised images and in 0..255; None if it is not known."""
-    images = _images(network)
+    images = images_among(network)
     layer = first_layer(network, images) if images else None
     if layer is None:
         return None
     tried = samples.part(0, -(-_LOOKED_AT // samples.rows))
     try:
-        found = tuple(layer.spread(_in_range(tried, images, name).feeds, provider) for name in ("", _LARGE))
+        found = tuple(layer.spread(in_range(tried, images, name).feeds, provider) for name in ("", _LARGE))
     except OnnxMergeError as error:  # the images serve as they are
         _LOGGER.debug("the range of synthetic images was not chosen: %s", error)
         return None
@@ -181,13 +190,13 @@ def scores_of(session: Session, scores: str, samples: Samples) -> NDArray[Any] |
 
 
 def _entropy(scores: NDArray[Any]) -> float:
-    """Entropy of the most probable classes, over the logarithm of their number."""
+    """Entropy of the most probable classes, over the largest that so many images and classes allow."""
     share = np.bincount(scores.argmax(axis=1)) / len(scores)
     share = share[share > 0]
-    return float(-np.sum(share * np.log(share)) / np.log(scores.shape[1]))
+    return float(-np.sum(share * np.log(share)) / np.log(min(scores.shape)))
 
 
-def _in_range(samples: Samples, images: Sequence[str], name: str) -> Samples:
+def in_range(samples: Samples, images: Sequence[str], name: str) -> Samples:
     """Standardised samples with images in a range of values."""
     if not name:
         return samples

@@ -12,6 +12,7 @@ from onnxmerge.network import Network
 from onnxmerge.pipeline.calibration import choose_preset, gather_calibration
 from onnxmerge.pipeline.rebasing import in_best_bases
 from onnxmerge.pipeline.run import Run
+from onnxmerge.pipeline.synthetic_fit import Synthesis
 from onnxmerge.pipeline.timing import Clock, start_clock
 from onnxmerge.plan.applying import applied
 from onnxmerge.plan.plan import Plan
@@ -35,6 +36,7 @@ class Prepared:
         network: The analysed model.
         preset: The resolved selection, method and allocation.
         calibration: Calibration samples of a refit; None for methods without a fit.
+        synthesis: What was made to fit to; None if nothing was.
         planner: Makes plans for any ratio, or the given plan.
         clock: Times networks, if the options require timing.
     """
@@ -42,6 +44,7 @@ class Prepared:
     network: Network
     preset: Preset
     calibration: Calibration | None
+    synthesis: Synthesis | None
     planner: Planner | Plan
     clock: Clock | None
 
@@ -63,10 +66,10 @@ def prepare(run: Run, network: Network, fitting: Samples | None, held: Samples |
     """
     check_globs(network, run.options)
     preset = choose_preset(run, network, fitting)
-    calibration = None
+    calibration = synthesis = None
     needed = preset.measured and run.options.ratio != 0 if run.plan is None else preset.fitted and run.plan.groups
     if needed:
-        calibration = gather_calibration(run, network, fitting, held)
+        calibration, synthesis = gather_calibration(run, network, fitting, held)
         if preset.fitted and preset.select in RANKINGS:
             calibration = with_norms(with_classes(calibration))
             network, calibration = in_best_bases(run, network, calibration)
@@ -75,7 +78,7 @@ def prepare(run: Run, network: Network, fitting: Samples | None, held: Samples |
         schedule = None if calibration is None else calibration.schedule
         with run.stage("planning"):
             plan = applied(run.plan, measured, run.options, preset, schedule)
-        return Prepared(network, preset, calibration, plan, None)
+        return Prepared(network, preset, calibration, synthesis, plan, None)
     clock = None
     if run.options.timed and run.options.ratio != 0:
         samples = held if held is not None else fitting
@@ -88,7 +91,7 @@ def prepare(run: Run, network: Network, fitting: Samples | None, held: Samples |
             )
         except NoGroupError as error:
             raise NothingToCutError(nothing_to_cut(run.model.source, error.reasons)) from error
-    return Prepared(network, preset, calibration, planner, clock)
+    return Prepared(network, preset, calibration, synthesis, planner, clock)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from onnxmerge.pipeline.run import (
     start,
     with_input_hint,
 )
-from onnxmerge.pipeline.same_inputs import check_same_inputs
+from onnxmerge.pipeline.same_inputs import check_same_inputs, fixed_by_either
 from onnxmerge.pipeline.sample_loading import check_answerable, load_both
 from onnxmerge.report.quantization import Quantization, QuantizedEntry
 from onnxmerge.report.verdict import quantization_verdict
@@ -246,10 +246,15 @@ def _beside(run: Run, original: Source, progress: Progress) -> Run:
 
 def _measured_on(runs: Sequence[Run], held: Samples | None) -> tuple[Samples, list[int]]:
     """The samples to compare on, synthetic if there are none, and the MACs of each model at their shapes."""
+    if held is None:
+        shapes = fixed_by_either(runs[0].model, runs[-1].model, runs[0].request.shapes)
+        for run in runs:
+            run.request = replace(run.request, shapes=shapes)
     networks = [analyse(run, held) for run in runs]
     costs, samples = [network.cost for network in networks], held
     if samples is None:
-        samples = comparison_samples(runs[0], networks[0])
+        with with_input_hint(runs[0], held):
+            samples = comparison_samples(runs[0], networks[0])
     return replace(samples, joined=networks[0].joined), [cost.macs({}) for cost in costs]
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf, isfinite
 
 from onnxmerge.pipeline.announcing import announce
 from onnxmerge.pipeline.cutting import Cut, scarce_words
@@ -129,13 +130,14 @@ def _words(first: _Timed, taken: _Timed, measured: Measured) -> str:
     what, timing, blocks = NAMES[taken.plan.of], first.timing, taken.blocks
     narrow = "" if blocks.wide == blocks.narrow else f", or of {blocks.narrow} in layers of fewer than 32 channels"
     accuracy = "" if measured.accuracy_after is None else f", top-1 {units.percent(measured.accuracy_after / 100)}"
-    cost = "" if taken.error <= 1 else f", at {taken.error:.1f} times the predicted error"
+    times = f"{taken.error:.1f} times the" if isfinite(taken.error) else "a larger"
+    cost = "" if taken.error <= 1 else f", at {times} predicted error"
     return (
         f"the first result, with {units.percent(first.plan.reached)} of the {what} removed, was "
         f"{units.speed(timing.speedup, timing.low, timing.high)}{accuracy}; at least {first.needed(_SHARE):.2f}x was "
-        f"expected, so widths were made multiples of {blocks.wide}{narrow}: {units.percent(taken.plan.reached)} are "
-        f"removed{cost}. Here a clock decided; --round-to {blocks.narrow} makes multiples of {blocks.narrow}, "
-        "--round-to 4 finer widths, whatever the time"
+        f"expected, so widths were made multiples of {blocks.wide}{narrow}, which removes "
+        f"{units.percent(taken.plan.reached)}{cost}. Here a clock decided; --round-to {blocks.narrow} makes multiples "
+        f"of {blocks.narrow}, --round-to 4 finer widths, whatever the time"
     )
 
 
@@ -154,7 +156,7 @@ def _free(run: Run) -> bool:
 def _wider(session: Session, planner: Planner, first: _Timed) -> list[_Timed]:
     """Plans in wider blocks, up to the first that saves enough with as little error."""
     run, before, tried = session.run, first.plan, list[_Timed]()
-    error = planner.predicted(first.plan)  # 0 without curves, and then of every plan
+    error = planner.predicted(first.plan)
     for blocks in _BLOCKS:
         with run.stage("planning in wider blocks"):
             plan = planner.in_blocks(first.plan, blocks)
@@ -166,7 +168,7 @@ def _wider(session: Session, planner: Planner, first: _Timed) -> list[_Timed]:
         if wider > max(_WORST * error, _SMALL):
             continue
         before = plan
-        tried.append(_timed(session, planner, plan, blocks, wider / error if error else 1.0))
+        tried.append(_timed(session, planner, plan, blocks, _over(wider, error)))
         if tried[-1].mild and tried[-1].saves(_SHARE) and tried[-1].faster(first):
             break
     return tried
@@ -202,6 +204,13 @@ def _choice(plans: Sequence[_Timed]) -> _Timed:
 def _raised(tried: _Timed, *, taken: bool) -> Raised:
     timing = tried.timing
     return Raised(*tried.blocks, tried.plan.reached, timing.speedup, timing.low, timing.high, taken=taken)
+
+
+def _over(wider: float, error: float) -> float:
+    """One predicted error over another; 1 of two that are 0, as without curves."""
+    if error > 0:
+        return wider / error
+    return inf if wider > 0 else 1.0
 
 
 def _counts(plan: Plan) -> dict[int, int]:

@@ -81,9 +81,10 @@ def recovered(run: Run, cut: Cut, fitting: Samples, judging: Samples) -> Cut:
     """
     from onnxmerge.recover.distillation import distil  # noqa: PLC0415 - needs torch
 
+    macs = cut.network.cost.macs({}) // fitting.rows  # counted for a feed
     with run.stage("recovering"):
         done = distil(
-            run.model, cut.model, _left(cut), fitting, judging, run.options.seed, recipe_for(cut.network.cost.macs({})),
+            run.model, cut.model, _left(cut), fitting, judging, run.options.seed, recipe_for(macs),
             progress=while_announcing("recovering", lambda part: run.progress("recovering", part)),
         )  # fmt: skip
         draft = Draft(cut.model)

@@ -40,7 +40,7 @@ neighbour. If the relative error is below the last, only the variance is small: 
 synthetic inputs.
 """
 _UNVARIED = (
-    "the outputs of the original hardly vary between these synthetic inputs, so that those of the result are near says "
+    "the outputs of the original hardly vary between these synthetic inputs, so a small distance from them says "
     "little: pass samples with --calib"
 )
 
@@ -228,7 +228,7 @@ def _far_off(run: Run, network: Network, measured: Measured) -> str:
         return ""
     cosine, relative = fidelity.cosine, fidelity.relative_l2
     astray = [] if cosine is None or cosine >= _FAR_COSINE else [f"cosine {cosine:.2f}"]
-    each = None if error is None else fidelity.each(error)
+    each = None if error is None else fidelity.mean_over_outputs(error)
     far, alike = each is not None and each > _FAR_ERROR, relative is not None and relative <= _LEAST_RELATIVE
     if each is not None and far and not alike:
         astray.append(f"squared error {times_variance(each)}")

@@ -11,10 +11,13 @@ from onnxmerge.samples.arrays import words
 __all__ = ["check_same_inputs", "fixed_by_either"]
 
 
+_LENGTH = 224
+
+
 def check_same_inputs(first: Model, second: Model) -> None:
     """Refuse two models that no sample fits both of.
 
-    Axes of free length fit any length; an input of unknown shape fits any.
+    Axes of free length fit any length; an input of unknown shape fits any. Types of elements are left to the runtime.
 
     Raises:
         UsageError: The names of the inputs differ, or the rank or a fixed length of one.
@@ -49,14 +52,17 @@ def fixed_by_either(first: Model, second: Model, given: Shapes) -> dict[str, tup
         given: Shapes that the user has set.
 
     Returns:
-        Those, and those of inputs whose free lengths, the batch aside, are fixed in the other model.
+        Those, and those of inputs with lengths that are free in one model and fixed in the other; what is free in both
+        is as long as where nothing is given, 1 along axis 0 and 224 elsewhere.
     """
     shapes = {name: tuple(dims) for name, dims in given.items()}
     for one, two in zip(first.inputs, second.inputs, strict=True):
         if one.name in shapes or not one.dims or not two.dims:
             continue
-        batch, *others = (a if isinstance(a, int) else b for a, b in zip(one.dims, two.dims, strict=True))
-        fixed = tuple(length for length in others if isinstance(length, int))
-        if len(fixed) == len(others) and one.dims[1:] != two.dims[1:]:
-            shapes[one.name] = (batch if isinstance(batch, int) else 1, *fixed)
+        lengths = [(a, b) for a, b in zip(one.dims, two.dims, strict=True)]
+        if any(isinstance(a, int) != isinstance(b, int) for a, b in lengths):
+            free = (1, *[_LENGTH] * (len(lengths) - 1))
+            shapes[one.name] = tuple(
+                next((each for each in pair if isinstance(each, int)), free[axis]) for axis, pair in enumerate(lengths)
+            )
     return shapes

@@ -169,8 +169,7 @@ class Session:
         """The samples to verify on; without any, synthetic ones, which are not those of a fit."""
         samples = self.held
         if samples is None:
-            calibration = self.prepared.calibration
-            samples = comparison_samples(self.run, self.network, matched=calibration is not None)
+            samples = comparison_samples(self.run, self.network, self.prepared.synthesis)
         return replace(samples, joined=self.network.joined)
 
     @contextmanager

@@ -10,8 +10,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import NamedTuple
 
@@ -19,11 +20,14 @@ from onnxmerge.graph import ImageGradient, before_softmax
 from onnxmerge.network import Network
 from onnxmerge.pipeline.matched_samples import Matching, class_target, matched_samples, statistics_target, takes_images
 from onnxmerge.pipeline.pixel_ranges import (
-    in_plausible_range,
-    in_recorded_range,
-    in_telling_range,
+    RANGES,
+    images_among,
+    in_range,
     not_too_large,
+    plausible_range,
+    recorded_range,
     scores_of,
+    telling_range,
 )
 from onnxmerge.pipeline.run import Run, ort_source
 from onnxmerge.pipeline.synthetic_texts import macs_of_text, synthetic_texts, takes_texts
@@ -32,7 +36,7 @@ from onnxmerge.runtime.session import Provider, Session
 from onnxmerge.samples.feeds import Samples
 from onnxmerge.samples.synthetic import most_confident, samples_for
 
-__all__ = ["RIDGE", "Synthesis", "SyntheticFit", "for_comparison", "synthesis_of", "synthetic_fit"]
+__all__ = ["RIDGE", "Synthesis", "SyntheticFit", "reduced", "synthesis_of", "synthetic_fit"]
 
 _MOST_SYNTHETIC, _FEWEST_SYNTHETIC, _SYNTHETIC_ELEMENTS, _SYNTHETIC_MACS = 512, 16, 24_000_000, 2e11
 """Synthetic images to fit on: 512 small ones, 160 of 3x224x224, fewer if one image takes many MACs, at least 16."""
@@ -63,6 +67,10 @@ EfficientNet-Lite2 with 70 % of the MACs 0.395 and 0.359.
 """
 
 
+_TWO = 2
+"""Classes of a detector: something, and everything else."""
+
+
 @dataclass(frozen=True)
 class Synthesis:
     """How many synthetic images or texts are made, and what is done to images.
@@ -74,6 +82,7 @@ class Synthesis:
         scores: The output that they are chosen by; None if the network is no classifier.
         recorded: The error of their statistics; None if none are recorded.
         matching: What they are changed for; None if they stay.
+        range: The range of values of images, by name; None if it is still to be found.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -82,6 +91,7 @@ class Synthesis:
     scores: str | None = None
     recorded: ImageGradient | None = None
     matching: Matching | None = None
+    range: str | None = None
 
     @property
     def made(self) -> int:
@@ -96,11 +106,13 @@ class SyntheticFit(NamedTuple):
         samples: The samples.
         ridge: Minimum ridge of what is fitted to them.
         share: Weight of their own statistics in those of BatchNormalizations; the rest is that of the recorded ones.
+        range: The range of values of images, by name.
     """
 
     samples: Samples
     ridge: float
     share: float
+    range: str = ""
 
 
 def synthesis_of(run: Run, network: Network) -> Synthesis:
@@ -116,10 +128,9 @@ def synthesis_of(run: Run, network: Network) -> Synthesis:
     return Synthesis(shapes, count, _pool(network, count) if few else 0, scores, recorded, matching)
 
 
-def for_comparison(synthesis: Synthesis, count: int, *, matched: bool) -> Synthesis:
-    """A few more samples of the same kind; images are only changed if they are to be `matched`."""
-    pool = min(synthesis.pool, _POOL * count)
-    return replace(synthesis, count=count, pool=pool, matching=synthesis.matching if matched else None)
+def reduced(synthesis: Synthesis, count: int) -> Synthesis:
+    """What to make for a few samples of the same kind."""
+    return replace(synthesis, count=count, pool=min(synthesis.pool, _POOL * count))
 
 
 def synthetic_fit(
@@ -137,31 +148,45 @@ def synthetic_fit(
     """
     if takes_texts(network):
         return SyntheticFit(synthetic_texts(run, network, synthesis.count), RIDGE, 1.0)
-    recorded, scores, matching = synthesis.recorded, synthesis.scores, synthesis.matching
-
-    def made(wanted: int) -> Samples:
-        samples = samples_for(run.model, synthesis.shapes, wanted, run.options.seed, stream=stream)
-        if recorded is not None:
-            return in_recorded_range(recorded, samples, memory, provider)
-        large = in_plausible_range(network, samples, provider, small=scores is None)
-        if large is not samples or scores is None or not takes_images(network):
-            return large
-        ranges = not_too_large(network, samples, provider)
-        return in_telling_range(ort_source(run.source), scores, samples, provider, ranges)
-
-    samples = _clearest(run, synthesis, made, provider) or made(synthesis.count)
+    recorded, matching = synthesis.recorded, synthesis.matching
+    make = partial(samples_for, run.model, synthesis.shapes, seed=run.options.seed, stream=stream)
+    plain = make(count=synthesis.made)
+    name = synthesis.range
+    if name is None and recorded is not None:
+        name = recorded_range(recorded, plain, memory, provider)
+    elif name is None:
+        name = _range(run, network, synthesis.scores, plain, provider)
+    images = [recorded.image] if recorded is not None else _pixels(network)
+    samples = _clearest(run, synthesis, in_range(plain, images, name), provider)
+    if samples is None:
+        samples = in_range(make(count=synthesis.count) if synthesis.pool else plain, images, name)
     if matching is None:
-        return SyntheticFit(samples, _RIDGE_SYNTHETIC, 1.0)
+        return SyntheticFit(samples, _RIDGE_SYNTHETIC, 1.0, name)
     matched = matched_samples(
         matching, samples, memory, provider, lambda done: run.progress("matching synthetic images", done)
     )
     settled = recorded is not None and matched is not samples and not recorded.partial
-    return SyntheticFit(matched, *((RIDGE, _SHARE_MATCHED) if settled else (_RIDGE_SYNTHETIC, 1.0)))
+    return SyntheticFit(matched, *((RIDGE, _SHARE_MATCHED) if settled else (_RIDGE_SYNTHETIC, 1.0)), name)
+
+
+def _pixels(network: Network) -> list[str]:
+    """Inputs whose values are brought into a range."""
+    return [network.model.inputs[0].name] if takes_images(network) else images_among(network)
+
+
+def _range(run: Run, network: Network, scores: str | None, samples: Samples, provider: Provider) -> str:
+    """The range of values that a network without BatchNormalization takes."""
+    found = plausible_range(network, samples, provider, small=scores is None)
+    if found or scores is None or not takes_images(network):
+        return found
+    two = (network.dims(scores) or (0, 0))[1] == _TWO
+    ranges = not_too_large(network, samples, provider) if two else tuple(RANGES)
+    return telling_range(ort_source(run.source), scores, samples, provider, ranges)
 
 
 def _count(elements: int, macs: int) -> int:
     """Number of synthetic samples, each of so many elements and MACs."""
-    fitting_size = min(_SYNTHETIC_ELEMENTS // elements, int(_SYNTHETIC_MACS / macs))
+    fitting_size = min(_SYNTHETIC_ELEMENTS // max(elements, 1), int(_SYNTHETIC_MACS / macs))
     most = max(_MOST_SYNTHETIC, min(_CHEAP_SYNTHETIC, int(_CHEAP_MACS / macs)))
     return max(_FEWEST_SYNTHETIC, min(most, fitting_size))
 
@@ -196,12 +221,9 @@ def _pool(network: Network, count: int) -> int:
     return pool if pool >= 2 * count else 0
 
 
-def _clearest(run: Run, synthesis: Synthesis, made: Callable[[int], Samples], provider: Provider) -> Samples | None:
-    """The most confident synthetic samples of a pool; None without a pool, or if their scores are unknown."""
-    if not synthesis.pool or synthesis.scores is None:
-        return None
-    samples = made(synthesis.pool)
-    if samples.rows != 1:
+def _clearest(run: Run, synthesis: Synthesis, samples: Samples, provider: Provider) -> Samples | None:
+    """The most confident samples of a pool; None without a pool, or if their scores are unknown."""
+    if not synthesis.pool or synthesis.scores is None or samples.rows != 1:
         return None
     with Session.open(ort_source(run.source), provider) as session:
         found = scores_of(session, synthesis.scores, samples)

@@ -26,7 +26,7 @@ from onnxmerge.report.quantization import Quantization
 __all__ = ["SCHEMA", "to_json"]
 
 SCHEMA = 1
-"""Creates the data that pages and plots are drawn from."""
+"""Version of the JSON reports."""
 LEFT_OUT = frozenset({"times_ms", "pictures", "curve", "probed", "network", "titles"})
 
 

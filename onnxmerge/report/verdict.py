@@ -167,7 +167,7 @@ def _quality(
         parts.append(f"same top-1 class for {units.percent(min(agreements))} of the samples")
     if fidelity.cosine is not None:  # beside the classes, too: a row of numbers may be an embedding
         parts.append(f"cosine of the outputs {units.cosine(fidelity.cosine)}")
-        each = None if error is None else fidelity.each(error)
+        each = None if error is None else fidelity.mean_over_outputs(error)
         if each is not None and each >= _ERROR_SHOWN and not synthetic and not agreements:
             parts.append(f"squared error {times_variance(each)}")
     elif equal and not agreements:

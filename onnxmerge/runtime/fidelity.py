@@ -100,7 +100,7 @@ class Fidelity:
         """The highest relative error of any output; None if none is floating."""
         return max((output.relative_l2 for output in self.outputs if output.relative_l2 is not None), default=None)
 
-    def each(self, divergence: float) -> float:
+    def mean_over_outputs(self, divergence: float) -> float:
         """The mean over the outputs of a divergence, which is summed over them."""
         return divergence / max(len(self.outputs), 1)
 

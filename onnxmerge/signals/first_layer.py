@@ -58,9 +58,13 @@ class FirstLayer:
 
     def _inside(self, outputs: NDArray[Any]) -> NDArray[Any]:
         """(n, ..., o) outputs without those whose patches may reach beyond the image."""
-        for axis, (length, size) in enumerate(zip(outputs.shape[1:-1], self._node.patches.kernel, strict=False), 1):
-            if length > 2 * size:
-                outputs = np.take(outputs, np.arange(size, length - size), axis=axis)
+        attributes = self._node.node.attributes
+        for axis, taps in enumerate(self._node.patches.kernel):
+            step, dilation = (attributes.get(name, {}) for name in ("strides", "dilations"))
+            reach = (taps - 1) * (dilation[axis] if dilation else 1)
+            edge, length = -(-reach // (step[axis] if step else 1)), outputs.shape[1 + axis]
+            if length > 2 * edge:
+                outputs = np.take(outputs, np.arange(edge, length - edge), axis=1 + axis)
         return outputs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,12 @@ def _pixels(samples: Samples) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "middle", "deviation"), [("vgg_bn", 128, 64), ("resnet", 128, 64), ("lenet_300_100", 0, 1)]
+    ("name", "middle", "deviation"), [("vgg_bn", 128, 64), ("resnet", 128, 64), ("lenet_300_100", 128, 64)]
 )
-def test_images_are_in_the_range_that_the_network_takes(name: str, middle: float, deviation: float) -> None:
-    pixels = _pixels(Session(Request(MODELS / f"{name}.onnx", MERGED, verification=CPU)).measured_on)
+@pytest.mark.parametrize("seed", [0, 3])
+def test_images_are_in_the_range_that_the_network_takes(name: str, middle: float, deviation: float, seed: int) -> None:
+    options = replace(MERGED, seed=seed)
+    pixels = _pixels(Session(Request(MODELS / f"{name}.onnx", options, verification=CPU)).measured_on)
     assert len(pixels) == 16
     assert abs(pixels.mean() - middle) < deviation
     assert 0.5 * deviation < pixels.std() < 2 * deviation
@@ -40,7 +43,7 @@ def test_they_are_not_those_of_the_fit_and_changed_like_them() -> None:
     images = np.concatenate([next(iter(feed.values())) for feed in fitted.batches.feeds])
     measured = session.measured_on
     apart = np.abs(images[None] - _pixels(measured)[:, None]).mean(axis=(2, 3, 4))
-    assert apart.min() > 1
+    assert apart.min() > 15  # of images that only the descent tells apart it is 3
     assert "recorded statistics" in measured.source
 
 

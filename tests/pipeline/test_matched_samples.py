@@ -18,10 +18,12 @@ from onnxmerge.pipeline import synthetic_fit
 from onnxmerge.pipeline.matched_samples import Matching, matched_samples, statistics_target
 from onnxmerge.pipeline.pixel_ranges import (
     RANGES,
-    in_plausible_range,
-    in_recorded_range,
-    in_telling_range,
+    images_among,
+    in_range,
     not_too_large,
+    plausible_range,
+    recorded_range,
+    telling_range,
 )
 from onnxmerge.samples import synthetic_samples
 from onnxmerge.signals.batch_statistics import batch_statistics
@@ -91,7 +93,8 @@ def test_the_range_of_training_is_found(name: str) -> None:
     samples = synthetic_samples(network.model.inputs, {"x": (1, 3, 16, 16)}, 16, 0)
     target = statistics_target(network)
     assert target is not None
-    made = in_recorded_range(target, samples, 1 << 30, "cpu")
+    assert recorded_range(target, samples, 1 << 30, "cpu") == name
+    made = in_range(samples, ["x"], name)
     assert made.source == samples.source + (f", {name}" if name else "")
     for new, old in zip(made.feeds, samples.feeds, strict=True):
         assert np.allclose(new["x"], factor * old["x"] + summand, rtol=1e-5)
@@ -116,7 +119,7 @@ def test_boxes_do_not_choose_a_range() -> None:
     net.output(net.add("Gemm", net.add("Flatten", h), net.random(16, 4)), rank=2)
     model = net.model()
     samples = synthetic_samples(load(model).inputs, {"x": (1, 3, 16, 16)}, 64, 0)
-    assert in_telling_range(model.SerializeToString(), model.graph.output[0].name, samples, "cpu") is samples
+    assert telling_range(model.SerializeToString(), model.graph.output[0].name, samples, "cpu") == ""
 
 
 def test_scores_behind_a_softmax_say_which_images_are_clear() -> None:
@@ -158,8 +161,7 @@ def test_other_inputs_are_fitted_as_they_are(kind: str) -> None:
 def test_a_classifier_is_given_the_range_in_which_it_tells_images_apart(name: str) -> None:
     model = classifier(*RANGES[name])
     samples = synthetic_samples(load(model).inputs, {"x": (1, 3, 16, 16)}, 64, 0)
-    made = in_telling_range(model.SerializeToString(), model.graph.output[0].name, samples, "cpu")
-    assert made.source == samples.source + (f", {name}" if name else "")
+    assert telling_range(model.SerializeToString(), model.graph.output[0].name, samples, "cpu") == name
 
 
 @pytest.mark.parametrize(("scale", "expected"), [(0.1, False), (1.0, True), (64.0, True)])
@@ -202,9 +204,9 @@ def test_pixel_values_are_large_where_small_ones_vanish_beside_biases(model: onn
     network = network_of(model)
     shape = network.cost.dims["x"]
     samples = synthetic_samples(network.model.inputs, {"x": shape}, 16, 0)
-    made = in_plausible_range(network, samples, "cpu")
+    assert plausible_range(network, samples, "cpu") == name
+    made = in_range(samples, ["x"], name)
     factor, summand = RANGES[name]
-    assert made.source == samples.source + (f", {name}" if name else "")
     for new, old in zip(made.feeds, samples.feeds, strict=True):
         assert np.allclose(new["x"], factor * old["x"] + summand, rtol=1e-5)
 
@@ -219,7 +221,7 @@ def test_padding_behind_a_normalisation_of_pixels_does_not_hide_small_values() -
     net.output(net.conv(net.add("Relu", h), 8, 8, 3), rank=4)
     network = network_of(net.model())
     samples = synthetic_samples(network.model.inputs, {"x": (1, 3, 16, 16)}, 16, 0)
-    assert in_plausible_range(network, samples, "cpu").source.endswith(", in 0..255")
+    assert plausible_range(network, samples, "cpu") == "in 0..255"
 
 
 @pytest.mark.parametrize(
@@ -237,9 +239,7 @@ def test_padding_behind_a_normalisation_of_pixels_does_not_hide_small_values() -
 def test_pixel_values_are_small_where_biases_vanish_beside_larger_ones(model: onnx.ModelProto, name: str) -> None:
     network = network_of(model)
     samples = synthetic_samples(network.model.inputs, {"x": network.cost.dims["x"]}, 16, 0)
-    assert in_plausible_range(network, samples, "cpu", small=True).source.removeprefix(samples.source) == (
-        f", {name}" if name else ""
-    )
+    assert plausible_range(network, samples, "cpu", small=True) == name
 
 
 @pytest.mark.filterwarnings("ignore::onnxmerge.OnnxMergeWarning")
@@ -256,7 +256,7 @@ def test_only_networks_without_scores_are_given_small_values() -> None:
     net.output(net.add("Gemm", h, net.random(8, 4)), rank=2)
     scored = network_of(net.model())
     samples = synthetic_samples(scored.model.inputs, {"x": (1, 3, 16, 16)}, 16, 0)
-    assert in_plausible_range(scored, samples, "cpu", small=True) is not samples
+    assert plausible_range(scored, samples, "cpu", small=True)
     assert ", in 0..1" in notes(detector(0.25))
     assert ", in 0..1" not in notes(net.model())
 
@@ -269,7 +269,7 @@ def test_other_inputs_keep_their_values() -> None:
     net.output(net.add("Mul", h, net.input(1, name="gain")), rank=4)
     network = network_of(net.model())
     samples = synthetic_samples(network.model.inputs, {"x": (1, 3, 16, 16), "gain": (1,)}, 4, 0)
-    made = in_plausible_range(network, samples, "cpu")
+    made = in_range(samples, images_among(network), plausible_range(network, samples, "cpu"))
     assert made is not samples
     assert [feed["gain"] for feed in made.feeds] == [feed["gain"] for feed in samples.feeds]
 
@@ -280,7 +280,8 @@ def test_what_is_no_image_keeps_its_values() -> None:
     net.output(net.add("Conv", net.input(1, 16, 16, 16, name="x"), weight, bias), rank=4)
     network = network_of(net.model())
     samples = synthetic_samples(network.model.inputs, {"x": (1, 16, 16, 16)}, 4, 0)
-    assert in_plausible_range(network, samples, "cpu") is samples
+    assert plausible_range(network, samples, "cpu") == ""
+    assert images_among(network) == []
 
 
 @pytest.mark.filterwarnings("ignore::onnxmerge.OnnxMergeWarning")
@@ -322,7 +323,7 @@ def test_a_network_cut_without_samples_is_nearer_on_real_images(monkeypatch: pyt
 
     with_steps = error()
     monkeypatch.setattr(synthetic_fit, "statistics_target", lambda network: None)
-    monkeypatch.setattr(synthetic_fit, "in_telling_range", lambda model, scores, samples, *others: samples)
+    monkeypatch.setattr(synthetic_fit, "_range", lambda *others: "")
     monkeypatch.setattr(synthetic_fit, "class_target", lambda network, scores: None)
     without = error()
     assert with_steps < 0.8 * without

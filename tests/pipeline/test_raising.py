@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from onnxmerge.pipeline import raising, timing
 from onnxmerge.pipeline.compressing import Compression
 from onnxmerge.plan.options import Options
 from onnxmerge.plan.planner import Planner
+from onnxmerge.plan.rounding import Blocks
 from onnxmerge.report.units import percent
 from onnxmerge.report.verdict import account_verdict
-from onnxmerge.verify import Verification, measure
+from onnxmerge.verify import Measured, Verification, measure
 from tests.builders import Net
 from tests.calls import compress, compress_file
 from tests.timers import timer
 
 CPU = Verification(provider="cpu")
+NOTHING = Measured(None, None, None, None)
 
 
 def network(widths: tuple[int, ...] = (72, 28, 28, 28)) -> bytes:
@@ -91,8 +94,20 @@ def test_a_slower_result_gets_wider_layers_until_it_is_not_slower(monkeypatch: p
     assert len(told) == 1
     assert "1.11x slower" in told[0]
     assert "of the MACs removed" in told[0]
-    assert "times the predicted error" not in told[0]  # nothing is predicted without samples
+    assert "predicted error" not in told[0]  # nothing is predicted without samples
     assert "To remove time" not in account_verdict(result.report)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(1.0, "."), (4.46, ", at 4.5 times the predicted error."), (inf, ", at a")]
+)
+def test_the_note_says_what_wider_blocks_cost(monkeypatch: pytest.MonkeyPatch, error: float, words: str) -> None:
+    clocked(monkeypatch, 1.3)
+    result = compressed()
+    timing = result.report.latency
+    assert timing is not None
+    first, taken = (raising._Timed(result.plan, Blocks(8, 8), timing, 2.0, each) for each in (1.0, error))
+    assert f"which removes {100 * result.plan.reached:.1f} %{words}" in raising._words(first, taken, NOTHING)
 
 
 def test_a_second_refit_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:

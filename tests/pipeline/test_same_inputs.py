@@ -62,6 +62,30 @@ def test_what_is_free_in_one_is_measured_at_the_lengths_of_the_other(swapped: bo
     assert report.fidelity.cosine == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((4, 8, 8), ("N", 8, 8)),
+        ((4, 8, 8), ("N", "H", "W")),
+        (("N", "H", "W"), ("N", 8, "w")),
+        ((1, 8, 8), ("N", "H", 8)),
+    ],
+)
+def test_lengths_of_both_are_put_together(
+    first: tuple[int | str, ...], second: tuple[int | str, ...], swapped: bool
+) -> None:
+    models = []
+    for batch, *sides in (first, second):
+        net = Net(opset=17)
+        net.output(net.conv(net.input(batch, 3, *sides), 3, 4))
+        models.append(net.model())
+    report = compare(*(reversed(models) if swapped else models))
+    assert report.before.macs == report.after.macs
+    assert report.fidelity is not None
+    assert report.fidelity.cosine == pytest.approx(1.0)
+
+
 def test_the_command_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx.save(model("N", 1, 28, 28), tmp_path / "a.onnx")
     onnx.save(model("N", 3, 32, 32), tmp_path / "b.onnx")

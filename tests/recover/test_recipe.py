@@ -15,6 +15,7 @@ def test_steps_have_bounds(macs: int, steps: int) -> None:
 def test_networks_of_half_the_macs_take_twice_the_steps() -> None:
     one, two = (recipe_for(macs) for macs in (126_000_000, 252_000_000))
     assert one.steps == pytest.approx(2 * two.steps, abs=1)
+    assert recipe_for(125_000_000).steps == 1250
     assert one.batch == Recipe().batch
 
 
