@@ -39,8 +39,8 @@ except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
     raise RuntimeMissingError(
-        'onnxmerge.training needs torch, which is not installed; try: pip install "onnxmerge[train]", or in a '
-        'checkout: pip install ".[train]"'
+        'onnxmerge.training needs torch, which is not installed; try: pip install ".[train]" in a checkout, or '
+        'pip install "onnxmerge[train]"'
     ) from error
 
 from onnxmerge.training.bounded import BoundedBatchNorm1d, BoundedBatchNorm2d, BoundedBatchNorm3d, bounded_norms
