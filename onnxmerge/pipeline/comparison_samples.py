@@ -7,8 +7,6 @@ class, and errors that hardly show on real images are 20 times the variance of i
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from onnxmerge.network import Network
 from onnxmerge.pipeline.calibration import why_unfitted
 from onnxmerge.pipeline.memory import free_memory
@@ -41,7 +39,7 @@ def comparison_samples(run: Run, network: Network, synthesis: Synthesis | None =
     unlike = takes_texts(network) or not takes_known(network) or bool(why_unfitted(network))
     if unlike or (synthesis is None and network.cost.macs({}) > _MACS):
         return samples_for(run.model, network.cost.dims, SYNTHETIC, run.options.seed, stream=_STREAM)
-    made = replace(synthesis_of(run, network), matching=None) if synthesis is None else synthesis
+    made = synthesis_of(run, network, matched=False) if synthesis is None else synthesis
     memory, provider = run.options.memory or free_memory() // 4, run.request.verification.provider
     with run.stage("making samples"):
         return synthetic_fit(run, network, reduced(made, SYNTHETIC), memory, provider, stream=_STREAM).samples

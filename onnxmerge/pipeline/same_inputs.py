@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onnxmerge.errors import UsageError
-from onnxmerge.graph import Model
+from onnxmerge.graph import Model, input_dims
 from onnxmerge.graph.values import Dim
 from onnxmerge.pipeline.request import Shapes
 from onnxmerge.samples.arrays import words
 
 __all__ = ["check_same_inputs", "fixed_by_either"]
 
-
-_LENGTH = 224
+_LENGTH = 224  # of an axis that is free in both models
 
 
 def check_same_inputs(first: Model, second: Model) -> None:
@@ -59,10 +60,8 @@ def fixed_by_either(first: Model, second: Model, given: Shapes) -> dict[str, tup
     for one, two in zip(first.inputs, second.inputs, strict=True):
         if one.name in shapes or not one.dims or not two.dims:
             continue
-        lengths = [(a, b) for a, b in zip(one.dims, two.dims, strict=True)]
+        lengths = list(zip(one.dims, two.dims, strict=True))
         if any(isinstance(a, int) != isinstance(b, int) for a, b in lengths):
-            free = (1, *[_LENGTH] * (len(lengths) - 1))
-            shapes[one.name] = tuple(
-                next((each for each in pair if isinstance(each, int)), free[axis]) for axis, pair in enumerate(lengths)
-            )
+            both = replace(one, dims=tuple(a if isinstance(a, int) else b for a, b in lengths))
+            shapes |= input_dims([both], {}, 1, _LENGTH)
     return shapes

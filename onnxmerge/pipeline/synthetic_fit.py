@@ -115,8 +115,8 @@ class SyntheticFit(NamedTuple):
     range: str = ""
 
 
-def synthesis_of(run: Run, network: Network) -> Synthesis:
-    """What to make for a network."""
+def synthesis_of(run: Run, network: Network, *, matched: bool = True) -> Synthesis:
+    """What to make for a network; images are only changed if they are to be `matched`."""
     shapes = {spec.name: network.cost.dims[spec.name] for spec in run.model.inputs}
     largest = max(prod(shape) for shape in shapes.values())
     if takes_texts(network):
@@ -124,7 +124,7 @@ def synthesis_of(run: Run, network: Network) -> Synthesis:
     macs = max(network.cost.macs({}), 1)
     count, recorded, scores = _count(largest, macs), statistics_target(network), _scores(network)
     few = scores is not None and (network.dims(scores) or (0, 0))[1] <= count // _PER_CLASS
-    matching = _matching(run, network, recorded, scores, macs * count)
+    matching = _matching(run, network, recorded, scores, macs * count) if matched else None
     return Synthesis(shapes, count, _pool(network, count) if few else 0, scores, recorded, matching)
 
 

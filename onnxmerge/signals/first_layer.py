@@ -58,13 +58,11 @@ class FirstLayer:
 
     def _inside(self, outputs: NDArray[Any]) -> NDArray[Any]:
         """(n, ..., o) outputs without those whose patches may reach beyond the image."""
-        attributes = self._node.node.attributes
-        for axis, taps in enumerate(self._node.patches.kernel):
-            step, dilation = (attributes.get(name, {}) for name in ("strides", "dilations"))
-            reach = (taps - 1) * (dilation[axis] if dilation else 1)
-            edge, length = -(-reach // (step[axis] if step else 1)), outputs.shape[1 + axis]
+        patches = self._node.patches
+        for axis, (reach, step) in enumerate(zip(patches.reach, patches.strides, strict=True), 1):
+            edge, length = -(-(reach - 1) // step), outputs.shape[axis]
             if length > 2 * edge:
-                outputs = np.take(outputs, np.arange(edge, length - edge), axis=1 + axis)
+                outputs = np.take(outputs, np.arange(edge, length - edge), axis=axis)
         return outputs
 
 

@@ -62,11 +62,21 @@ class Patches:
             taken *= valid
         return np.ascontiguousarray(taken.transpose(0, 2, 1, 3)).reshape(-1, x.shape[1], index.shape[1])
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Step along each spatial axis."""
+        return self._numbers("strides", (1,) * len(self.kernel))
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """Length of a patch along each spatial axis, with the gaps of a dilation."""
+        dilations = self._numbers("dilations", (1,) * len(self.kernel))
+        return tuple((taps - 1) * step + 1 for taps, step in zip(self.kernel, dilations, strict=True))
+
     def spatial(self, inside: tuple[int, ...]) -> tuple[int, ...]:
         """Spatial shape of the output, given that of the input; () for a matrix product."""
         rank = len(self.kernel)
-        strides, dilations = self._numbers("strides", (1,) * rank), self._numbers("dilations", (1,) * rank)
-        reach = [(taps - 1) * step + 1 for taps, step in zip(self.kernel, dilations, strict=True)]
+        strides, reach = self.strides, self.reach
         mode = str(self.node.attributes.get("auto_pad", "NOTSET"))
         pads = self._numbers("pads", (0,) * (2 * rank)) if mode in ("NOTSET", "") else (0,) * (2 * rank)
         padding = [pads[a] + pads[rank + a] for a in range(rank)]
